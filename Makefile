@@ -1,0 +1,46 @@
+# `make demo` and `make test` need nothing but Python 3.10-3.13 and make.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python3.10; do \
+	$$p -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+OLDEST := .venv-oldest/bin
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+
+.PHONY: demo test test-fast test-oldest lint format clean
+
+demo: .venv/installed
+	@$(BIN)/python -m keras_rmda demo
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+test-fast: .venv/installed
+	$(BIN)/python -m pytest -m "not slow"
+
+test-oldest: .venv-oldest/installed
+	$(OLDEST)/python -m pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: .venv/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# The stamp is written last: an installation that was interrupted is made again.
+.venv/installed: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "keras_rmda needs Python 3.10 to 3.13; set PYTHON=/path/to/python3" >&2; exit 1; }
+	@echo "installing into .venv (once; about a minute and 3 GB) ..."
+	@rm -f .venv/installed
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	@touch .venv/installed
+
+.venv-oldest/installed: pyproject.toml tests/oldest.txt
+	@rm -f .venv-oldest/installed
+	@test -x $(OLDEST)/python || "$(PYTHON)" -m venv .venv-oldest
+	@$(OLDEST)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]" --constraint tests/oldest.txt
+	@touch .venv-oldest/installed
+
+clean:
+	rm -rf .venv .venv-oldest .pytest_cache .ruff_cache .hypothesis

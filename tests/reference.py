@@ -1,0 +1,27 @@
+"""The authors' trajectories (tests/data/trajectories.npz) in Keras layout."""
+
+import pathlib
+
+import keras
+import numpy as np
+
+DATA = np.load(pathlib.Path(__file__).parent / "data" / "trajectories.npz")
+
+
+def to_keras(array: np.ndarray) -> np.ndarray:
+    """PyTorch (out, in, h, w) or (out, in) -> Keras (h, w, in, out) or (in, out), steps first if there are any."""
+    order = {2: (1, 0), 4: (2, 3, 1, 0), 3: (0, 2, 1), 5: (0, 3, 4, 2, 1)}[array.ndim]
+    return np.transpose(array, order)
+
+
+class Problem:
+    """Gradient H * (p - target) + noise[t], as in the reference runs."""
+
+    def __init__(self, name: str, dtype: str):
+        self.start, self.h, self.target, self.noise, self.trajectory = (
+            to_keras(DATA[f"{name}/{key}"]).astype(dtype) for key in ("p0", "H", "target", "noise", "traj")
+        )
+        self.variable = keras.Variable(self.start, dtype=dtype, name="kernel")
+
+    def gradient(self, t: int):
+        return self.h * (self.variable - self.target) + self.noise[t]
