@@ -62,3 +62,45 @@ def without_regularizers(variables: list[keras.Variable]) -> Iterator[None]:
     finally:
         for variable, regularizer in zip(variables, taken):
             variable.regularizer = regularizer
+
+
+def nodes(model: keras.Model) -> list:
+    """Return the nodes of a model's graph in order of execution.
+
+    Keras has no public way to walk a graph; `_nodes_by_depth` is what its own cloning and saving use.
+
+    Raises:
+        ValueError: if the model has no graph of layers.
+    """
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"Expected a keras.Model. Received: {model!r} of type {type(model).__name__}")
+    functional = getattr(model, "_functional", None) if isinstance(model, keras.Sequential) else model
+    if not model.built or functional is None:
+        raise ValueError(
+            f"The model {model.name!r} is not built: it has no shapes and no weights yet. "
+            "Give it a `keras.Input`, call `model.build(input_shape)`, or call it on data first."
+        )
+    if not hasattr(functional, "_nodes_by_depth"):
+        raise ValueError(
+            f"The model {model.name!r} of type {type(model).__name__} is subclassed: Keras keeps no graph of its "
+            "layers. Write it as a Functional or Sequential model."
+        )
+    by_depth = functional._nodes_by_depth
+    return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
+
+
+def rebuilt(model: keras.Model, replace: Callable[[Any], Any]) -> keras.Model:
+    """Return an uncompiled copy of a model's graph in which each layer is `replace(layer)`.
+
+    `keras.models.clone_model` would also compile the copy, with a copy of the optimizer and the loss.
+    """
+    if isinstance(model, keras.Sequential):
+        inputs = keras.Input(batch_shape=model.inputs[0].shape, dtype=model.inputs[0].dtype, name=model.inputs[0].name)
+        return keras.Sequential([inputs, *(replace(layer) for layer in model.layers)], name=model.name)
+    uncompiled = keras.Model(model.input, model.output, name=model.name)
+    return keras.models.clone_model(uncompiled, clone_function=replace)
+
+
+def run(model: keras.Model, inputs: list, outputs: list) -> list:
+    """Return the values of tensors of a model's graph at inference."""
+    return keras.Model(model.inputs, outputs)(inputs, training=False)

@@ -1,0 +1,209 @@
+"""What `strip` would take from a model now, and why the rest stays."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_rmda.channels import channel_axis
+from keras_rmda.pruning.liveness import Plan, plan
+from keras_rmda.pruning.strip import stripped_shape
+from keras_rmda.pruning.trace import Call, trace
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """One layer's row.
+
+    Attributes:
+        name, type: of the layer.
+        channels: output channels; 0 where the layer has no weights to say so.
+        removable: output channels that `strip` would remove.
+        reasons: why the others stay: reason -> number of channels.
+        parameters, parameters_after: numbers of weights, before and after `strip`.
+        macs, macs_after: multiply-accumulate operations per sample in kernels; an open axis counts as 1.
+        opaque: why the converter does not look into the layer, "" where it does.
+    """
+
+    name: str
+    type: str
+    channels: int
+    removable: int
+    reasons: dict[str, int]
+    parameters: int
+    parameters_after: int
+    macs: int
+    macs_after: int
+    opaque: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `strip` would take from a model; `str(report)` is a table.
+
+    Attributes:
+        model: the model's name.
+        layers: one row for each layer that has weights or is opaque.
+    """
+
+    model: str
+    layers: tuple[LayerReport, ...]
+
+    def _total(self, key: str) -> int:
+        return sum(getattr(layer, key) for layer in self.layers)
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights now."""
+        return self._total("parameters")
+
+    @property
+    def parameters_after(self) -> int:
+        """Number of weights after `strip`."""
+        return self._total("parameters_after")
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulate operations per sample now."""
+        return self._total("macs")
+
+    @property
+    def macs_after(self) -> int:
+        """Multiply-accumulate operations per sample after `strip`."""
+        return self._total("macs_after")
+
+    @property
+    def removable(self) -> int:
+        """Number of output channels that `strip` would remove, over all layers that make channels."""
+        return self._total("removable")
+
+    @property
+    def opaque(self) -> dict[str, str]:
+        """Layers that the converter does not look into, with the reason."""
+        return {layer.name: layer.opaque for layer in self.layers if layer.opaque}
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return one flat dictionary per layer, ready for a data frame."""
+        rows = [asdict(layer) for layer in self.layers]
+        return [row | {"reasons": "; ".join(f"{n} {why}" for why, n in row["reasons"].items())} for row in rows]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the whole report as plain data for JSON."""
+        totals = ("parameters", "parameters_after", "macs", "macs_after", "removable", "opaque")
+        return {
+            "model": self.model,
+            **{key: getattr(self, key) for key in totals},
+            "layers": [asdict(layer) for layer in self.layers],
+        }
+
+    def __str__(self) -> str:
+        header = ("layer", "type", "channels", "kept", "parameters", "after", "MACs", "after", "why the rest stays")
+        rows = [
+            (
+                layer.name, layer.type, *((layer.channels, layer.channels - layer.removable) if layer.channels else ("", "")),
+                layer.parameters, layer.parameters_after, layer.macs, layer.macs_after,
+                layer.opaque or "; ".join(f"{n} {why}" for why, n in layer.reasons.items()),
+            )
+            for layer in self.layers
+        ]  # fmt: skip
+        total = ("total", "", "", "", self.parameters, self.parameters_after, self.macs, self.macs_after, "")
+        return f"{self.model}\n{table(header, [*rows, total])}"
+
+
+def table(header: tuple, rows: list[tuple]) -> str:
+    """Return text columns: numbers with thousands separators to the right, words to the left.
+
+    Args:
+        header: the column titles.
+        rows: cells of any type; floats are expected as text, formatted by the caller.
+
+    Returns:
+        Lines joined by newlines, a rule below the header.
+    """
+    cells = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in [header, *rows]]
+    widths = [max(len(row[k]) for row in cells) for k in range(len(header))]
+    numeric = [any(isinstance(row[k], int) for row in rows) for k in range(len(header))]
+    lines = [
+        "  ".join(c.rjust(w) if right else c.ljust(w) for c, w, right in zip(row, widths, numeric)).rstrip() for row in cells
+    ]
+    return "\n".join([lines[0], "-" * max(len(line) for line in lines), *lines[1:]])
+
+
+def analyze(model: keras.Model) -> Report:
+    """Report, layer by layer, which channels `strip` would remove and why the others stay.
+
+    Args:
+        model: a built Sequential or Functional model. It is not changed.
+
+    Returns:
+        The report.
+
+    Raises:
+        ValueError: if the model is not built or has no graph of layers.
+
+    Example:
+        >>> print(kr.analyze(model))
+    """
+    return report(plan(trace(model), ops.convert_to_numpy), model.name)
+
+
+def report(plan: Plan, name: str) -> Report:
+    """Return the report of a plan; layers that are called several times have one row."""
+    rows: dict[int, LayerReport] = {}
+    for call in plan.trace.calls:
+        if not (call.layer_weights or call.layer.name in plan.trace.opaque):
+            continue
+        macs, macs_after = call_macs(plan, call)
+        row = rows.get(id(call.layer)) or layer_row(plan, call)
+        rows[id(call.layer)] = LayerReport(**{**asdict(row), "macs": row.macs + macs, "macs_after": row.macs_after + macs_after})
+    return Report(name, tuple(rows.values()))
+
+
+def layer_row(plan: Plan, call: Call) -> LayerReport:
+    """Return a layer's row without operations."""
+    shapes = weight_shapes(plan, call)
+    channels, removable, reasons = 0, 0, Counter()
+    if call.rule.kind == "writes":
+        atoms = plan.trace.output_channels(call)
+        channels, stays = len(atoms), plan.keep[atoms]
+        removable = int((~stays).sum())
+        reasons.update(plan.reasons[int(root)] for root in plan.trace.atoms.find(atoms[stays]))
+    return LayerReport(
+        name=call.layer.name,
+        type=type(call.layer).__name__,
+        channels=channels,
+        removable=removable,
+        reasons=dict(reasons),
+        parameters=sum(math.prod(before) for _, before, _ in shapes),
+        parameters_after=sum(math.prod(after) for _, _, after in shapes),
+        macs=0,
+        macs_after=0,
+        opaque=plan.trace.opaque.get(call.layer.name, ""),
+    )
+
+
+def weight_shapes(plan: Plan, call: Call) -> list[tuple[str, tuple[int, ...], tuple[int, ...]]]:
+    """Return (attribute, shape now, shape after `strip`) of a layer's weights."""
+    names = {id(getattr(call.layer, name, None)): name for name in call.rule.weights}
+    triples = []
+    for variable in call.layer_weights:
+        name, shape = names.get(id(variable), ""), tuple(variable.shape)
+        triples.append((name, shape, stripped_shape(plan, call, name, shape)))
+    return triples
+
+
+def call_macs(plan: Plan, call: Call) -> tuple[int, int]:
+    """Return a call's multiply-accumulates in kernels before and after: output positions times kernel size."""
+    if call.rule.kind != "writes":
+        return 0, 0
+    shape = plan.trace.shapes[call.outputs[0]]
+    axis = channel_axis(call.layer, len(shape))
+    positions = math.prod(n or 1 for k, n in enumerate(shape) if k != axis)
+    [(before, after)] = [(b, a) for name, b, a in weight_shapes(plan, call) if name == "kernel"]
+    return positions * math.prod(before), positions * math.prod(after)
+
