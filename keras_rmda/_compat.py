@@ -104,3 +104,17 @@ def rebuilt(model: keras.Model, replace: Callable[[Any], Any]) -> keras.Model:
 def run(model: keras.Model, inputs: list, outputs: list) -> list:
     """Return the values of tensors of a model's graph at inference."""
     return keras.Model(model.inputs, outputs)(inputs, training=False)
+
+
+@contextlib.contextmanager
+def quiet_tensorflow() -> Iterator[None]:
+    """Silence TensorFlow's Python logger; a conversion logs a listing of every variable and function."""
+    import logging
+
+    logger = logging.getLogger("tensorflow")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -65,6 +65,7 @@ class SparseOptimizer(keras.optimizers.Optimizer):
         if not isinstance(momentum, LearningRateSchedule):
             momentum = _checks.real("momentum", momentum, maximum=1.0, open_minimum=True)
             self._momentum = self._new_scalar("momentum", lambda shape, dtype: ops.convert_to_tensor(momentum, dtype))
+        self._momentum_growth = self._new_scalar("momentum_growth")
         _compat.leave_proximal_penalties_out_of_losses(applies_penalty_of)
 
     # ---- what an algorithm defines
@@ -104,6 +105,15 @@ class SparseOptimizer(keras.optimizers.Optimizer):
                 f"Received: momentum={value!r}"
             )
         self._momentum.assign(_checks.real("momentum", value, maximum=1.0, open_minimum=True))
+
+    @property
+    def momentum_growth(self) -> Any:
+        """The exponent q of c_t = min(1, momentum * t^q) at step t of a stage; 0 keeps the momentum."""
+        return self._momentum_growth
+
+    @momentum_growth.setter
+    def momentum_growth(self, value: float) -> None:
+        self._momentum_growth.assign(_checks.real("momentum_growth", value))
 
     def restart(self) -> None:
         """Forget all history and start a new stage from the current weights, as a fresh optimizer would."""
@@ -162,8 +172,6 @@ class SparseOptimizer(keras.optimizers.Optimizer):
         super().build(variables)
         self._penalties = assign(variables, self.regularizer)
         self._step_count = self._new_scalar("step_count", dtype="int")
-        # c_t = min(1, c * t^growth): 0 keeps the momentum; `StagewiseSchedule` sets 1/2 for the last stage.
-        self._momentum_growth = self._new_scalar("momentum_growth")
         self._scalars = {name: self._new_scalar(name) for name in self.scalars}
         self._slots = [
             {name: self.add_variable_from_reference(variable, name=name) for name in self.slots}

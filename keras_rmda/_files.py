@@ -1,0 +1,74 @@
+"""Writing files so that a failure or a kill leaves the old file or none."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def check_target(path: str | Path, suffix: str, name: str = "path") -> Path:
+    """Check that a file can be written before any work is done.
+
+    Args:
+        path: where to write.
+        suffix: the required ending, such as ".tflite".
+        name: the argument's name, for the message.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: if the type or the ending is wrong, or the path is a folder.
+        OSError: if the folder is missing or not writable.
+    """
+    if not isinstance(path, (str, Path)):
+        raise ValueError(f"`{name}` must be a str or pathlib.Path. Received: {name}={path!r}")
+    path = Path(path)
+    if path.suffix != suffix:
+        raise ValueError(f"`{name}` must end in {suffix!r}. Received: {name}={str(path)!r}")
+    if path.is_dir():
+        raise ValueError(f"`{name}` is a folder. Received: {name}={str(path)!r}")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"The folder of `{name}` does not exist. Received: {name}={str(path)!r}")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise PermissionError(f"The folder of `{name}` is not writable. Received: {name}={str(path)!r}")
+    return path
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`, with the same ending, that replaces it if the block succeeds.
+
+    Args:
+        path: the file to be written or replaced.
+
+    Example:
+        >>> with replacing("model.keras") as temporary:
+        ...     model.save(temporary)
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.part{path.suffix}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def silenced(*descriptors: int) -> Iterator[None]:
+    """Send what native code prints to file descriptors (1 for output, 2 for errors) nowhere."""
+    saved = [(descriptor, os.dup(descriptor)) for descriptor in descriptors]
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        for descriptor in descriptors:
+            os.dup2(nowhere, descriptor)
+        yield
+    finally:
+        os.close(nowhere)
+        for descriptor, copy in saved:
+            os.dup2(copy, descriptor)
+            os.close(copy)

@@ -1,0 +1,154 @@
+"""Running `.tflite` files: outputs and latency."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_rmda import _checks, _files
+
+
+@dataclass(frozen=True)
+class Latency:
+    """The time that one file takes for one sample.
+
+    Attributes:
+        path: the file.
+        bytes: its size.
+        milliseconds: one measurement per run, in order.
+        threads: of the interpreter.
+    """
+
+    path: Path
+    bytes: int
+    milliseconds: tuple[float, ...]
+    threads: int
+
+    def percentile(self, q: float) -> float:
+        """Return the q-th percentile of the latency in milliseconds."""
+        return float(np.percentile(self.milliseconds, q))
+
+    @property
+    def median(self) -> float:
+        """Median latency in milliseconds."""
+        return self.percentile(50)
+
+
+class Interpreter:
+    """A `.tflite` file, ready to run on arrays.
+
+    Args:
+        path: the file.
+        threads: number of threads.
+
+    Raises:
+        ValueError: if the file is missing, empty or no TensorFlow Lite model.
+    """
+
+    def __init__(self, path: str | Path, threads: int = 1):
+        from ai_edge_litert.interpreter import Interpreter as LiteRT
+
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise ValueError(f"There is no such file. Received: {str(path)!r}")
+        content = self.path.read_bytes()
+        if content[4:8] != b"TFL3":
+            raise ValueError(f"The file is no TensorFlow Lite model. Received: {str(path)!r}")
+        try:
+            with _files.silenced(2):
+                self._interpreter = LiteRT(model_content=content, num_threads=threads)
+                self._interpreter.allocate_tensors()
+        except (ValueError, RuntimeError) as error:
+            raise ValueError(f"The file cannot be loaded ({str(error).splitlines()[0]}). Received: {str(path)!r}") from error
+
+    @property
+    def inputs(self) -> list[dict[str, Any]]:
+        """The interpreter's descriptions of its inputs."""
+        return self._interpreter.get_input_details()
+
+    def predict(self, *arrays: np.ndarray) -> np.ndarray:
+        """Return the first output for every sample.
+
+        Args:
+            *arrays: one per input, samples first; float values are quantized where the input is int8.
+
+        Returns:
+            An array of float32 with samples first.
+        """
+        outputs = self._interpreter.get_output_details()[0]
+        results = []
+        for k in range(len(arrays[0])):
+            for detail, array in zip(self.inputs, arrays):
+                self._interpreter.set_tensor(detail["index"], _to_input(array[k : k + 1], detail))
+            self._interpreter.invoke()
+            results.append(_from_output(self._interpreter.get_tensor(outputs["index"]), outputs))
+        return np.concatenate(results)
+
+    def set_random_inputs(self) -> None:
+        """Fill the inputs with reproducible numbers."""
+        random = np.random.default_rng(0)
+        for detail in self.inputs:
+            self._interpreter.set_tensor(detail["index"], _to_input(random.normal(size=detail["shape"]), detail))
+
+    def milliseconds(self) -> float:
+        """Run once and return how long it took."""
+        start = time.perf_counter()
+        self._interpreter.invoke()
+        return (time.perf_counter() - start) * 1e3
+
+
+def benchmark_tflite(
+    path: str | Path | Sequence[str | Path], threads: int = 1, runs: int = 100, warmup: int = 10
+) -> Latency | list[Latency]:
+    """Measure the latency of one or several `.tflite` files on random inputs, one sample at a time.
+
+    Several files are measured in turns, so that a disturbance of the machine meets all of them.
+
+    Args:
+        path: a file, or several to compare.
+        threads: number of threads, >= 1.
+        runs: measurements of each file, >= 1.
+        warmup: runs of each file before the first measurement, >= 0.
+
+    Returns:
+        One `Latency`, or a list of them in the order of the files.
+
+    Raises:
+        ValueError: for a bad argument or a file that is missing or foreign.
+
+    Example:
+        >>> kr.benchmark_tflite("model.tflite").median
+    """
+    _checks.whole("threads", threads, 1)
+    _checks.whole("runs", runs, 1)
+    _checks.whole("warmup", warmup)
+    one = isinstance(path, (str, Path))
+    interpreters = [Interpreter(each, threads) for each in ([path] if one else path)]
+    times: list[list[float]] = [[] for _ in interpreters]
+    for interpreter in interpreters:
+        interpreter.set_random_inputs()
+        for _ in range(warmup):
+            interpreter.milliseconds()
+    for _ in range(runs):
+        for measured, interpreter in zip(times, interpreters):
+            measured.append(interpreter.milliseconds())
+    results = [Latency(i.path, i.path.stat().st_size, tuple(t), threads) for i, t in zip(interpreters, times)]
+    return results[0] if one else results
+
+
+def _to_input(array: np.ndarray, detail: dict[str, Any]) -> np.ndarray:
+    scale, zero = detail["quantization"]
+    if scale and np.issubdtype(detail["dtype"], np.integer):
+        limits = np.iinfo(detail["dtype"])
+        array = np.clip(np.round(array / scale) + zero, limits.min, limits.max)
+    return array.astype(detail["dtype"])
+
+
+def _from_output(array: np.ndarray, detail: dict[str, Any]) -> np.ndarray:
+    scale, zero = detail["quantization"]
+    return (array.astype("float32") - zero) * scale if scale else array.astype("float32")
