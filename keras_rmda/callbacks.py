@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import keras
 import numpy as np
@@ -44,7 +45,7 @@ class StagewiseSchedule(keras.callbacks.Callback):
             milestones = [_checks.whole("milestones", epoch) for epoch in milestones]
         except TypeError:
             raise ValueError(f"`milestones` must be a sequence of epochs. Received: {milestones!r}") from None
-        if not milestones or any(a >= b for a, b in zip(milestones, milestones[1:])):
+        if not milestones or any(a >= b for a, b in pairwise(milestones)):
             raise ValueError(f"`milestones` must be increasing and not empty. Received: milestones={milestones!r}")
         self.milestones = milestones
         self.factor = _checks.real("factor", factor, maximum=1.0, open_minimum=True)

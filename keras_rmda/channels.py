@@ -43,7 +43,7 @@ class Rule:
         refusal: (layer) -> the reason why this rule does not cover this very layer, or None.
 
     Example:
-        >>> register_rule(MyScale, Rule("carries", {"scale": "c"}, constant=lambda layer, x, read: x * read(layer.scale)))
+        >>> kr.register_rule(MyScale, kr.Rule("carries", weights={"scale": "c"}))
     """
 
     kind: Literal["writes", "carries", "merges", "moves", "opaque"]
@@ -57,11 +57,11 @@ class Rule:
 
 OPAQUE = Rule("opaque")
 
-ELEMENTWISE = frozenset(
-    "linear relu relu6 leaky_relu elu celu selu gelu silu mish sigmoid hard_sigmoid log_sigmoid hard_silu tanh "
-    "hard_tanh tanh_shrink hard_shrink soft_shrink threshold softplus softsign exponential squareplus sparse_plus "
-    "sparse_sigmoid".split()
-)
+ELEMENTWISE = frozenset([
+    "linear", "relu", "relu6", "leaky_relu", "elu", "celu", "selu", "gelu", "silu", "mish", "sigmoid", "hard_sigmoid",
+    "log_sigmoid", "sparse_sigmoid", "hard_silu", "tanh", "hard_tanh", "tanh_shrink", "hard_shrink", "soft_shrink",
+    "threshold", "softplus", "sparse_plus", "squareplus", "softsign", "exponential",
+])  # fmt: skip
 """Names of the Keras activations that look at each number by itself."""
 
 
@@ -180,7 +180,9 @@ NORMALIZATION = {"gamma": "c", "beta": "c", "moving_mean": "c", "moving_variance
 RULES: dict[type, Rule] = {
     L.Dense: Rule("writes", {"kernel": "io", "bias": "o"}, "units"),
     **{
-        layer: Rule("writes", {"kernel": "." * n + "io", "bias": "o"}, "filters", mixes_positions=True, refusal=no_groups)
+        layer: Rule(
+            "writes", {"kernel": "." * n + "io", "bias": "o"}, "filters", mixes_positions=True, refusal=no_groups
+        )
         for n, layer in enumerate((L.Conv1D, L.Conv2D, L.Conv3D), start=1)
     },
     L.BatchNormalization: Rule("carries", NORMALIZATION, constant=normalized, refusal=one_axis),

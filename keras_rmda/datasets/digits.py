@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Iterator
 from typing import Any
 
@@ -57,7 +59,9 @@ def load(data_dir: str | None = None, size: int = 32) -> tuple[tuple[np.ndarray,
 
     tfds.disable_progress_bar()
     builder = SklearnDigits(data_dir=data_dir)
-    builder.download_and_prepare()
+    # It announces a download, which does not happen, on standard output.
+    with contextlib.redirect_stdout(io.StringIO()):
+        builder.download_and_prepare()
     splits = []
     for split in ("train", "test"):
         examples = list(tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,7 +64,9 @@ class Interpreter:
                 self._interpreter = LiteRT(model_content=content, num_threads=threads)
                 self._interpreter.allocate_tensors()
         except (ValueError, RuntimeError) as error:
-            raise ValueError(f"The file cannot be loaded ({str(error).splitlines()[0]}). Received: {str(path)!r}") from error
+            raise ValueError(
+                f"The file cannot be loaded ({str(error).splitlines()[0]}). Received: {str(path)!r}"
+            ) from error
 
     @property
     def inputs(self) -> list[dict[str, Any]]:
@@ -85,7 +87,7 @@ class Interpreter:
         for k in range(len(arrays[0])):
             for detail, array in zip(self.inputs, arrays):
                 self._interpreter.set_tensor(detail["index"], _to_input(array[k : k + 1], detail))
-            self._interpreter.invoke()
+            self.invoke()
             results.append(_from_output(self._interpreter.get_tensor(outputs["index"]), outputs))
         return np.concatenate(results)
 
@@ -95,11 +97,26 @@ class Interpreter:
         for detail in self.inputs:
             self._interpreter.set_tensor(detail["index"], _to_input(random.normal(size=detail["shape"]), detail))
 
-    def milliseconds(self) -> float:
-        """Run once and return how long it took."""
-        start = time.perf_counter()
+    def invoke(self) -> None:
+        """Run once on the inputs that are set."""
         self._interpreter.invoke()
-        return (time.perf_counter() - start) * 1e3
+
+
+def interleaved(calls: Sequence[Callable[[], Any]], runs: int, warmup: int) -> list[list[float]]:
+    """Return the milliseconds of `runs` runs of each call, taken in turns after a warm-up.
+
+    In turns, so that a disturbance of the machine meets all of them.
+    """
+    for call in calls:
+        for _ in range(warmup):
+            call()
+    times: list[list[float]] = [[] for _ in calls]
+    for _ in range(runs):
+        for measured, call in zip(times, calls):
+            start = time.perf_counter()
+            call()
+            measured.append((time.perf_counter() - start) * 1e3)
+    return times
 
 
 def benchmark_tflite(
@@ -107,10 +124,8 @@ def benchmark_tflite(
 ) -> Latency | list[Latency]:
     """Measure the latency of one or several `.tflite` files on random inputs, one sample at a time.
 
-    Several files are measured in turns, so that a disturbance of the machine meets all of them.
-
     Args:
-        path: a file, or several to compare.
+        path: a file, or several to compare; they are measured in turns.
         threads: number of threads, >= 1.
         runs: measurements of each file, >= 1.
         warmup: runs of each file before the first measurement, >= 0.
@@ -129,14 +144,9 @@ def benchmark_tflite(
     _checks.whole("warmup", warmup)
     one = isinstance(path, (str, Path))
     interpreters = [Interpreter(each, threads) for each in ([path] if one else path)]
-    times: list[list[float]] = [[] for _ in interpreters]
     for interpreter in interpreters:
         interpreter.set_random_inputs()
-        for _ in range(warmup):
-            interpreter.milliseconds()
-    for _ in range(runs):
-        for measured, interpreter in zip(times, interpreters):
-            measured.append(interpreter.milliseconds())
+    times = interleaved([interpreter.invoke for interpreter in interpreters], runs, warmup)
     results = [Latency(i.path, i.path.stat().st_size, tuple(t), threads) for i, t in zip(interpreters, times)]
     return results[0] if one else results
 

@@ -79,7 +79,15 @@ class SparseOptimizer(keras.optimizers.Optimizer):
         return scalars
 
     def step(
-        self, w: Tensor, g: Tensor, lr: Tensor, psi: ProximalRegularizer | None, *, t: Tensor, c: Tensor, **state: Tensor
+        self,
+        w: Tensor,
+        g: Tensor,
+        lr: Tensor,
+        psi: ProximalRegularizer | None,
+        *,
+        t: Tensor,
+        c: Tensor,
+        **state: Tensor,
     ) -> tuple[Tensor, Slots]:
         """Return the next iterate and slots for the gradient `g`, momentum `c` and step count `t`."""
         raise NotImplementedError

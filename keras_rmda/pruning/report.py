@@ -105,12 +105,18 @@ class Report:
         header = ("layer", "type", "channels", "kept", "parameters", "after", "MACs", "after", "why the rest stays")
         rows = [
             (
-                layer.name, layer.type, *((layer.channels, layer.channels - layer.removable) if layer.channels else ("", "")),
-                layer.parameters, layer.parameters_after, layer.macs, layer.macs_after,
+                layer.name,
+                layer.type,
+                layer.channels or "",
+                layer.channels - layer.removable or "",
+                layer.parameters,
+                layer.parameters_after,
+                layer.macs,
+                layer.macs_after,
                 layer.opaque or "; ".join(f"{n} {why}" for why, n in layer.reasons.items()),
             )
             for layer in self.layers
-        ]  # fmt: skip
+        ]
         total = ("total", "", "", "", self.parameters, self.parameters_after, self.macs, self.macs_after, "")
         return f"{self.model}\n{table(header, [*rows, total])}"
 
@@ -129,7 +135,8 @@ def table(header: tuple, rows: list[tuple]) -> str:
     widths = [max(len(row[k]) for row in cells) for k in range(len(header))]
     numeric = [any(isinstance(row[k], int) for row in rows) for k in range(len(header))]
     lines = [
-        "  ".join(c.rjust(w) if right else c.ljust(w) for c, w, right in zip(row, widths, numeric)).rstrip() for row in cells
+        "  ".join(c.rjust(w) if right else c.ljust(w) for c, w, right in zip(row, widths, numeric)).rstrip()
+        for row in cells
     ]
     return "\n".join([lines[0], "-" * max(len(line) for line in lines), *lines[1:]])
 
@@ -160,7 +167,9 @@ def report(plan: Plan, name: str) -> Report:
             continue
         macs, macs_after = call_macs(plan, call)
         row = rows.get(id(call.layer)) or layer_row(plan, call)
-        rows[id(call.layer)] = LayerReport(**{**asdict(row), "macs": row.macs + macs, "macs_after": row.macs_after + macs_after})
+        rows[id(call.layer)] = LayerReport(
+            **{**asdict(row), "macs": row.macs + macs, "macs_after": row.macs_after + macs_after}
+        )
     return Report(name, tuple(rows.values()))
 
 
@@ -206,4 +215,3 @@ def call_macs(plan: Plan, call: Call) -> tuple[int, int]:
     positions = math.prod(n or 1 for k, n in enumerate(shape) if k != axis)
     [(before, after)] = [(b, a) for name, b, a in weight_shapes(plan, call) if name == "kernel"]
     return positions * math.prod(before), positions * math.prod(after)
-

@@ -9,7 +9,6 @@ import numpy as np
 from keras import ops
 
 from keras_rmda import _checks, _compat
-from keras_rmda.channels import Rule
 from keras_rmda.pruning.liveness import Plan, Reader, plan
 from keras_rmda.pruning.trace import Call, trace
 

@@ -1,0 +1,205 @@
+"""The command line: `keras-rmda demo | inspect | strip | export | bench`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import keras
+import numpy as np
+
+from keras_rmda import _checks, _compat, _files
+from keras_rmda.export import benchmark_tflite, export_tflite
+from keras_rmda.export.tflite import QUANTIZATIONS
+from keras_rmda.pruning import analyze, strip
+from keras_rmda.pruning.report import table
+
+BAD_INPUT = 2
+
+
+class UsageError(Exception):
+    """Bad input, as one line that names the argument and its value."""
+
+
+class Parser(argparse.ArgumentParser):
+    """Reports errors as one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the whole usage."""
+        raise UsageError(f"{message} (see {self.prog} --help)")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        arguments: without the program's name; None for those of the process.
+
+    Returns:
+        The exit status: 0, or 2 for bad input, with one line on standard error and no file touched.
+    """
+    try:
+        options = parser().parse_args(arguments)
+        with _compat.quiet_tensorflow():
+            options.run(options)
+    except (UsageError, ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
+        line = " ".join(str(error).split()) or type(error).__name__
+        print(f"keras-rmda: error: {line}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("\nkeras-rmda: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parser() -> Parser:
+    """Return the parser of all commands."""
+    top = Parser(
+        prog="keras-rmda", description="Sparse training for Keras: see it work, inspect, strip, export, compare."
+    )
+    commands = top.add_subparsers(required=True, metavar="COMMAND", parser_class=Parser)
+
+    def command(name: str, run: Any, text: str) -> Parser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(run=run)
+        sub.add_argument("--json", action="store_true", help="print one JSON object instead of a table")
+        return sub
+
+    demo = command("demo", run_demo, "train, strip and export a small network on handwritten digits")
+    demo.add_argument("--seed", type=int, default=0, help="of weights and data order (default: 0)")
+    demo.add_argument("--epochs", type=int, default=None, help="of each training (default: 30)")
+    demo.add_argument("--output", type=Path, default=Path("saved_models/demo"), help="folder (default: %(default)s)")
+    demo.add_argument("--quiet", action="store_true", help="no progress")
+
+    inspect = command("inspect", run_inspect, "show which channels of a model can be removed, and why others stay")
+    inspect.add_argument("model", metavar="MODEL", help="a .keras file")
+
+    stripping = command("strip", run_strip, "write the model without the channels that cannot matter")
+    stripping.add_argument("model", metavar="MODEL", help="a .keras file")
+    stripping.add_argument("out", metavar="OUT", help="the .keras file to write")
+
+    export = command("export", run_export, "write a model as a TensorFlow Lite file")
+    export.add_argument("model", metavar="MODEL", help="a .keras file")
+    export.add_argument("out", metavar="OUT", help="the .tflite file to write")
+    names = [name for name in QUANTIZATIONS if name]
+    export.add_argument("--quantization", choices=names, help="default: none, float32")
+    export.add_argument("--representative-data", metavar="FILE", help="inputs for int8: .npy, or .npz by input name")
+    export.add_argument("--int8-io", action="store_true", help="int8 inputs and outputs too")
+
+    bench = command("bench", run_bench, "compare the latency of TensorFlow Lite files")
+    bench.add_argument("files", metavar="FILE", nargs="+", help="a .tflite file")
+    bench.add_argument("--threads", type=int, default=1, help="of each interpreter (default: 1)")
+    bench.add_argument("--runs", type=int, default=100, help="measurements of each file (default: 100)")
+    return top
+
+
+def run_demo(options: argparse.Namespace) -> None:
+    """`keras-rmda demo`."""
+    epochs = _checks.whole("--epochs", options.epochs, 1) if options.epochs is not None else None
+    _checks.whole("--seed", options.seed)
+    nearest = next(folder for folder in (options.output, *options.output.absolute().parents) if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise UsageError(f"--output cannot be written. Received: {str(options.output)!r}")
+    try:
+        import matplotlib  # noqa: F401
+        import sklearn  # noqa: F401
+        import tensorflow_datasets  # noqa: F401
+    except ImportError as error:
+        raise UsageError(f"the demo needs the extra packages of keras-rmda[demo]: {error}") from None
+    from keras_rmda import demo
+
+    say = (lambda text: None) if options.quiet else demo.line_printer()
+    rows = demo.run(options.output, options.seed, epochs or demo.EPOCHS, say)
+    if not options.quiet:
+        say(f"wrote {options.output}: models, report.json, history.json, demo.png\n")
+    if options.json:
+        print((options.output / "report.json").read_text(), end="")
+    else:
+        print(demo.text_table(rows))
+
+
+def run_inspect(options: argparse.Namespace) -> None:
+    """`keras-rmda inspect`."""
+    report = analyze(load(options.model))
+    print(json.dumps(report.to_dict()) if options.json else report)
+
+
+def run_strip(options: argparse.Namespace) -> None:
+    """`keras-rmda strip`."""
+    out = _files.check_target(options.out, ".keras", "OUT")
+    model = load(options.model)
+    report = analyze(model)
+    small = strip(model)
+    with _files.replacing(out) as temporary:
+        small.save(temporary)
+    figures = {"parameters": report.parameters, "parameters_after": report.parameters_after}
+    figures |= {"macs": report.macs, "macs_after": report.macs_after, "removed_channels": report.removable}
+    figures |= {"bytes": out.stat().st_size, "path": str(out)}
+    if options.json:
+        print(json.dumps(figures))
+        return
+    if not report.removable:
+        print("no channel could be removed; `keras-rmda inspect` tells why", file=sys.stderr)
+    before, after = ("before", report.parameters, report.macs), ("after", report.parameters_after, report.macs_after)
+    print(table((str(out), "parameters", "MACs"), [before, after]))
+
+
+def run_export(options: argparse.Namespace) -> None:
+    """`keras-rmda export`."""
+    _files.check_target(options.out, ".tflite", "OUT")
+    data = read_arrays(options.representative_data) if options.representative_data else None
+    file = export_tflite(load(options.model), options.out, options.quantization, data, options.int8_io)
+    figures = {"path": str(file.path), "bytes": file.bytes, "quantization": file.quantization}
+    print(json.dumps(figures) if options.json else table(tuple(figures), [tuple(figures.values())]))
+
+
+def run_bench(options: argparse.Namespace) -> None:
+    """`keras-rmda bench`."""
+    results = benchmark_tflite(options.files, threads=options.threads, runs=options.runs)
+    rows = [
+        {
+            "path": str(result.path), "bytes": result.bytes, "median_ms": result.median,
+            "p10_ms": result.percentile(10), "p90_ms": result.percentile(90),
+            "times_faster_than_first": results[0].median / result.median,
+        }
+        for result in results
+    ]  # fmt: skip
+    if options.json:
+        print(json.dumps({"threads": options.threads, "runs": options.runs, "files": rows}))
+        return
+    print(
+        table(tuple(rows[0]), [tuple(v if isinstance(v, (int, str)) else f"{v:.3f}" for v in r.values()) for r in rows])
+    )
+
+
+def load(path: str) -> keras.Model:
+    """Load a `.keras` file.
+
+    Raises:
+        UsageError: if it is missing or foreign.
+    """
+    if not Path(path).is_file():
+        raise UsageError(f"MODEL: there is no such file. Received: {path!r}")
+    try:
+        return keras.models.load_model(path, compile=False)
+    except Exception as error:  # Keras raises many types for foreign files
+        reason = " ".join(str(error).split())[:200]
+        raise UsageError(f"MODEL cannot be loaded as a .keras file. Received: {path!r} ({reason})") from None
+
+
+def read_arrays(path: str) -> Any:
+    """Read an array from `.npy`, or arrays by input name from `.npz`.
+
+    Raises:
+        UsageError: if the file is missing or foreign.
+    """
+    try:
+        content = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise UsageError(f"--representative-data cannot be read. Received: {path!r} ({error})") from None
+    return content if isinstance(content, np.ndarray) else {name: content[name] for name in content.files}

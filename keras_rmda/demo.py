@@ -1,0 +1,236 @@
+"""The whole way in one command: train dense, train sparse, strip, export, compare."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers as L
+
+from keras_rmda import _files
+from keras_rmda.callbacks import SparsityMonitor, StagewiseSchedule
+from keras_rmda.export import export_tflite
+from keras_rmda.export.benchmark import Interpreter, interleaved
+from keras_rmda.optimizers import RMDA
+from keras_rmda.pruning import Report, analyze, strip
+from keras_rmda.pruning.report import table
+from keras_rmda.regularizers import GroupLasso
+
+EPOCHS = 30
+STRENGTH = 1.5e-3
+BATCH_SIZE = 64
+RUNS = 200
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the demo's table.
+
+    Attributes:
+        accuracy: fraction of the test images classified correctly.
+        parameters, macs: numbers of weights and of multiply-accumulates per image.
+        bytes: of the `.keras` or `.tflite` file.
+        latency_ms: median time for one image; `.tflite` files on one thread, Keras models on all.
+        max_difference: greatest difference of an output to the model that it was made from; 0 for trained ones.
+    """
+
+    accuracy: float
+    parameters: int
+    macs: int
+    bytes: int
+    latency_ms: float
+    max_difference: float
+
+
+class Progress(keras.callbacks.Callback):
+    """Prints one line per epoch through `say`.
+
+    Args:
+        title: what is being trained.
+        say: receives each line.
+    """
+
+    def __init__(self, title: str, say: Callable[[str], None]):
+        super().__init__()
+        self.title, self.say = title, say
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Print the epoch's figures."""
+        logs = logs or {}
+        text = f"{self.title}  epoch {epoch + 1:3d}/{self.params['epochs']}  accuracy {logs['val_accuracy']:.3f}"
+        if "zero_groups" in logs:
+            text += f"  zero groups {logs['zero_groups']:6.1%}  MACs left {logs['macs'] / 1e6:6.2f} M"
+        self.say(text)
+
+
+def network() -> keras.Model:
+    """Return an untrained network: four convolutions with batch normalization, a dense head."""
+    layers: list[Any] = [keras.Input((32, 32, 1), name="image")]
+    for k, filters in enumerate((32, 64, 128, 256), start=1):
+        layers += [
+            L.Conv2D(filters, 3, padding="same", use_bias=False, name=f"conv{k}"),
+            L.BatchNormalization(momentum=0.9, name=f"norm{k}"),
+            L.ReLU(name=f"relu{k}"),
+            L.GlobalAveragePooling2D(name="pool4") if k == 4 else L.MaxPooling2D(name=f"pool{k}"),
+        ]
+    layers += [L.Dense(256, activation="relu", name="hidden"), L.Dense(10, activation="softmax", name="digit")]
+    return keras.Sequential(layers, name="digits")
+
+
+def run(output: Path, seed: int = 0, epochs: int = EPOCHS, say: Callable[[str], None] = print) -> dict[str, Row]:
+    """Run the demo and write its models, `report.json`, `history.json` and `demo.png` to a folder.
+
+    Args:
+        output: the folder; made if missing.
+        seed: of initial weights and of the order of the data.
+        epochs: for each of the two trainings.
+        say: receives lines of progress.
+
+    Returns:
+        The rows of the table by name.
+    """
+    from keras_rmda.datasets import digits
+
+    output.mkdir(parents=True, exist_ok=True)
+    start = time.perf_counter()
+    say("preparing the digits")
+    train, test = digits.load(str(output / "tfds"))
+
+    def fit(title: str, optimizer: keras.optimizers.Optimizer, *callbacks: keras.callbacks.Callback) -> tuple:
+        keras.utils.set_random_seed(seed)
+        model = network()
+        model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+        history = model.fit(
+            *train, BATCH_SIZE, epochs, verbose=0, validation_data=test, callbacks=[*callbacks, Progress(title, say)]
+        ).history
+        return model, history
+
+    dense, dense_history = fit("dense     ", keras.optimizers.Adam(1e-3))
+    milestones = [max(1, round(epochs * 0.55)), max(2, round(epochs * 0.8))]
+    structured, history = fit(
+        "structured",
+        RMDA(0.5, momentum=0.1, regularizer=GroupLasso(STRENGTH)),
+        SparsityMonitor(),
+        StagewiseSchedule(milestones),
+    )
+    say("stripping")
+    analysis = analyze(structured)
+    stripped = strip(structured)
+    say("exporting to TensorFlow Lite")
+    models = {"dense": dense, "structured": structured, "stripped": stripped}
+    for name, model in models.items():
+        save_uncompiled(model, output / f"{name}.keras")
+    export_tflite(dense, output / "tflite_dense.tflite")
+    export_tflite(stripped, output / "tflite_stripped.tflite")
+    export_tflite(stripped, output / "tflite_stripped_int8.tflite", "int8", representative_data=train[0][:200])
+
+    say("measuring")
+    rows = measure(output, models, test)
+    steps = -(-len(train[0]) // BATCH_SIZE)
+    facts = {"seed": seed, "epochs": epochs, "steps_per_epoch": steps, "milestones": milestones}
+    facts |= {"seconds": time.perf_counter() - start, "dense": dense_history, "structured": history}
+    write_json(output / "report.json", {name: asdict(row) for name, row in rows.items()})
+    write_json(output / "history.json", facts)
+    draw(output / "demo.png", facts, analysis)
+    return rows
+
+
+def save_uncompiled(model: keras.Model, path: Path) -> None:
+    """Save a model without its optimizer's state, which would make the trained ones look three times larger."""
+    copy = type(model).from_config(model.get_config())
+    copy.set_weights(model.get_weights())
+    with _files.replacing(path) as temporary:
+        copy.save(temporary)
+
+
+def measure(output: Path, models: dict[str, keras.Model], test: tuple[np.ndarray, np.ndarray]) -> dict[str, Row]:
+    """Return all rows: Keras models and the `.tflite` files in `output`, on the same test images."""
+    images, labels = test
+    sources = {"tflite_dense": "dense", "tflite_stripped": "stripped", "tflite_stripped_int8": "stripped"}
+    files = {name: Interpreter(output / f"{name}.tflite") for name in sources}
+    outputs = {name: model.predict(images, verbose=0) for name, model in models.items()}
+    outputs |= {name: interpreter.predict(images) for name, interpreter in files.items()}
+    sources |= {"dense": "dense", "structured": "structured", "stripped": "structured"}
+    image = keras.ops.convert_to_tensor(images[:1])
+    calls: list[Callable] = [lambda model=model: model.predict_on_batch(image) for model in models.values()]
+    calls += [interpreter.invoke for interpreter in files.values()]
+    for interpreter in files.values():
+        interpreter.set_random_inputs()
+    latencies = dict(zip(outputs, np.median(interleaved(calls, RUNS, warmup=20), axis=1)))
+    rows = {}
+    for name, output_values in outputs.items():
+        model = models.get(name) or models[sources[name]]
+        file = output / (f"{name}.keras" if name in models else f"{name}.tflite")
+        report = analyze(model)
+        rows[name] = Row(
+            accuracy=float((output_values.argmax(axis=1) == labels).mean()),
+            parameters=report.parameters,
+            macs=report.macs,
+            bytes=file.stat().st_size,
+            latency_ms=float(latencies[name]),
+            max_difference=float(np.abs(output_values - outputs[sources[name]]).max()),
+        )
+    return rows
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file, whole or not at all."""
+    with _files.replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def draw(path: Path, facts: dict[str, Any], analysis: Report) -> None:
+    """Draw what happened: accuracy and zero groups over the steps, and the channels kept per layer."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    curves, bars = figure.subplots(1, 2)
+    steps = facts["steps_per_epoch"] * np.arange(1, facts["epochs"] + 1)
+    curves.plot(steps, facts["dense"]["val_accuracy"], color="0.6", label="dense (Adam): accuracy")
+    curves.plot(steps, facts["structured"]["val_accuracy"], color="tab:blue", label="RMDA: accuracy")
+    curves.plot(steps, facts["structured"]["zero_groups"], color="tab:orange", label="RMDA: zero groups")
+    for milestone in facts["milestones"]:
+        if milestone < facts["epochs"]:
+            curves.axvline(facts["steps_per_epoch"] * milestone, color="0.8", linestyle=":", zorder=0)
+    curves.set(xlabel="training step (dotted: a new stage)", ylabel="fraction", ylim=(0, 1.02))
+    curves.set_title("Accuracy on the test set and zero groups")
+    curves.legend(loc="lower right")
+    layers = [layer for layer in analysis.layers if layer.channels]
+    names = [layer.name for layer in layers]
+    bars.bar(names, [layer.channels for layer in layers], color="0.85", label="dense")
+    kept = bars.bar(names, [layer.channels - layer.removable for layer in layers], color="tab:blue", label="kept")
+    bars.bar_label(kept)
+    bars.set(ylabel="channels")
+    bars.set_title("Channels that RMDA left, per layer")
+    bars.legend()
+    with _files.replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120)
+
+
+def text_table(rows: dict[str, Row]) -> str:
+    """Return the rows as a table for people."""
+    header = ("model", "accuracy", "parameters", "MACs", "bytes", "latency ms", "max difference")
+    return table(
+        header,
+        [
+            (
+                name, f"{row.accuracy:.2%}".rjust(8), row.parameters, row.macs, row.bytes,
+                f"{row.latency_ms:.3f}".rjust(10), f"{row.max_difference:.1e}".rjust(14),
+            )
+            for name, row in rows.items()
+        ],
+    )  # fmt: skip
+
+
+def line_printer() -> Callable[[str], None]:
+    """Return a function that prints progress to standard error, in place where that is a terminal."""
+    if not sys.stderr.isatty():
+        return lambda text: print(text, file=sys.stderr, flush=True)
+    return lambda text: print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
