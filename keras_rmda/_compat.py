@@ -94,11 +94,17 @@ def rebuilt(model: keras.Model, replace: Callable[[Any], Any]) -> keras.Model:
 
     `keras.models.clone_model` would also compile the copy, with a copy of the optimizer and the loss.
     """
+    names = {id(node.output_tensors[0]): node.operation.name for node in nodes(model) if node.is_input}
+
+    def fresh_input(tensor: Any) -> Any:
+        return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=names[id(tensor)])
+
     if isinstance(model, keras.Sequential):
-        inputs = keras.Input(batch_shape=model.inputs[0].shape, dtype=model.inputs[0].dtype, name=model.inputs[0].name)
-        return keras.Sequential([inputs, *(replace(layer) for layer in model.layers)], name=model.name)
+        layers = [fresh_input(model.inputs[0]), *(replace(layer) for layer in model.layers)]
+        return keras.Sequential(layers, name=model.name)
     uncompiled = keras.Model(model.input, model.output, name=model.name)
-    return keras.models.clone_model(uncompiled, clone_function=replace)
+    inputs = keras.tree.map_structure(fresh_input, model.input)
+    return keras.models.clone_model(uncompiled, input_tensors=inputs, clone_function=replace)
 
 
 def run(model: keras.Model, inputs: list, outputs: list) -> list:

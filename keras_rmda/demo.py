@@ -23,7 +23,7 @@ from keras_rmda.pruning import Report, analyze, strip
 from keras_rmda.pruning.report import table
 from keras_rmda.regularizers import GroupLasso
 
-EPOCHS = 30
+EPOCHS = 40
 STRENGTH = 1.5e-3
 BATCH_SIZE = 64
 RUNS = 200

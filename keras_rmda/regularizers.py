@@ -16,6 +16,7 @@ from keras_rmda import _checks
 
 Tensor = Any
 
+NAMED_GROUPS = ("input", "output", "kernel")
 NEWTON_PASSES = 10
 """Enough for float64 rounding at a metric spread of 10^6 (see `GroupLasso.prox_in_metric`)."""
 
@@ -127,7 +128,7 @@ class GroupLasso(ProximalRegularizer):
 
     def __init__(self, strength: float, groups: str | int = "input", scale_by_size: bool = True):
         super().__init__(strength)
-        if isinstance(groups, bool) or not (isinstance(groups, int) or groups in ("input", "output", "kernel")):
+        if isinstance(groups, bool) or not (isinstance(groups, int) or groups in NAMED_GROUPS):
             raise ValueError(
                 f'`groups` must be "input", "output", "kernel" or an integer axis. Received: groups={groups!r}'
             )
@@ -152,7 +153,7 @@ class GroupLasso(ProximalRegularizer):
         bound (|b| - t) / max(d) is monotone; the number of passes is fixed, so that nothing is read back.
         """
         w = ops.convert_to_tensor(w)
-        d = ops.broadcast_to(ops.cast(d, w.dtype), w.shape)
+        d = ops.broadcast_to(as_type_of(w, d), w.shape)
         t = self._threshold(w, step)
         b = d * w
         norm_b = self._norms(b)
@@ -215,9 +216,15 @@ class GroupLasso(ProximalRegularizer):
         for axis in self._reduced_axes(len(w.shape)):
             size *= w.shape[axis]
         weight = size**0.5 if self.scale_by_size else 1.0
-        return ops.cast(step * (self.strength * weight), w.dtype)
+        return as_type_of(w, step * (self.strength * weight))
 
 
 def soft_threshold(w: Tensor, t: Tensor) -> Tensor:
     """Return sign(w) * max(|w| - t, 0), elementwise."""
-    return ops.sign(w) * ops.maximum(ops.abs(w) - ops.cast(t, w.dtype), 0.0)
+    w = ops.convert_to_tensor(w)
+    return ops.sign(w) * ops.maximum(ops.abs(w) - as_type_of(w, t), 0.0)
+
+
+def as_type_of(w: Tensor, x: Tensor) -> Tensor:
+    """Return `x` in the dtype of `w`. (`ops.cast` would take a Python float through float32.)"""
+    return ops.convert_to_tensor(x, dtype=w.dtype)

@@ -1,0 +1,264 @@
+"""The converter: what goes, what stays and why, and that the function is the same."""
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from keras import layers as L
+from zoo import ZOO, block, randomize, zero
+
+import keras_rmda as kr
+from keras_rmda.channels import RULES
+from keras_rmda.pruning.strip import VerificationError, difference, random_inputs
+
+
+def structure(model):
+    return model.inputs[0] if isinstance(model, keras.Sequential) else model.input
+
+
+def outputs(model, inputs):
+    result = model(keras.tree.pack_sequence_as(structure(model), inputs), training=False)
+    return [keras.ops.convert_to_numpy(y) for y in keras.tree.flatten(result)]
+
+
+@pytest.fixture(scope="module", params=ZOO, ids=lambda build: build.__name__)
+def case(request):
+    model, kept = request.param()
+    before = [w.copy() for w in model.get_weights()]
+    return model, kept, kr.strip(model), before
+
+
+def test_keeps_what_counting_by_hand_gives(case):
+    _, kept, small, _ = case
+    found = {name: small.get_layer(name).kernel.shape[-1] for name in kept}
+    assert found == kept
+
+
+def test_computes_the_same(case):
+    model, _, small, _ = case
+    inputs = random_inputs(model, batch=5)
+    for a, b in zip(outputs(model, inputs), outputs(small, inputs)):
+        assert a.shape == b.shape
+        assert difference(a, b) < 1e-6
+
+
+def test_original_is_untouched(case):
+    model, _, small, before = case
+    assert small is not model
+    for a, b in zip(model.get_weights(), before):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_report_predicts_the_stripped_model(case):
+    model, kept, small, _ = case
+    report = kr.analyze(model)
+    assert report.parameters == model.count_params()
+    assert report.parameters_after == small.count_params()
+    after = kr.analyze(small)
+    assert (after.parameters, after.macs) == (report.parameters_after, report.macs_after)
+    rows = {row["name"]: row for row in report.rows()}
+    for name, count in kept.items():
+        row = rows[name]
+        assert row["channels"] - row["removable"] == count
+        assert sum({r.name: r for r in report.layers}[name].reasons.values()) == count
+    assert all(name in str(report) for name in kept)
+
+
+def test_stripping_twice_changes_nothing(case):
+    _, _, small, _ = case
+    again = kr.strip(small)
+    for a, b in zip(small.get_weights(), again.get_weights()):
+        assert a.shape == b.shape
+    assert kr.analyze(small).removable == 0
+
+
+def test_signature_names_and_flags_are_kept(case):
+    model, _, small, _ = case
+    assert small.name == model.name
+    assert [layer.name for layer in small.layers] == [layer.name for layer in model.layers]
+    assert small.input_shape == model.input_shape
+    assert small.output_shape == model.output_shape
+    assert not small.compiled
+
+
+def test_saves_loads_and_trains(case, tmp_path):
+    _, _, small, _ = case
+    small.save(tmp_path / "small.keras")
+    loaded = keras.models.load_model(tmp_path / "small.keras")
+    inputs = random_inputs(small)
+    for a, b in zip(outputs(small, inputs), outputs(loaded, inputs)):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    targets = outputs(loaded, inputs)
+    if len(targets) == 1:
+        loaded.compile("sgd", loss="mse")
+        targets = targets[0]
+    else:
+        targets = keras.tree.pack_sequence_as(loaded.output, targets)
+        loaded.compile("sgd", loss=keras.tree.map_structure(lambda _: "mse", targets))
+    loaded.fit(keras.tree.pack_sequence_as(structure(loaded), inputs), targets, verbose=0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_random_zeros_anywhere_never_change_the_function(seed):
+    """Weights are shared by all examples of one graph; each example zeroes other slices of anything."""
+    model, start = everything()
+    model.set_weights(start)
+    random = np.random.default_rng(seed)
+    for weight in model.weights:
+        array = np.array(keras.ops.convert_to_numpy(weight))
+        axis = random.integers(array.ndim)
+        share = random.choice([0.0, 0.3, 0.6, 1.0])
+        array[(slice(None),) * axis + (np.flatnonzero(random.random(array.shape[axis]) < share),)] = 0
+        weight.assign(array)
+    small = kr.strip(model, tolerance=1e-5)
+    assert all(n > 0 for layer in small.layers for w in layer.weights for n in w.shape)
+    assert kr.analyze(small).removable == 0
+
+
+def everything(cache=[]):  # noqa: B006
+    if not cache:
+        x = inputs = keras.Input((10, 10, 3))
+        x = stem = block(x, 6, "stem")
+        x = L.Add()([block(x, 6, "a", activation="sigmoid"), stem])
+        x = L.Concatenate()([block(x, 5, "b", padding="valid"), L.Conv2D(4, 3, activation="tanh", name="c")(stem)])
+        x = L.MaxPooling2D()(L.LeakyReLU()(L.BatchNormalization()(x)))
+        y = L.Conv2D(5, 2, activation="elu", name="d")(x)
+        y = L.Dense(6, activation="relu", name="e")(L.Flatten()(y))
+        z = L.Dense(6, activation="softplus", name="f")(L.GlobalAveragePooling2D()(x))
+        head = L.Dense(3, name="head")
+        model = randomize(keras.Model(inputs, [head(L.Add()([y, z])), head(y)]))
+        cache.append((model, model.get_weights()))
+    return cache[0]
+
+
+def test_reasons_say_why_channels_stay():
+    report = {row.name: row for row in kr.analyze(ZOO_BY_NAME["constants_at_a_border"]()[0]).layers}
+    assert report["a"].reasons == {"read by same": 2, "border of same padding in same": 1}
+    report = {row.name: row for row in kr.analyze(ZOO_BY_NAME["no_bias_for_a_constant"]()[0]).layers}
+    assert report["a"].reasons == {"read by d": 2, "constant that d has no bias for": 1}
+    assert report["d"].reasons == {"model output": 3}
+    report = {row.name: row for row in kr.analyze(ZOO_BY_NAME["dead_branch"]()[0]).layers}
+    assert report["dead1"].reasons == {"last channel": 1}
+
+
+ZOO_BY_NAME = {build.__name__: build for build in ZOO}
+
+
+def test_unknown_layers_are_named_with_the_way_out():
+    model, _ = ZOO_BY_NAME["unknown_layers"]()
+    report = kr.analyze(model)
+    assert set(report.opaque) == {"unknown", "scaled", "inner"}
+    assert "register_rule" in report.opaque["unknown"]
+    assert "DepthwiseConv2D" in str(report)
+
+
+def test_a_registered_rule_makes_a_custom_layer_transparent():
+    @keras.saving.register_keras_serializable(package="tests")
+    class Scale(L.Layer):
+        def build(self, shape):
+            self.scale = self.add_weight(shape=(shape[-1],), name="scale")
+
+        def call(self, x):
+            return x * self.scale
+
+    x = inputs = keras.Input((6,))
+    x = Scale(name="scale")(L.Dense(8, name="a")(x))
+    model = randomize(keras.Model(inputs, L.Dense(3, name="d")(x)))
+    zero(model, "d", 0, [0, 1])
+    assert kr.strip(model).get_layer("a").units == 8
+    kr.register_rule(Scale, kr.Rule("carries", weights={"scale": "c"}))
+    try:
+        assert kr.strip(model).get_layer("a").units == 6
+    finally:
+        del RULES[Scale]
+    with pytest.raises(ValueError, match="register_rule"):
+        kr.register_rule("Scale", kr.Rule("carries"))
+
+
+def test_a_wrong_rule_is_found_out_and_the_layer_named():
+    @keras.saving.register_keras_serializable(package="tests")
+    class Reversed(L.Layer):
+        def call(self, x):
+            return x[..., ::-1]
+
+    x = inputs = keras.Input((6,))
+    x = L.Dense(4, activation="relu", name="after")(Reversed(name="liar")(L.Dense(8, name="a")(x)))
+    model = randomize(keras.Model(inputs, L.Dense(3, name="d")(x)))
+    zero(model, "after", 0, [0, 1])
+    kr.register_rule(Reversed, kr.Rule("carries"))
+    try:
+        with pytest.raises(VerificationError, match="'liar'"):
+            kr.strip(model)
+    finally:
+        del RULES[Reversed]
+
+
+def test_policies_and_trainable_flags_are_kept():
+    x = inputs = keras.Input((6,))
+    x = L.Dense(8, name="a", dtype="mixed_float16")(x)
+    x = L.Dense(8, name="frozen", dtype="float64", trainable=False)(x)
+    model = randomize(keras.Model(inputs, L.Dense(3, name="d")(x)))
+    zero(model, "frozen", 0, [0, 1])
+    small = kr.strip(model, tolerance=1e-2)
+    assert small.get_layer("a").units == 6
+    assert small.get_layer("a").dtype_policy.name == "mixed_float16"
+    assert small.get_layer("frozen").dtype_policy.name == "float64"
+    assert not small.get_layer("frozen").trainable
+
+
+def test_a_compiled_model_with_a_custom_loss_is_stripped_uncompiled():
+    model, _ = ZOO_BY_NAME["chain"]()
+    model.compile(kr.RMDA(), loss=lambda y, p: keras.ops.mean((y - p) ** 2))
+    assert not kr.strip(model).compiled
+    assert model.compiled
+
+
+def test_models_of_keras_applications_with_zeroed_channels():
+    """VGG16's layers are all known: half of the channels unread by everybody leaves a quarter of the weights."""
+    model = keras.applications.VGG16(weights=None, input_shape=(32, 32, 3), classes=10)
+    convolutions = [layer for layer in model.layers if isinstance(layer, (L.Conv2D, L.Dense))]
+    for layer in convolutions[1:]:
+        kernel = np.array(keras.ops.convert_to_numpy(layer.kernel))
+        kernel[..., ::2, :] = 0
+        layer.kernel.assign(kernel)
+    small = kr.strip(model)
+    for old, new in zip(convolutions[:-1], (small.get_layer(layer.name) for layer in convolutions[:-1])):
+        assert new.kernel.shape[-1] * 2 == old.kernel.shape[-1]
+
+
+def test_nan_weights_are_never_taken_for_zeros():
+    model, _ = ZOO_BY_NAME["sequential"]()
+    kernel = np.array(keras.ops.convert_to_numpy(model.get_layer("b").kernel))
+    kernel[0] = np.nan
+    model.get_layer("b").kernel.assign(kernel)
+    assert kr.strip(model).get_layer("a").units == 7
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = L.Dense(3)
+
+    def call(self, x):
+        return self.dense(x)
+
+
+@pytest.mark.parametrize("function", [kr.analyze, kr.strip])
+def test_bad_models(function):
+    with pytest.raises(ValueError, match="not built"):
+        function(keras.Sequential([L.Dense(3)]))
+    subclassed = Subclassed()
+    subclassed.build((None, 4))
+    with pytest.raises(ValueError, match="subclassed"):
+        function(subclassed)
+    for stranger in (None, "model.keras", L.Dense(3), np.ones(3)):
+        with pytest.raises(ValueError, match="keras.Model"):
+            function(stranger)
+
+
+@pytest.mark.parametrize("tolerance", [-1.0, 0.0, float("nan"), "1e-4"])
+def test_bad_tolerance(tolerance):
+    with pytest.raises(ValueError, match="tolerance"):
+        kr.strip(ZOO_BY_NAME["sequential"]()[0], tolerance=tolerance)
