@@ -60,15 +60,14 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def silenced(*descriptors: int) -> Iterator[None]:
-    """Send what native code prints to file descriptors (1 for output, 2 for errors) nowhere."""
-    saved = [(descriptor, os.dup(descriptor)) for descriptor in descriptors]
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
+    """Send what Python and native code print to file descriptors (1 for output, 2 for errors) nowhere."""
+    streams = {1: contextlib.redirect_stdout, 2: contextlib.redirect_stderr}
+    with contextlib.ExitStack() as stack:
+        nowhere = stack.enter_context(open(os.devnull, "w"))
         for descriptor in descriptors:
-            os.dup2(nowhere, descriptor)
+            stack.enter_context(streams[descriptor](nowhere))
+            copy = os.dup(descriptor)
+            stack.callback(os.close, copy)
+            stack.callback(os.dup2, copy, descriptor)
+            os.dup2(nowhere.fileno(), descriptor)
         yield
-    finally:
-        os.close(nowhere)
-        for descriptor, copy in saved:
-            os.dup2(copy, descriptor)
-            os.close(copy)

@@ -113,10 +113,10 @@ def run(output: Path, seed: int = 0, epochs: int = EPOCHS, say: Callable[[str], 
         return model, history
 
     dense, dense_history = fit("dense     ", keras.optimizers.Adam(1e-3))
-    milestones = [max(1, round(epochs * 0.55)), max(2, round(epochs * 0.8))]
+    milestones = [max(1, round(epochs * 0.55)), max(2, round(epochs * 0.85))]
     structured, history = fit(
         "structured",
-        RMDA(0.5, momentum=0.1, regularizer=GroupLasso(STRENGTH)),
+        RMDA(0.3, momentum=0.1, regularizer=GroupLasso(STRENGTH)),
         SparsityMonitor(),
         StagewiseSchedule(milestones),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,33 +68,38 @@ class Interpreter:
                 f"The file cannot be loaded ({str(error).splitlines()[0]}). Received: {str(path)!r}"
             ) from error
 
-    @property
-    def inputs(self) -> list[dict[str, Any]]:
-        """The interpreter's descriptions of its inputs."""
-        return self._interpreter.get_input_details()
-
-    def predict(self, *arrays: np.ndarray) -> np.ndarray:
-        """Return the first output for every sample.
+    def predict(self, inputs: np.ndarray | Mapping[str, np.ndarray]) -> np.ndarray | dict[str, np.ndarray]:
+        """Return the outputs for every sample.
 
         Args:
-            *arrays: one per input, samples first; float values are quantized where the input is int8.
+            inputs: an array, samples first, or one per input by name: the file has an order of its own. Float values
+                are quantized where the input is int8.
 
         Returns:
-            An array of float32 with samples first.
+            An array of float32, samples first, or one for each output by name where there are several.
+
+        Raises:
+            ValueError: if the names do not fit.
         """
-        outputs = self._interpreter.get_output_details()[0]
-        results = []
-        for k in range(len(arrays[0])):
-            for detail, array in zip(self.inputs, arrays):
-                self._interpreter.set_tensor(detail["index"], _to_input(array[k : k + 1], detail))
-            self.invoke()
-            results.append(_from_output(self._interpreter.get_tensor(outputs["index"]), outputs))
-        return np.concatenate(results)
+        runner = self._interpreter.get_signature_runner()
+        details = runner.get_input_details()
+        if not isinstance(inputs, Mapping):
+            inputs = dict.fromkeys(details, inputs) if len(details) == 1 else {}
+        if set(inputs) != set(details):
+            raise ValueError(f"`inputs` must have the names {sorted(details)}. Received: {sorted(inputs)}")
+        outputs = runner.get_output_details()
+        results: dict[str, list] = {name: [] for name in outputs}
+        for k in range(len(next(iter(inputs.values())))):
+            found = runner(**{name: _to_input(inputs[name][k : k + 1], detail) for name, detail in details.items()})
+            for name, value in found.items():
+                results[name].append(_from_output(value, outputs[name]))
+        arrays = {name: np.concatenate(values) for name, values in results.items()}
+        return arrays if len(arrays) > 1 else arrays.popitem()[1]
 
     def set_random_inputs(self) -> None:
         """Fill the inputs with reproducible numbers."""
         random = np.random.default_rng(0)
-        for detail in self.inputs:
+        for detail in self._interpreter.get_input_details():
             self._interpreter.set_tensor(detail["index"], _to_input(random.normal(size=detail["shape"]), detail))
 
     def invoke(self) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -85,8 +84,8 @@ def export_tflite(
     return TFLiteFile(path, len(content), quantization)
 
 
-def convert(model: keras.Model, quantization: str | None, samples: list[list[np.ndarray]], int8_io: bool) -> bytes:
-    """Return the file's content."""
+def convert(model: keras.Model, quantization: str | None, samples: list[dict[str, np.ndarray]], int8_io: bool) -> bytes:
+    """Return the file's content; `samples` are by input name, since the converter orders inputs in its own way."""
     if keras.backend.backend() != "tensorflow":
         raise RuntimeError(
             "export_tflite needs Keras on TensorFlow. Save the model to `.keras` and export it in a process with "
@@ -105,7 +104,6 @@ def convert(model: keras.Model, quantization: str | None, samples: list[list[np.
         if int8_io:
             converter.inference_input_type = converter.inference_output_type = tf.int8
     try:
-        sys.stdout.flush()
         with _files.silenced(1, 2), warnings.catch_warnings(), _compat.quiet_tensorflow():
             warnings.simplefilter("ignore")
             return converter.convert()
@@ -114,8 +112,8 @@ def convert(model: keras.Model, quantization: str | None, samples: list[list[np.
         raise RuntimeError(f"TensorFlow Lite could not convert the model {model.name!r}: {reason}") from error
 
 
-def representative_samples(model: keras.Model, data: Any) -> Iterator[list[np.ndarray]]:
-    """Yield inputs of one sample each, in the order of the model's inputs.
+def representative_samples(model: keras.Model, data: Any) -> Iterator[dict[str, np.ndarray]]:
+    """Yield inputs of one sample each, by name.
 
     Raises:
         ValueError: if names, numbers or shapes do not fit the model, or there is no sample.
@@ -137,7 +135,7 @@ def representative_samples(model: keras.Model, data: Any) -> Iterator[list[np.nd
             raise ValueError(f"`representative_data` has inputs of different lengths. Received: {sorted(lengths)}")
         for k in range(lengths.pop()):
             count += 1
-            yield [array[k : k + 1].astype(tensor.dtype) for array, tensor in zip(arrays, model.inputs)]
+            yield {t.name: array[k : k + 1].astype(t.dtype) for array, t in zip(arrays, model.inputs)}
     if not count:
         raise ValueError("`representative_data` has no samples.")
 

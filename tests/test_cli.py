@@ -1,0 +1,176 @@
+"""Commands on real files: tables, JSON, one line and status 2 for bad input, nothing half-written."""
+
+import json
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import layers as L
+from zoo import chain, dictionaries, unknown_layers
+
+import keras_rmda as kr
+from keras_rmda import cli
+from keras_rmda.export.benchmark import Interpreter
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    for build in (chain, dictionaries, unknown_layers):
+        build()[0].save(folder / f"{build.__name__}.keras")
+    dense = keras.Sequential([keras.Input((4,)), L.Dense(3)])
+    dense.save(folder / "dense.keras")
+    (folder / "foreign.keras").write_text("not a model")
+    (folder / "empty.keras").touch()
+    np.save(folder / "images.npy", np.random.default_rng(0).normal(size=(9, 12, 12, 3)))
+    kr.export_tflite(dense, folder / "dense.tflite")
+    return folder
+
+
+@pytest.fixture
+def run(capsys):
+    def call(*arguments):
+        status = cli.main([str(a) for a in arguments])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return call
+
+
+def as_json(output):
+    assert len(output.strip().splitlines()) == 1
+    return json.loads(output)
+
+
+def test_inspect(run, files):
+    status, out, err = run("inspect", files / "chain.keras")
+    assert (status, err) == (0, "")
+    assert "10 read by" not in out
+    assert "6 read by c" in out
+    figures = as_json(run("inspect", files / "chain.keras", "--json")[1])
+    assert figures["parameters_after"] < figures["parameters"]
+    assert {row["name"]: row["removable"] for row in figures["layers"]}["a"] == 3
+
+
+def test_inspect_names_unknown_layers(run, files):
+    assert "DepthwiseConv2D is not in the layer table" in run("inspect", files / "unknown_layers.keras")[1]
+
+
+def test_strip(run, files, tmp_path):
+    status, out, err = run("strip", files / "chain.keras", tmp_path / "small.keras")
+    assert (status, err) == (0, "")
+    assert "parameters" in out
+    small, model = (keras.models.load_model(f) for f in (tmp_path / "small.keras", files / "chain.keras"))
+    x = np.random.default_rng(0).normal(size=(3, 12, 12, 3))
+    np.testing.assert_allclose(small.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-5)
+    figures = as_json(run("strip", files / "chain.keras", tmp_path / "small.keras", "--json")[1])
+    assert figures["parameters_after"] == small.count_params()
+    assert figures["bytes"] == (tmp_path / "small.keras").stat().st_size
+    assert [p.name for p in tmp_path.iterdir()] == ["small.keras"]
+
+
+def test_strip_without_removable_channels_says_so(run, files, tmp_path):
+    status, _, err = run("strip", files / "dense.keras", tmp_path / "same.keras")
+    assert status == 0
+    assert err.startswith("no channel could be removed")
+    assert keras.models.load_model(tmp_path / "same.keras").count_params() == 15
+
+
+def test_export_and_bench(run, files, tmp_path):
+    for name, options in {
+        "float32": [],
+        "float16": ["--quantization", "float16"],
+        "int8": ["--quantization", "int8", "--representative-data", files / "images.npy", "--int8-io"],
+    }.items():
+        out = tmp_path / f"{name}.tflite"
+        status, _, err = run("export", files / "chain.keras", out, *options)
+        assert (status, err) == (0, "")
+        assert Interpreter(out).predict(np.zeros((1, 12, 12, 3))).shape == (1, 4)
+    paths = sorted(tmp_path.iterdir())
+    status, out, err = run("bench", *paths, "--runs", "5")
+    assert (status, err) == (0, "")
+    assert all(str(p) in out for p in paths)
+    figures = as_json(run("bench", *paths, "--runs", "5", "--threads", "2", "--json")[1])
+    assert [row["path"] for row in figures["files"]] == [str(p) for p in paths]
+    assert figures["files"][0]["times_faster_than_first"] == 1.0
+
+
+def test_export_with_named_inputs(run, files, tmp_path):
+    np.savez(tmp_path / "data.npz", image=np.ones((4, 6)), meta=np.zeros((4, 2)))
+    arguments = ["--quantization", "int8", "--representative-data", tmp_path / "data.npz", "--json"]
+    status, out, _ = run("export", files / "dictionaries.keras", tmp_path / "m.tflite", *arguments)
+    assert status == 0
+    assert as_json(out)["quantization"] == "int8"
+
+
+BAD = {
+    "no command": ([], "COMMAND"),
+    "unknown command": (["shrink"], "shrink"),
+    "unknown option": (["inspect", "{files}/chain.keras", "--fast"], "--fast"),
+    "missing model": (["inspect", "{files}/none.keras"], "none.keras"),
+    "foreign model": (["inspect", "{files}/foreign.keras"], "foreign.keras"),
+    "empty model": (["strip", "{files}/empty.keras", "{out}/a.keras"], "empty.keras"),
+    "folder as model": (["inspect", "{files}"], "no such file"),
+    "wrong ending": (["strip", "{files}/chain.keras", "{out}/a.tflite"], "a.tflite"),
+    "missing folder": (["strip", "{files}/chain.keras", "{out}/none/a.keras"], "none/a.keras"),
+    "wrong export ending": (["export", "{files}/chain.keras", "{out}/a.keras"], "a.keras"),
+    "int8 without data": (["export", "{files}/chain.keras", "{out}/a.tflite", "--quantization", "int8"], "representa"),
+    "unknown quantization": (["export", "{files}/chain.keras", "{out}/a.tflite", "--quantization", "int4"], "int4"),
+    "data without int8": (
+        ["export", "{files}/chain.keras", "{out}/a.tflite", "--representative-data", "{files}/images.npy"],
+        "representative_data",
+    ),
+    "foreign data": (
+        ["export", "{files}/chain.keras", "{out}/a.tflite", "--quantization", "int8"]
+        + ["--representative-data", "{files}/foreign.keras"],
+        "foreign.keras",
+    ),
+    "data of another shape": (
+        ["export", "{files}/dense.keras", "{out}/a.tflite", "--quantization", "int8"]
+        + ["--representative-data", "{files}/images.npy"],
+        "shape",
+    ),
+    "missing tflite": (["bench", "{files}/none.tflite"], "none.tflite"),
+    "foreign tflite": (["bench", "{files}/dense.tflite", "{files}/chain.keras"], "chain.keras"),
+    "no runs": (["bench", "{files}/dense.tflite", "--runs", "0"], "runs=0"),
+    "runs in words": (["bench", "{files}/dense.tflite", "--runs", "many"], "many"),
+    "no epochs": (["demo", "--epochs", "0", "--output", "{out}/demo"], "--epochs=0"),
+    "negative seed": (["demo", "--seed", "-1", "--output", "{out}/demo"], "--seed=-1"),
+    "file as output": (["demo", "--output", "{files}/dense.keras"], "dense.keras"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_touches_nothing(run, files, tmp_path, case):
+    arguments, message = BAD[case]
+    before = {p: p.stat().st_mtime_ns for p in files.iterdir()}
+    status, out, err = run(*(a.format(files=files, out=tmp_path) for a in arguments))
+    assert status == 2
+    assert out == ""
+    assert err.count("\n") == 1
+    assert message in err
+    assert not list(tmp_path.iterdir())
+    assert {p: p.stat().st_mtime_ns for p in files.iterdir()} == before
+
+
+@pytest.mark.parametrize("program", [[sys.executable, "-m", "keras_rmda"], ["keras-rmda"]], ids=["module", "script"])
+def test_as_a_process_errors_are_one_line_whatever_tensorflow_prints(files, program):
+    if program == ["keras-rmda"]:
+        program = [os.path.join(os.path.dirname(sys.executable), "keras-rmda")]
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("TF_CPP")}
+    result = subprocess.run(
+        [*program, "inspect", str(files / "none.keras")], capture_output=True, text=True, env=environment, timeout=120
+    )
+    assert result.returncode == 2
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1
+    result = subprocess.run(
+        [*program, "inspect", str(files / "chain.keras"), "--json"],
+        capture_output=True, text=True, env=environment, timeout=120,
+    )  # fmt: skip
+    assert result.returncode == 0
+    assert result.stderr == ""
+    assert json.loads(result.stdout)["model"]

@@ -1,0 +1,86 @@
+"""The layout shows the architecture: imports go downward only, and TensorFlow is imported where it is needed."""
+
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "keras_rmda"
+
+# Lower levels first; a module may import only modules of lower levels, or of its own package.
+LEVELS = [
+    ["_checks", "_files", "_compat"],
+    ["_startup"],
+    ["channels", "regularizers"],
+    ["assignment"],
+    ["optimizers.base"],
+    ["optimizers.rmda"],
+    ["optimizers"],
+    ["pruning.trace"],
+    ["pruning.liveness"],
+    ["pruning.strip"],
+    ["pruning.report"],
+    ["pruning"],
+    ["export.benchmark", "export.tflite"],
+    ["export"],
+    ["callbacks", "datasets", "datasets.digits"],
+    ["demo"],
+    ["cli"],
+    ["__main__", "__init__"],
+]
+LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
+MAY_IMPORT_TENSORFLOW = {"export.tflite", "datasets.digits"}
+FILES = {
+    ".".join(p.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): p for p in PACKAGE.rglob("*.py")
+}
+
+
+def imports(path):
+    """Yield (module, whether at the top of the file)."""
+    tree = ast.parse(path.read_text())
+    top = set(tree.body)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node in top) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module, node in top
+            if node.module == "keras_rmda":
+                yield from ((f"keras_rmda.{alias.name}", node in top) for alias in node.names)
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_imports_go_downward(module):
+    for imported, _ in imports(FILES[module]):
+        name = imported.removeprefix("keras_rmda.")
+        if imported.startswith("keras_rmda.") and name in LEVEL:
+            assert LEVEL[name] < LEVEL[module], f"{module} imports {name}"
+
+
+@pytest.mark.parametrize("module", FILES)
+def test_tensorflow_is_imported_where_it_is_needed(module):
+    for imported, at_top in imports(FILES[module]):
+        if imported.split(".")[0] == "tensorflow":
+            assert module in MAY_IMPORT_TENSORFLOW
+            assert not at_top
+
+
+def test_every_module_has_a_level():
+    assert set(FILES) == set(LEVEL)
+
+
+def test_import_does_not_bring_tensorflow_and_is_fast():
+    """On another backend; the time is bounded by modules, not by the clock."""
+    code = (
+        "import sys, keras\nbefore = set(sys.modules)\nimport keras_rmda\n"
+        "new = {m.split('.')[0] for m in set(sys.modules) - before}\n"
+        "print(sorted(m for m in new if not m.startswith('_')), 'tensorflow' in sys.modules)"
+    )
+    environment = os.environ | {"KERAS_BACKEND": "numpy"}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, timeout=120)
+    assert result.returncode == 0, result.stderr
+    heavy = {"tensorflow", "matplotlib", "sklearn", "ai_edge_litert", "tensorflow_datasets", "scipy"}
+    assert not heavy & set(ast.literal_eval(result.stdout.rsplit(" ", 1)[0])), result.stdout
+    assert result.stdout.strip().endswith("False")
