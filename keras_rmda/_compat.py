@@ -64,6 +64,11 @@ def without_regularizers(variables: list[keras.Variable]) -> Iterator[None]:
             variable.regularizer = regularizer
 
 
+def has_graph(model: keras.Model) -> bool:
+    """Return whether a model is Sequential or Functional: Keras keeps no graph of subclassed ones."""
+    return isinstance(model, keras.Sequential) or hasattr(model, "_nodes_by_depth")
+
+
 def nodes(model: keras.Model) -> list:
     """Return the nodes of a model's graph in order of execution.
 
@@ -75,15 +80,15 @@ def nodes(model: keras.Model) -> list:
     if not isinstance(model, keras.Model):
         raise ValueError(f"Expected a keras.Model. Received: {model!r} of type {type(model).__name__}")
     functional = getattr(model, "_functional", None) if isinstance(model, keras.Sequential) else model
+    if not has_graph(model):
+        raise ValueError(
+            f"The model {model.name!r} of type {type(model).__name__} is subclassed: Keras keeps no graph of its "
+            "layers. Write it as a Functional or Sequential model."
+        )
     if not model.built or functional is None:
         raise ValueError(
             f"The model {model.name!r} is not built: it has no shapes and no weights yet. "
             "Give it a `keras.Input`, call `model.build(input_shape)`, or call it on data first."
-        )
-    if not hasattr(functional, "_nodes_by_depth"):
-        raise ValueError(
-            f"The model {model.name!r} of type {type(model).__name__} is subclassed: Keras keeps no graph of its "
-            "layers. Write it as a Functional or Sequential model."
         )
     by_depth = functional._nodes_by_depth
     return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]

@@ -101,7 +101,12 @@ class SparsityMonitor(keras.callbacks.Callback):
         self._trace = None
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        """Forget the graph of a model that was trained before."""
+        """Forget the graph of a model that was trained before; refuse a model without one."""
+        if self.macs and not _compat.has_graph(self.model):
+            raise ValueError(
+                f"SparsityMonitor cannot count `macs` of {self.model.name!r}: it is subclassed and has no graph of "
+                "layers. Use SparsityMonitor(macs=False)."
+            )
         self._trace = None
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:

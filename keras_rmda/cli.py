@@ -105,6 +105,8 @@ def run_demo(options: argparse.Namespace) -> None:
     nearest = next(folder for folder in (options.output, *options.output.absolute().parents) if folder.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
         raise UsageError(f"--output cannot be written. Received: {str(options.output)!r}")
+    if keras.backend.backend() != "tensorflow":
+        raise UsageError(f"the demo needs KERAS_BACKEND=tensorflow. Received: {keras.backend.backend()!r}")
     try:
         import matplotlib  # noqa: F401
         import sklearn  # noqa: F401
@@ -134,6 +136,8 @@ def run_strip(options: argparse.Namespace) -> None:
     out = _files.check_target(options.out, ".keras", "OUT")
     model = load(options.model)
     report = analyze(model)
+    if not report.removable:
+        raise UsageError(f"no channel can be removed; `keras-rmda inspect` tells why. Received: {options.model!r}")
     small = strip(model)
     with _files.replacing(out) as temporary:
         small.save(temporary)
@@ -143,8 +147,6 @@ def run_strip(options: argparse.Namespace) -> None:
     if options.json:
         print(json.dumps(figures))
         return
-    if not report.removable:
-        print("no channel could be removed; `keras-rmda inspect` tells why", file=sys.stderr)
     before, after = ("before", report.parameters, report.macs), ("after", report.parameters_after, report.macs_after)
     print(table((str(out), "parameters", "MACs"), [before, after]))
 

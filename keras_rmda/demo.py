@@ -23,9 +23,9 @@ from keras_rmda.pruning import Report, analyze, strip
 from keras_rmda.pruning.report import table
 from keras_rmda.regularizers import GroupLasso
 
-EPOCHS = 40
-STRENGTH = 1.5e-3
-BATCH_SIZE = 64
+EPOCHS = 30
+STRENGTH = 1e-3
+BATCH_SIZE = 32
 RUNS = 200
 
 
@@ -113,7 +113,7 @@ def run(output: Path, seed: int = 0, epochs: int = EPOCHS, say: Callable[[str], 
         return model, history
 
     dense, dense_history = fit("dense     ", keras.optimizers.Adam(1e-3))
-    milestones = [max(1, round(epochs * 0.55)), max(2, round(epochs * 0.85))]
+    milestones = [max(1, round(epochs * 0.55)), max(2, round(epochs * 0.8))]
     structured, history = fit(
         "structured",
         RMDA(0.3, momentum=0.1, regularizer=GroupLasso(STRENGTH)),
@@ -190,7 +190,7 @@ def draw(path: Path, facts: dict[str, Any], analysis: Report) -> None:
     """Draw what happened: accuracy and zero groups over the steps, and the channels kept per layer."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    figure = Figure(figsize=(12, 4.6), layout="constrained")
     curves, bars = figure.subplots(1, 2)
     steps = facts["steps_per_epoch"] * np.arange(1, facts["epochs"] + 1)
     curves.plot(steps, facts["dense"]["val_accuracy"], color="0.6", label="dense (Adam): accuracy")
@@ -201,7 +201,7 @@ def draw(path: Path, facts: dict[str, Any], analysis: Report) -> None:
             curves.axvline(facts["steps_per_epoch"] * milestone, color="0.8", linestyle=":", zorder=0)
     curves.set(xlabel="training step (dotted: a new stage)", ylabel="fraction", ylim=(0, 1.02))
     curves.set_title("Accuracy on the test set and zero groups")
-    curves.legend(loc="lower right")
+    curves.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, frameon=False)
     layers = [layer for layer in analysis.layers if layer.channels]
     names = [layer.name for layer in layers]
     bars.bar(names, [layer.channels for layer in layers], color="0.85", label="dense")

@@ -1,4 +1,6 @@
 import os
+import subprocess
+import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -23,3 +25,16 @@ def float64():
 @pytest.fixture(autouse=True)
 def seeded():
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(scope="session")
+def demo_folder(tmp_path_factory):
+    """A folder in which `keras-rmda demo` has run, briefly."""
+    folder = tmp_path_factory.mktemp("a user")
+    arguments = ["demo", "--epochs", "8", "--seed", "3"]
+    command = [sys.executable, "-m", "keras_rmda", *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    (folder / "printed.txt").write_text(result.stdout)
+    (folder / "progress.txt").write_text(result.stderr)
+    return folder

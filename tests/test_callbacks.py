@@ -164,6 +164,21 @@ def test_monitor_without_anything_regularized():
     assert "macs" not in history
 
 
+def test_monitor_refuses_macs_of_a_subclassed_model_before_training():
+    class Subclassed(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = L.Dense(2)
+
+        def call(self, x):
+            return self.dense(x)
+
+    with pytest.raises(ValueError, match="macs=False"):
+        fit(kr.RMDA(), SparsityMonitor(), model=Subclassed(), epochs=1)
+    _, history = fit(kr.RMDA(0.1, 1.0, kr.L1(2.0)), SparsityMonitor(macs=False), model=Subclassed(), epochs=1)
+    assert 0 < history["zero_weights"][0] < 1
+
+
 def test_monitor_follows_a_model_that_replaced_another():
     monitor = SparsityMonitor()
     fit(kr.RMDA(), monitor, epochs=1)

@@ -254,7 +254,7 @@ def test_bad_models(function):
     with pytest.raises(ValueError, match="subclassed"):
         function(subclassed)
     for stranger in (None, "model.keras", L.Dense(3), np.ones(3)):
-        with pytest.raises(ValueError, match="keras.Model"):
+        with pytest.raises(ValueError, match=r"keras\.Model"):
             function(stranger)
 
 

@@ -49,7 +49,7 @@ class SparseOptimizer(keras.optimizers.Optimizer):
         regularizer: ProximalRegularizer | None = None,
         **keras_optimizer_arguments: Any,
     ):
-        if not callable(learning_rate) and not isinstance(learning_rate, dict):
+        if not callable(learning_rate):
             _checks.real("learning_rate", learning_rate)
         super().__init__(learning_rate=learning_rate, **keras_optimizer_arguments)
         regularizer = keras.regularizers.get(regularizer)

@@ -47,13 +47,13 @@ class Reader:
     """
 
     def __init__(self, trace: Trace, call: Call, read: Read, alone: bool, values: np.ndarray):
-        kernel, axes = read(call.layer.kernel), call.rule.weights["kernel"]
-        positions = tuple(k for k, letter in enumerate(axes) if letter == ".")
-        self.nonzero, self.total = (kernel != 0).any(axis=positions), kernel.sum(axis=positions, dtype=np.float64)
-        if axes.index("i") > axes.index("o"):
-            self.nonzero, self.total = self.nonzero.T, self.total.T
+        axes = call.rule.weights["kernel"]
+        order = [axes.index("i"), *(k for k, letter in enumerate(axes) if letter == "."), axes.index("o")]
+        self.kernel = np.transpose(read(call.layer.kernel), order)
+        self.nonzero = (self.kernel != 0).any(axis=tuple(range(1, self.kernel.ndim - 1)))
         self.call = call
-        self.bias = 0.0 if call.layer.bias is None else read(call.layer.bias).astype(np.float64)
+        outputs = self.kernel.shape[-1]
+        self.bias = np.zeros(outputs) if call.layer.bias is None else read(call.layer.bias).astype(np.float64)
         self.can_fold = alone and call.layer.bias is not None
         self.inputs = trace.atoms.find(trace.input_channels(call))
         self.outputs = trace.atoms.find(trace.output_channels(call))
@@ -86,7 +86,9 @@ class Reader:
 
     def folded(self, absorbed: np.ndarray) -> np.ndarray:
         """Return the bias plus the effect of the uniform inputs among `absorbed`, per output channel."""
-        return np.where(absorbed & self.is_uniform, self.values, 0.0) @ self.total + self.bias
+        rows = np.flatnonzero(absorbed & self.is_uniform & (self.values != 0))
+        kernel = self.kernel[rows].astype(np.float64)
+        return self.values[rows] @ kernel.sum(axis=tuple(range(1, kernel.ndim - 1))) + self.bias
 
 
 def plan(trace: Trace, read: Read) -> Plan:

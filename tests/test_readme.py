@@ -1,0 +1,85 @@
+"""Every command and code block of the README is run, and its table is one that the demo prints."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+COMMANDS = [line for language, text in BLOCKS if language == "sh" for line in text.splitlines() if line]
+QUICKSTART = (ROOT / "examples" / "quickstart.py").read_text()
+
+
+def test_blocks_are_of_known_kinds():
+    assert {language for language, _ in BLOCKS} == {"sh", "text", "python"}
+
+
+def test_the_code_is_the_quickstart_example():
+    [code] = [text for language, text in BLOCKS if language == "python"]
+    assert code.strip() == QUICKSTART.split('"""', 2)[2].strip()
+
+
+@pytest.mark.slow
+def test_the_quickstart_runs(tmp_path):
+    environment = os.environ | {"TFDS_DATA_DIR": str(tmp_path / "tfds")}
+    command = [sys.executable, str(ROOT / "examples" / "quickstart.py")]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=tmp_path, env=environment)
+    assert result.returncode == 0, result.stderr[-2000:]
+    parameters = int(re.findall(r"^([\d,]+) parameters", result.stdout, re.MULTILINE)[0].replace(",", ""))
+    assert parameters < 94_634 / 2
+    assert float(re.findall(r"val_accuracy: ([\d.]+)", result.stdout)[-1]) > 0.95
+    assert (tmp_path / "digits.tflite").stat().st_size < 94_634
+
+
+@pytest.mark.slow
+def test_the_commands_run(demo_folder):
+    """In order, as a user would, where the demo has run."""
+    programs = Path(sys.executable).parent
+    for command in COMMANDS:
+        name, *arguments = shlex.split(command)
+        if name == "make":
+            result = subprocess.run(["make", "-n", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=60)
+        elif name == "pip":
+            # Without network: whether the project can be built and has the extra; `make` has installed the rest.
+            offline = ["--dry-run", "--no-deps", "--no-build-isolation", "--quiet"]
+            pip = [sys.executable, "-m", "pip", *arguments, *offline]
+            result = subprocess.run(pip, cwd=ROOT, capture_output=True, text=True, timeout=120)
+            assert "does not provide the extra" not in result.stderr
+        else:
+            assert name == "keras-rmda"
+            result = subprocess.run(
+                [programs / name, *arguments], cwd=demo_folder, capture_output=True, text=True, timeout=120
+            )
+            assert result.stdout
+        assert result.returncode == 0, f"{command}: {result.stderr[-500:]}"
+
+
+@pytest.mark.slow
+def test_the_table_is_what_the_demo_prints(demo_folder):
+    [table] = [text for language, text in BLOCKS if language == "text"]
+    printed = (demo_folder / "printed.txt").read_text()
+    first = lambda text: [line.split()[0] for line in text.strip().splitlines()]  # noqa: E731
+    assert first(table)[2:] == first(printed)[2:]
+    assert table.splitlines()[0].split() == printed.splitlines()[0].split()
+
+
+def test_links_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
+
+
+def test_nothing_depends_on_a_workplace():
+    """No absolute path of a developer's machine in what is shipped."""
+    files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    for name in files:
+        path = ROOT / name
+        if path.suffix in (".py", ".md", ".toml", "") and path.is_file() and name != "LICENSE":
+            text = path.read_text()
+            for word in ("/" + "work/", "/" + "home/", "/" + "root/"):
+                assert word not in text, name
