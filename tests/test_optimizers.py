@@ -186,7 +186,7 @@ def test_a_regularizer_of_the_layer_survives_saving(make, tmp_path):
 
 @every_optimizer
 def test_fit_ends_with_the_structured_values(make):
-    model = train(make(regularizer=kr.GroupLasso(0.5)), epochs=12)
+    model = train(make(regularizer=kr.GroupLasso(0.3)), epochs=8)
     optimizer = model.optimizer
     kernel = model.get_layer("a").kernel
     np.testing.assert_allclose(number(kernel), number(optimizer.structured_value(kernel)), atol=0)
