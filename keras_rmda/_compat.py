@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
+from keras.src.ops.core import Cast as Cast  # Keras 3.8 puts it between layers of different dtypes
 
 
 def outside_of_traces() -> contextlib.AbstractContextManager:

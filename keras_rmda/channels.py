@@ -15,6 +15,8 @@ import numpy as np
 from keras import layers as L
 from keras import ops
 
+from keras_rmda import _compat
+
 Read = Callable[[Any], np.ndarray]
 """Returns the value of a variable."""
 
@@ -165,7 +167,7 @@ def one_axis(layer: Any) -> str | None:
 # These layers and argument-free activations change each number by itself, or nothing at inference.
 SILENT = (
     L.Dropout, L.SpatialDropout1D, L.SpatialDropout2D, L.SpatialDropout3D, L.GaussianNoise, L.GaussianDropout,
-    L.AlphaDropout, L.ActivityRegularization, L.Identity,
+    L.AlphaDropout, L.ActivityRegularization, L.Identity, _compat.Cast,
 )  # fmt: skip
 ACTIVATIONS = (L.ReLU, L.LeakyReLU, L.ELU)
 GLOBAL_POOLING = (
