@@ -220,6 +220,10 @@ def rule_of(layer: Any) -> tuple[Rule, str]:
     if rule is None:
         return OPAQUE, f"{type(layer).__name__} is not in the layer table (keras_rmda.channels.register_rule)"
     refusal = rule.refusal(layer)
+    known = {id(getattr(layer, name, None)) for name in rule.weights}
+    strange = [weight.path for weight in getattr(layer, "weights", []) if id(weight) not in known]
+    if refusal is None and strange:
+        refusal = f"weights that its rule does not name: {', '.join(strange)}"
     if refusal is None and rule.kind == "carries" and not is_elementwise(getattr(layer, "activation", None)):
         refusal = f"activation {getattr(layer.activation, '__name__', layer.activation)!r} mixes channels"
     return (rule, "") if refusal is None else (OPAQUE, f"{type(layer).__name__} with {refusal}")

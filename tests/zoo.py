@@ -163,6 +163,20 @@ def shared_layer():
     return model, {"tower": 6, "head": 3, "other": 2}
 
 
+def shared_layer_that_is_opaque_once():
+    """A layer that cannot be cut at one of its calls is cut at none: here rows of different channels meet in it."""
+    a, b = keras.Input((5,), name="one"), keras.Input((1, 5), name="rows")
+    shared = L.Dense(7, name="shared")
+    x = shared(L.Dense(6, activation="relu", name="tower")(a))
+    y = shared(L.Concatenate(axis=1)([L.Dense(6, name="first")(b), L.Dense(6, name="second")(b)]))
+    y = L.Dense(4, name="late")(L.GlobalAveragePooling1D()(y))
+    model = randomize(keras.Model([a, b], [L.Dense(2, name="head")(x), y]))
+    zero(model, "head", 0, [0, 1, 2])
+    zero(model, "shared", 0, [0, 5])
+    zero(model, "late", 0, [0, 1])
+    return model, {"tower": 6, "first": 6, "second": 6, "shared": 7, "head": 2, "late": 4}
+
+
 def channels_first_axis():
     """Batch normalization and concatenation along the first axis."""
     x = inputs = keras.Input((5, 6))
@@ -236,5 +250,6 @@ def dictionaries():
 ZOO = [
     chain, flatten_needs_every_position, residual, residual_that_only_feeds_itself, concatenation, constants_fold,
     constants_at_a_border, no_bias_for_a_constant, dead_branch, dead_constants, softmax_in_the_middle, shared_layer,
+    shared_layer_that_is_opaque_once,
     channels_first_axis, one_dimension, three_dimensions, unknown_layers, open_axes, sequential, dictionaries,
 ]  # fmt: skip

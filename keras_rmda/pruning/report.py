@@ -26,7 +26,8 @@ class LayerReport:
         removable: output channels that `strip` would remove.
         reasons: why the others stay: reason -> number of channels.
         parameters, parameters_after: numbers of weights, before and after `strip`.
-        macs, macs_after: multiply-accumulate operations per sample in kernels; an open axis counts as 1.
+        macs, macs_after: multiply-accumulate operations per sample in the kernels of layers that the table knows;
+            an open axis counts as 1.
         opaque: why the converter does not look into the layer, "" where it does.
     """
 

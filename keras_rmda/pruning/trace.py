@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from keras_rmda import _compat
-from keras_rmda.channels import Rule, Shape, channel_axis, is_elementwise, rule_of
+from keras_rmda.channels import OPAQUE, Rule, Shape, channel_axis, is_elementwise, rule_of
 
 
 class Atoms:
@@ -120,6 +120,7 @@ class Builder:
         self.trace = Trace()
         self.tensors: dict[int, int] = {}
         self.first_call: dict[int, Call] = {}
+        self.opaque: set[int] = set()
 
     def make(self, tensor: Any, name: str, ids: np.ndarray | None = None) -> int:
         """Register a tensor; without `ids` it is one atom as a whole."""
@@ -145,11 +146,15 @@ class Builder:
         call = Call(layer, rule, [self.tensors[id(t)] for t in node.input_tensors], [])
         ids = None
         if not why:
+            why = "it is opaque where it is called before" if id(layer) in self.opaque else ""
+        if not why:
             ids, why = getattr(self, rule.kind)(call, tuple(node.output_tensors[0].shape[1:]))
         if why:
-            call.rule = rule_of(None)[0]
+            call.rule = OPAQUE
+            self.opaque.add(id(layer))
             self.trace.opaque[layer.name] = why
-            self.pin(f"opaque: {layer.name}", *call.inputs)
+            first = self.first_call.get(id(layer), call)
+            self.pin(f"opaque: {layer.name}", *call.inputs, *first.inputs, *first.outputs)
         for tensor in node.output_tensors:
             call.outputs.append(self.make(tensor, layer.name, ids))
         if why or not is_elementwise(getattr(layer, "activation", None)):
