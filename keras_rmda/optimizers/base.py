@@ -129,9 +129,7 @@ class SparseOptimizer(keras.optimizers.Optimizer):
             return
         for variable in self._stage_variables:
             variable.assign(ops.zeros((), variable.dtype))
-        for variable, psi, slots in zip(self._trainable_variables, self._penalties, self._slots):
-            for name, value in self.init(ops.convert_to_tensor(variable), psi).items():
-                slots[name].assign(value)
+        self._begin_stage()
 
     def structured_value(self, variable: keras.Variable) -> Tensor:
         """Return the iterate of `variable` that carries the exact zeros.
@@ -186,9 +184,7 @@ class SparseOptimizer(keras.optimizers.Optimizer):
             for variable in variables
         ]
         with _compat.outside_of_traces():
-            for variable, psi, slots in zip(variables, self._penalties, self._slots):
-                for name, value in self.init(ops.copy(ops.convert_to_tensor(variable)), psi).items():
-                    slots[name].assign(value)
+            self._begin_stage()
 
     @property
     def _stage_variables(self) -> list[keras.Variable]:
@@ -240,6 +236,12 @@ class SparseOptimizer(keras.optimizers.Optimizer):
         return super().get_config() | {"momentum": momentum, "regularizer": regularizer}
 
     # ---- helpers
+
+    def _begin_stage(self) -> None:
+        for variable, psi, slots in zip(self._trainable_variables, self._penalties, self._slots):
+            # A copy: JAX cannot donate one buffer as both a weight and a slot.
+            for name, value in self.init(ops.copy(ops.convert_to_tensor(variable)), psi).items():
+                slots[name].assign(value)
 
     def _new_scalar(self, name: str, initializer: Any = "zeros", dtype: str | None = None) -> keras.Variable:
         return self.add_variable((), initializer, dtype=dtype, name=name, aggregation="only_first_replica")
