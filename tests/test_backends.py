@@ -19,7 +19,7 @@ layers = [keras.Input((8, 8, 2)), keras.layers.Conv2D(6, 3, use_bias=False), ker
 layers += [keras.layers.ReLU(), keras.layers.Flatten(), keras.layers.Dense(5, "relu"), keras.layers.Dense(2)]
 model = keras.Sequential(layers)
 model.set_weights([random.normal(scale=0.2, size=w.shape) + ("variance" in w.path) for w in model.weights])
-model.compile(kr.RMDA(0.05, 0.3, kr.GroupLasso(0.05)), "mse")
+model.compile(kr.RMDA(0.05, 0.3, kr.GroupLasso(0.3)), "mse")
 callbacks = [kr.callbacks.SparsityMonitor(), kr.callbacks.StagewiseSchedule([2, 4])]
 history = model.fit(x, x.mean((1, 2)), batch_size=16, epochs=6, shuffle=False, verbose=0, callbacks=callbacks).history
 small = kr.strip(model)
