@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from numbers import Real
+from numbers import Integral, Real
 
 
 def real(
@@ -38,11 +38,11 @@ def real(
     return number
 
 
-def whole(name: str, value: object, minimum: int = 0) -> int:
-    """Return `value` if it is an integer of at least `minimum`, else raise `ValueError`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-        raise ValueError(f"`{name}` must be an integer >= {minimum}. Received: {name}={value!r}")
-    return value
+def whole(name: str, value: object, minimum: int = 0, maximum: int = 2**31 - 1) -> int:
+    """Return `value` as an int if it is an integer inside the range, else raise `ValueError`."""
+    if isinstance(value, bool) or not isinstance(value, Integral) or not minimum <= value <= maximum:
+        raise ValueError(f"`{name}` must be an integer in [{minimum}, {maximum}]. Received: {name}={value!r}")
+    return int(value)
 
 
 def one_of(name: str, value: object, allowed: tuple) -> None:

@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
+from keras.src.models.functional import Functional  # the class of `keras.Model(inputs, outputs)`
 from keras.src.ops.core import Cast as Cast  # Keras 3.8 puts it between layers of different dtypes
+from keras.src.saving.serialization_lib import SafeModeScope
 
 
 def outside_of_traces() -> contextlib.AbstractContextManager:
@@ -23,6 +25,17 @@ def outside_of_traces() -> contextlib.AbstractContextManager:
     if keras.backend.backend() == "tensorflow":
         return sys.modules["tensorflow"].init_scope()
     return contextlib.nullcontext()
+
+
+def are_initialized(variables: list) -> bool:
+    """Return whether variables have values now.
+
+    Variables that TensorFlow creates while it traces a function get theirs when the trace is complete.
+    """
+    if keras.backend.backend() != "tensorflow" or not sys.modules["tensorflow"].inside_function():
+        return True
+    with outside_of_traces():
+        return all(bool(getattr(variable, "value", variable).is_initialized()) for variable in variables)
 
 
 def inner_optimizer(optimizer: Any) -> Any:
@@ -66,8 +79,8 @@ def without_regularizers(variables: list[keras.Variable]) -> Iterator[None]:
 
 
 def has_graph(model: keras.Model) -> bool:
-    """Return whether a model is Sequential or Functional: Keras keeps no graph of subclassed ones."""
-    return isinstance(model, keras.Sequential) or hasattr(model, "_nodes_by_depth")
+    """Return whether a model computes what its graph of layers says: with a `call` of its own it does not."""
+    return type(model).call in (keras.Sequential.call, Functional.call)
 
 
 def nodes(model: keras.Model) -> list:
@@ -83,8 +96,8 @@ def nodes(model: keras.Model) -> list:
     functional = getattr(model, "_functional", None) if isinstance(model, keras.Sequential) else model
     if not has_graph(model):
         raise ValueError(
-            f"The model {model.name!r} of type {type(model).__name__} is subclassed: Keras keeps no graph of its "
-            "layers. Write it as a Functional or Sequential model."
+            f"The model {model.name!r} of type {type(model).__name__} is subclassed, with a `call` of its own: "
+            "no graph of layers says what it computes. Write it as a Functional or Sequential model."
         )
     if not model.built or functional is None:
         raise ValueError(
@@ -108,14 +121,40 @@ def rebuilt(model: keras.Model, replace: Callable[[Any], Any]) -> keras.Model:
     if isinstance(model, keras.Sequential):
         layers = [fresh_input(model.inputs[0]), *(replace(layer) for layer in model.layers)]
         return keras.Sequential(layers, name=model.name)
-    uncompiled = keras.Model(model.input, model.output, name=model.name)
+    uncompiled = Functional(model.input, model.output, name=model.name)
     inputs = keras.tree.map_structure(fresh_input, model.input)
     return keras.models.clone_model(uncompiled, input_tensors=inputs, clone_function=replace)
 
 
-def run(model: keras.Model, inputs: list, outputs: list) -> list:
-    """Return the values of tensors of a model's graph at inference."""
-    return keras.Model(model.inputs, outputs)(inputs, training=False)
+def copied(layer: Any, config: dict[str, Any]) -> Any:
+    """Return a new layer of the same class from a configuration; Python lambdas in it are this process's own.
+
+    Raises:
+        ValueError: naming the layer, if its class cannot be made from it.
+    """
+    try:
+        with SafeModeScope(safe_mode=False):
+            return type(layer).from_config(config)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        kind = type(layer).__name__
+        raise ValueError(
+            f"The layer {layer.name!r} of type {kind} cannot be rebuilt from its `get_config()`: {reason}"
+        ) from error
+
+
+def call(model: keras.Model, inputs: list) -> list:
+    """Return the outputs of a model at inference for a flat list of inputs."""
+    single = isinstance(model, keras.Sequential)
+    structured = inputs[0] if single else keras.tree.pack_sequence_as(model.input, inputs)
+    return keras.tree.flatten(model(structured, training=False))
+
+
+def finalize_states(layer: Any) -> None:
+    """Recompute what preprocessing layers, such as Normalization, derive from their weights."""
+    for each in layer._flatten_layers() if isinstance(layer, keras.Layer) else []:
+        if hasattr(each, "finalize_state"):
+            each.finalize_state()
 
 
 @contextlib.contextmanager

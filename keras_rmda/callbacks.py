@@ -70,9 +70,11 @@ class StagewiseSchedule(keras.callbacks.Callback):
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Begin a stage."""
+        optimizer = self._optimizer
+        if epoch == 0:
+            optimizer.momentum_growth = 0.0
         if epoch not in self.milestones:
             return
-        optimizer = self._optimizer
         optimizer.learning_rate = float(ops.convert_to_numpy(optimizer.learning_rate)) * self.factor
         optimizer.momentum = min(1.0, float(ops.convert_to_numpy(optimizer.momentum)) / self.factor)
         optimizer.restart()

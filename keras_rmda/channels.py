@@ -35,8 +35,8 @@ class Rule:
             `"merges"`: channel k of the output is made from channels k of all inputs;
             `"moves"`: the same numbers in another arrangement;
             `"opaque"`: not known; everything that touches it stays as it is.
-        weights: for each weight attribute one letter per axis: "i" reads the input channels, "o" writes the
-            output channels, "c" goes along with the channels, "." is none of these.
+        weights: for each weight attribute one letter per axis: "i" reads the input channels, "o" writes the output
+            channels, "c" goes along with the channels, "." is none of these. A layer that "writes" has a `kernel`.
         width: the configuration key that holds the number of output channels.
         mixes_positions: whether an output position depends on several input positions.
         constant: for "carries", (layer, values, read) -> values: the outputs for constant inputs, NaN where an
@@ -56,6 +56,19 @@ class Rule:
     move: Callable | None = None
     refusal: Callable[[Any], str | None] = lambda layer: None
 
+    def __post_init__(self) -> None:
+        axes = self.weights.get("kernel", "")
+        if self.kind not in ("writes", "carries", "merges", "moves", "opaque"):
+            raise ValueError(f"Unknown kind of rule. Received: kind={self.kind!r}")
+        if self.kind == "writes" and (axes.count("i"), axes.count("o")) != (1, 1):
+            raise ValueError(
+                f'A rule that "writes" needs a kernel with one "i" and one "o". Received: {self.weights!r}'
+            )
+        if self.kind == "moves" and self.move is None:
+            raise ValueError('A rule that "moves" needs a function `move`. Received: move=None')
+        if not all(set(letters) <= set("ioc.") for letters in self.weights.values()):
+            raise ValueError(f'The letters of `weights` are "i", "o", "c" and ".". Received: {self.weights!r}')
+
 
 OPAQUE = Rule("opaque")
 
@@ -73,9 +86,10 @@ def is_elementwise(activation: Callable | None) -> bool:
     return activation is None or (name in ELEMENTWISE and getattr(keras.activations, name, None) is activation)
 
 
-def evaluate(function: Callable, values: np.ndarray) -> np.ndarray:
-    """Return `function(values)` with NaN, which stands for "not constant", kept."""
-    result = ops.convert_to_numpy(function(ops.convert_to_tensor(values.astype("float32")))).astype("float64")
+def evaluate(layer: Any, function: Callable, values: np.ndarray) -> np.ndarray:
+    """Return `function(values)`, computed as `layer` would, with NaN, which stands for "not constant", kept."""
+    dtype = "float64" if layer.compute_dtype == "float64" else "float32"
+    result = ops.convert_to_numpy(function(ops.convert_to_tensor(values, dtype=dtype))).astype("float64")
     return np.where(np.isnan(values), np.nan, result)
 
 
@@ -188,8 +202,8 @@ RULES: dict[type, Rule] = {
         for n, layer in enumerate((L.Conv1D, L.Conv2D, L.Conv3D), start=1)
     },
     L.BatchNormalization: Rule("carries", NORMALIZATION, constant=normalized, refusal=one_axis),
-    L.Activation: Rule("carries", constant=lambda layer, x, read: evaluate(layer.activation, x)),
-    **dict.fromkeys(ACTIVATIONS, Rule("carries", constant=lambda layer, x, read: evaluate(layer, x))),
+    L.Activation: Rule("carries", constant=lambda layer, x, read: evaluate(layer, layer.activation, x)),
+    **dict.fromkeys(ACTIVATIONS, Rule("carries", constant=lambda layer, x, read: evaluate(layer, layer.call, x))),
     **dict.fromkeys(SILENT, Rule("carries", constant=unchanged)),
     **dict.fromkeys(GLOBAL_POOLING, Rule("carries", mixes_positions=True, constant=unchanged)),
     **dict.fromkeys(POOLING, Rule("carries", mixes_positions=True, constant=pooled)),

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -202,6 +203,6 @@ def read_arrays(path: str) -> Any:
     """
     try:
         content = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise UsageError(f"--representative-data cannot be read. Received: {path!r} ({error})") from None
     return content if isinstance(content, np.ndarray) else {name: content[name] for name in content.files}

@@ -7,6 +7,7 @@ answers what proximal algorithms ask: `prox`, `prox_in_metric` and `subgradient`
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any
 
 import keras
@@ -128,7 +129,9 @@ class GroupLasso(ProximalRegularizer):
 
     def __init__(self, strength: float, groups: str | int = "input", scale_by_size: bool = True):
         super().__init__(strength)
-        if isinstance(groups, bool) or not (isinstance(groups, int) or groups in NAMED_GROUPS):
+        if isinstance(groups, Integral) and not isinstance(groups, bool):
+            groups = int(groups)
+        elif groups not in NAMED_GROUPS:
             raise ValueError(
                 f'`groups` must be "input", "output", "kernel" or an integer axis. Received: groups={groups!r}'
             )

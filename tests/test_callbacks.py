@@ -90,6 +90,13 @@ def test_stages_under_loss_scaling():
     assert [row[0] for row in recorder.rows] == [0.1, 0.01]
 
 
+def test_another_run_begins_without_growth_of_the_momentum():
+    optimizer, recorder, stages = kr.RMDA(0.1, 0.05), Recorder(), StagewiseSchedule(np.array([1]))
+    model, _ = fit(optimizer, stages, epochs=2)
+    fit(optimizer, stages, recorder, model=model, epochs=2)
+    assert [row[3] for row in recorder.rows] == [0.0, 0.5]
+
+
 @pytest.mark.parametrize("milestones", [[], [3, 2], [2, 2], [-1], [1.5], ["2"], None, 3, [True]])
 def test_bad_milestones(milestones):
     with pytest.raises(ValueError, match="milestones"):

@@ -26,6 +26,8 @@ def files(tmp_path_factory):
     (folder / "foreign.keras").write_text("not a model")
     (folder / "empty.keras").touch()
     np.save(folder / "images.npy", np.random.default_rng(0).normal(size=(9, 12, 12, 3)))
+    np.save(folder / "nan.npy", np.full((3, 4), np.nan))
+    (folder / "truncated.npz").write_bytes(b"PK\x03\x04 and no more")
     kr.export_tflite(dense, folder / "dense.tflite")
     return folder
 
@@ -143,6 +145,31 @@ BAD = {
         ],
         "shape",
     ),
+    "truncated data": (
+        [
+            "export",
+            "{files}/chain.keras",
+            "{out}/a.tflite",
+            "--quantization",
+            "int8",
+            "--representative-data",
+            "{files}/truncated.npz",
+        ],
+        "truncated.npz",
+    ),
+    "not a number": (
+        [
+            "export",
+            "{files}/dense.keras",
+            "{out}/a.tflite",
+            "--quantization",
+            "int8",
+            "--representative-data",
+            "{files}/nan.npy",
+        ],
+        "finite",
+    ),
+    "too many threads": (["bench", "{files}/dense.tflite", "--threads", "100000000000"], "threads=100000000000"),
     "missing tflite": (["bench", "{files}/none.tflite"], "none.tflite"),
     "foreign tflite": (["bench", "{files}/dense.tflite", "{files}/chain.keras"], "chain.keras"),
     "no runs": (["bench", "{files}/dense.tflite", "--runs", "0"], "runs=0"),

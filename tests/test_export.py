@@ -201,6 +201,12 @@ def test_benchmark_of_foreign_files(tmp_path):
             kr.benchmark_tflite(tmp_path / "foreign.tflite")
 
 
+@pytest.mark.parametrize("path", [None, [], 3])
+def test_benchmark_of_nothing(path):
+    with pytest.raises(ValueError, match="path"):
+        kr.benchmark_tflite(path)
+
+
 @pytest.mark.parametrize("arguments", [{"runs": 0}, {"threads": -1}, {"warmup": 1.5}, {"runs": "many"}])
 def test_bad_benchmark_arguments(arguments, tmp_path):
     with pytest.raises(ValueError, match=next(iter(arguments))):

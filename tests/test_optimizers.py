@@ -308,6 +308,30 @@ def test_every_optimizer_is_on_the_list():
     assert {type(make()) for make in OPTIMIZERS.values()} == set(SparseOptimizer.__subclasses__())
 
 
+@every_optimizer
+@pytest.mark.parametrize("arguments", [{}, {"steps_per_execution": 4}, {"jit_compile": True}], ids=str)
+def test_a_model_that_is_built_by_its_first_step_trains_the_same(make, arguments):
+    """On TensorFlow, one trace then makes the weights, the optimizer's state and the first step."""
+    unbuilt = keras.Sequential([keras.layers.Dense(8, "relu", name="a"), keras.layers.Dense(3, name="b")])
+    start = network().get_weights()
+    keras.utils.set_random_seed(0)
+    found = train(make(regularizer=PSI), unbuilt, compile_arguments=arguments)
+    assert [w.shape for w in found.get_weights()] == [w.shape for w in start]
+    np.testing.assert_allclose(weights(found), weights(train(make(regularizer=PSI))), atol=2e-6)
+
+
+@every_optimizer
+def test_fit_ends_inside_a_constraint(make):
+    model = train(make(regularizer=PSI), network(kernel_constraint="non_neg"))
+    assert model.get_layer("a").kernel.numpy().min() >= 0
+
+
+@every_optimizer
+def test_project_before_the_first_step(make):
+    with pytest.raises(ValueError, match="before its first step"):
+        make().project(network())
+
+
 # ---- RMDA
 
 

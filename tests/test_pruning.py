@@ -236,6 +236,139 @@ def test_nan_weights_are_never_taken_for_zeros():
     assert kr.strip(model).get_layer("a").units == 7
 
 
+def test_preprocessing_layers_keep_what_they_have_learned(rng):
+    normalization = L.Normalization()
+    normalization.adapt(rng.normal(3.0, 5.0, size=(50, 6)))
+    layers = [keras.Input((6,)), normalization, L.Dense(8, "relu", name="a"), L.Dense(3, name="b")]
+    model = keras.Sequential(layers)
+    zero(model, "b", 0, [0, 1])
+    assert kr.strip(model).get_layer("a").units == 6
+
+
+def test_lambdas_of_this_process_are_rebuilt():
+    x = inputs = keras.Input((6,))
+    x = L.Lambda(lambda t: 2 * t)(L.Dense(8, "relu", name="a")(x))
+    model = randomize(keras.Model(inputs, L.Dense(3, name="d")(L.Dense(5, name="b")(x))))
+    zero(model, "d", 0, [0])
+    assert kr.strip(model).get_layer("b").units == 4
+
+
+def test_a_layer_that_cannot_be_rebuilt_is_named():
+    class Odd(L.Layer):
+        def __init__(self, need):
+            super().__init__(name="odd")
+
+        def call(self, x):
+            return x
+
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, L.Dense(3)(Odd(1)(inputs)))
+    with pytest.raises(ValueError, match="'odd' of type Odd cannot be rebuilt"):
+        kr.strip(model)
+
+
+def test_layers_in_a_state_that_their_rule_does_not_cover_are_opaque():
+    x = inputs = keras.Input((5, 6))
+    x = L.Dense(8, activation=L.PReLU(), name="activated")(x)
+    x = L.Dense(8, activation=lambda t: keras.ops.softmax(t, axis=1), name="mixed")(x)
+    x = L.Dense(8, name="adapted")(x)
+    model = randomize(keras.Model(inputs, L.Dense(3, name="d")(x)))
+    model.get_layer("adapted").enable_lora(2)
+    zero(model, "d", 0, [0])
+    zero(model, "mixed", 1, [1])
+    report = kr.analyze(model)
+    assert set(report.opaque) == {"adapted"}
+    assert report.removable == 0
+
+
+def test_folding_is_exact_in_float64(float64):
+    keras.config.set_dtype_policy("float64")
+    try:
+        layers = [keras.Input((6,)), L.Dense(8, "sigmoid", name="a"), L.Dense(8, "gelu", name="b"), L.Dense(3)]
+        model = randomize(keras.Sequential(layers))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    zero(model, "a", -1, [0, 1])
+    zero(model, "b", -1, [2])
+    small = kr.strip(model, tolerance=1e-12)
+    assert (small.get_layer("a").units, small.get_layer("b").units) == (6, 7)
+
+
+def test_analyze_leaves_the_losses_alone():
+    layers = [keras.Input((6,)), L.Dense(8, name="a"), L.ReLU(activity_regularizer="l2"), L.Dense(3)]
+    model = randomize(keras.Sequential(layers))
+    zero(model, "a", -1, [0])
+    model(np.ones((2, 6)))
+    before = [float(x) for x in model.losses]
+    kr.analyze(model)
+    assert [float(x) for x in model.losses] == before
+
+
+def test_verification_takes_the_users_inputs(rng):
+    """Random inputs have 32 positions along an open axis; this model wants more."""
+    inputs = keras.Input((None, 3))
+    model = randomize(keras.Model(inputs, L.Conv1D(2, 40, name="b")(L.Conv1D(8, 5, name="a")(inputs))))
+    zero(model, "b", 1, [0])
+    with pytest.raises(ValueError, match=r"inputs=\.\.\."):
+        kr.strip(model)
+    assert kr.strip(model, inputs=rng.normal(size=(2, 50, 3))).get_layer("a").filters == 7
+
+
+def test_a_fixed_batch_is_respected():
+    inputs = keras.Input(batch_shape=(4, 6))
+    x = L.Dense(8, name="a")(inputs)
+    model = randomize(keras.Model(inputs, L.Dense(3, name="d")(x)))
+    zero(model, "d", 0, [0])
+    assert kr.strip(model).get_layer("a").units == 7
+
+
+def test_a_model_that_is_random_at_inference_cannot_be_verified():
+    @keras.saving.register_keras_serializable(package="tests")
+    class Noise(L.Layer):
+        def call(self, x):
+            return x + keras.random.normal(keras.ops.shape(x))
+
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, L.Dense(3)(Noise(name="noise")(inputs)))
+    with pytest.raises(VerificationError, match=r"'noise'.*random at inference"):
+        kr.strip(model)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"kind": "reads"},
+        {"kind": "writes"},
+        {"kind": "writes", "weights": {"kernel": "ii"}},
+        {"kind": "carries", "weights": {"scale": "x"}},
+        {"kind": "moves"},
+    ],
+)
+def test_bad_rules(arguments):
+    with pytest.raises(ValueError, match="Received"):
+        kr.Rule(**arguments)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Doubled(keras.Sequential):
+    def call(self, x, training=None, mask=None):
+        return 2 * super().call(x)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Tripled(keras.Model):
+    def call(self, x, training=None, mask=None):
+        return 3 * super().call(x)
+
+
+def test_a_call_of_its_own_is_not_what_the_graph_says():
+    inputs = keras.Input((4,))
+    models = [Doubled([keras.Input((4,)), L.Dense(3)]), Tripled(inputs, L.Dense(3)(inputs))]
+    for model in models:
+        with pytest.raises(ValueError, match="subclassed"):
+            kr.strip(model)
+
+
 class Subclassed(keras.Model):
     def __init__(self):
         super().__init__()

@@ -144,10 +144,12 @@ def benchmark_tflite(
     Example:
         >>> kr.benchmark_tflite("model.tflite").median
     """
-    _checks.whole("threads", threads, 1)
+    _checks.whole("threads", threads, 1, 1024)
     _checks.whole("runs", runs, 1)
     _checks.whole("warmup", warmup)
     one = isinstance(path, (str, Path))
+    if not one and not (isinstance(path, Sequence) and path):
+        raise ValueError(f"`path` must be a file or several. Received: path={path!r}")
     interpreters = [Interpreter(each, threads) for each in ([path] if one else path)]
     for interpreter in interpreters:
         interpreter.set_random_inputs()

@@ -164,7 +164,11 @@ def _in_order(batch: Any, names: list[str]) -> list[np.ndarray]:
         batch = [batch]
     if len(batch) != len(names):
         raise ValueError(f"`representative_data` must have {len(names)} inputs. Received: {len(batch)}")
-    return [np.asarray(array) for array in batch]
+    arrays = [np.asarray(array) for array in batch]
+    for array in arrays:
+        if array.dtype.kind not in "fiub" or not np.isfinite(array).all():
+            raise ValueError(f"`representative_data` must be finite numbers. Received: dtype={array.dtype}")
+    return arrays
 
 
 def _limited(samples: Iterator) -> Iterator:

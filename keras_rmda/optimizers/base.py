@@ -157,12 +157,17 @@ class SparseOptimizer(keras.optimizers.Optimizer):
         """Write the iterates that carry the exact zeros into the model; `fit` ends with this by itself.
 
         Args:
-            model: the model that is trained, or its trainable variables.
+            model: the model that is trained, or its trainable variables. A variable's constraint is kept.
+
+        Raises:
+            ValueError: if the optimizer is not built.
         """
-        variables = getattr(model, "trainable_variables", model)
-        for variable in variables:
+        if not self.built:
+            raise ValueError("The optimizer has no iterates before its first step (or `build`).")
+        for variable in getattr(model, "trainable_variables", model):
             if self.penalty_of(variable) is not None:
-                variable.assign(self.structured_value(variable))
+                value = self.structured_value(variable)
+                variable.assign(value if variable.constraint is None else variable.constraint(value))
 
     def penalty_of(self, variable: keras.Variable) -> ProximalRegularizer | None:
         """Return the regularizer that this optimizer applies to `variable`; None before it is built."""
@@ -183,8 +188,8 @@ class SparseOptimizer(keras.optimizers.Optimizer):
             {name: self.add_variable_from_reference(variable, name=name) for name in self.slots}
             for variable in variables
         ]
-        with _compat.outside_of_traces():
-            self._begin_stage()
+        self._has_begun = False
+        self._begin_first_stage()
 
     @property
     def _stage_variables(self) -> list[keras.Variable]:
@@ -197,6 +202,7 @@ class SparseOptimizer(keras.optimizers.Optimizer):
         lr, t = ops.cast(learning_rate, dtype), ops.cast(self._step_count, dtype)
         for name, value in self.advance(lr, t, **self._read(self._scalars, dtype)).items():
             self._scalars[name].assign(value)
+        self._begin_first_stage()
         super()._backend_update_step(grads, trainable_variables, learning_rate)
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
@@ -236,6 +242,14 @@ class SparseOptimizer(keras.optimizers.Optimizer):
         return super().get_config() | {"momentum": momentum, "regularizer": regularizer}
 
     # ---- helpers
+
+    def _begin_first_stage(self) -> None:
+        # Where a trace on TensorFlow makes the model too, its weights have no values yet. TensorFlow then gives them
+        # values and traces again before anything runs, and the stage begins in that second trace.
+        if not self._has_begun and _compat.are_initialized(self._trainable_variables):
+            self._has_begun = True
+            with _compat.outside_of_traces():
+                self._begin_stage()
 
     def _begin_stage(self) -> None:
         for variable, psi, slots in zip(self._trainable_variables, self._penalties, self._slots):

@@ -28,7 +28,7 @@ class RMDA(SparseOptimizer):
     (`callbacks.StagewiseSchedule`): the learning rate goes down, the momentum up to 1.
 
     Args:
-        learning_rate: float or schedule, > 0.
+        learning_rate: float >= 0 or schedule.
         momentum: c in (0, 1]; 1 means none.
         regularizer: psi for every kernel whose layer has none of ours; None for no penalty.
         **keras_optimizer_arguments: `clipnorm`, `gradient_accumulation_steps`, `name`, ... of Keras.

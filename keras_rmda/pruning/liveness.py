@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from keras_rmda.channels import Read, channel_axis, evaluate, pads
+from keras_rmda.channels import Read, channel_axis, evaluate, is_elementwise, pads
 from keras_rmda.pruning.trace import Call, Trace, along, channel_vector
 
 
@@ -52,9 +52,9 @@ class Reader:
         self.kernel = np.transpose(read(call.layer.kernel), order)
         self.nonzero = (self.kernel != 0).any(axis=tuple(range(1, self.kernel.ndim - 1)))
         self.call = call
-        outputs = self.kernel.shape[-1]
-        self.bias = np.zeros(outputs) if call.layer.bias is None else read(call.layer.bias).astype(np.float64)
-        self.can_fold = alone and call.layer.bias is not None
+        bias = getattr(call.layer, "bias", None)
+        self.bias = np.zeros(self.kernel.shape[-1]) if bias is None else read(bias).astype(np.float64)
+        self.can_fold = alone and bias is not None
         self.inputs = trace.atoms.find(trace.input_channels(call))
         self.outputs = trace.atoms.find(trace.output_channels(call))
         shape = trace.shapes[call.inputs[0]]
@@ -69,7 +69,10 @@ class Reader:
         constant = ~self.nonzero[~self.is_uniform].any(axis=0)
         result = np.where(constant, self.folded(np.ones_like(self.is_constant)), np.nan)
         activation = getattr(self.call.layer, "activation", None)
-        return result if activation is None else evaluate(activation, result)
+        if activation is None:
+            return result
+        mixed = np.full_like(result, np.nan)
+        return evaluate(self.call.layer, activation, result) if is_elementwise(activation) else mixed
 
     def demands(self, needed: np.ndarray) -> list[tuple[np.ndarray, str]]:
         """Return the input atoms that the needed outputs depend on, with reasons."""

@@ -20,7 +20,7 @@ class VerificationError(RuntimeError):
     """The stripped model does not compute what the original does."""
 
 
-def strip(model: keras.Model, tolerance: float | None = None) -> keras.Model:
+def strip(model: keras.Model, tolerance: float | None = None, inputs: Any = None) -> keras.Model:
     """Return a smaller model that computes the same function at inference.
 
     A channel goes if no output can depend on it, or if it is a constant that its readers absorb exactly into their
@@ -28,13 +28,15 @@ def strip(model: keras.Model, tolerance: float | None = None) -> keras.Model:
 
     Args:
         model: a built Sequential or Functional model, with zeros from anywhere. It is not changed.
-        tolerance: largest accepted `max|a - b| / max(1e-3, max|a|)` on random inputs; None for 1e-4 in float32.
+        tolerance: largest accepted `max|a - b| / max(1e-3, max|a|)`; None for 1e-4 in float32.
+        inputs: what both models are run on to compare them, structured as the model wants; None for random numbers.
 
     Returns:
         A new, uncompiled model with the same inputs and outputs, also when nothing can go.
 
     Raises:
-        ValueError: if the model is not built or has no graph of layers, or `tolerance` is no positive number.
+        ValueError: if the model is not built or has no graph of layers, if `tolerance` is no positive number, if a
+            layer cannot be made from its configuration, or if the model cannot run on `inputs`.
         VerificationError: naming the first layer that differs, if outputs differ by more than rounding.
 
     Example:
@@ -52,14 +54,15 @@ def strip(model: keras.Model, tolerance: float | None = None) -> keras.Model:
         _, call = layers.get(id(layer), (None, None))
         if call is not None and call.rule.width:
             config[call.rule.width] = len(kept(decided, call, "o"))
-        return type(layer).from_config(config)
+        return _compat.copied(layer, config)
 
     small = _compat.rebuilt(model, resized)
-    pairs = [(old, new) for old, new in zip(model.layers, small.layers) if old.weights]
+    pairs = [(old, new) for old, new in zip(model.layers, small.layers, strict=True) if old.weights]
     for old, new in pairs:
         index, call = layers[id(old)]
         new.set_weights(stripped_weights(decided, call, decided.readers.get(index)))
-    verify(model, small, decided, tolerance)
+        _compat.finalize_states(new)
+    verify(model, small, decided, tolerance, inputs)
     return small
 
 
@@ -111,7 +114,7 @@ def random_inputs(model: keras.Model, batch: int = 2, open_axis: int = 32) -> li
     random = np.random.default_rng(0)
     arrays = []
     for tensor in model.inputs:
-        shape = [batch] + [open_axis if n is None else n for n in tensor.shape[1:]]
+        shape = [tensor.shape[0] or batch] + [open_axis if n is None else n for n in tensor.shape[1:]]
         is_float = "float" in keras.backend.standardize_dtype(tensor.dtype)
         arrays.append((random.normal(size=shape) if is_float else random.integers(2, size=shape)).astype(tensor.dtype))
     return arrays
@@ -126,28 +129,39 @@ def difference(a: Any, b: Any) -> float:
     return float(np.abs(a - b)[both].max(initial=0.0) / max(1e-3, np.abs(a[both]).max(initial=0.0)))
 
 
-def verify(model: keras.Model, small: keras.Model, plan: Plan, tolerance: float | None = None) -> float:
-    """Compare a model and its stripped version on the same random inputs.
+def verify(
+    model: keras.Model, small: keras.Model, plan: Plan, tolerance: float | None = None, inputs: Any = None
+) -> float:
+    """Compare a model and its stripped version on the same inputs.
 
     Returns:
         The largest relative difference.
 
     Raises:
+        ValueError: if the model cannot run on the inputs.
         VerificationError: naming the first layer whose kept channels differ.
     """
-    outputs = keras.tree.flatten(model.outputs)
-    dtype = keras.backend.standardize_dtype(outputs[0].dtype)
-    precision = model.dtype_policy.compute_dtype if dtype in TOLERANCE else "float32"
-    tolerance = tolerance or max(TOLERANCE.get(dtype, 1e-4), TOLERANCE.get(precision, 1e-4))
-    inputs = random_inputs(model)
-    a, b = (keras.tree.flatten(_compat.run(m, inputs, m.outputs)) for m in (model, small))
+    dtypes = {keras.backend.standardize_dtype(tensor.dtype) for tensor in keras.tree.flatten(model.outputs)}
+    dtypes.add(model.dtype_policy.compute_dtype)
+    tolerance = tolerance or max(TOLERANCE.get(dtype, 1e-4) for dtype in dtypes)
+    try:
+        flat = random_inputs(model) if inputs is None else keras.tree.flatten(inputs)
+        a = _compat.call(model, flat)
+    except Exception as error:  # TensorFlow, JAX and NumPy raise many types
+        which = "random inputs" if inputs is None else "the given `inputs`"
+        raise ValueError(
+            f"The model {model.name!r} cannot run on {which}, so that stripping it cannot be verified. Call "
+            f"strip(model, inputs=...) with data that it takes. ({' '.join(str(error).split())[:200]})"
+        ) from error
+    b = _compat.call(small, flat)
     worst = max(difference(x, y) for x, y in zip(a, b))
     if worst <= tolerance:
         return worst
-    name = first_difference(model, small, plan, inputs, tolerance)
+    name = first_difference(model, small, plan, flat, tolerance)
     raise VerificationError(
         f"The stripped model differs from {model.name!r} by {worst:.3g} (tolerance {tolerance:g}), first at {name!r}. "
-        "The original is unchanged. This is an error of keras_rmda or of a registered rule."
+        "The original is unchanged. Layers that are random at inference and weights that are not finite cannot be "
+        "verified; else this is an error of keras_rmda or of a registered rule."
     )
 
 
@@ -155,8 +169,8 @@ def first_difference(model: keras.Model, small: keras.Model, plan: Plan, inputs:
     """Return the name of the first layer whose needed output channels differ between the two models."""
     pairs = list(zip(_compat.nodes(model), _compat.nodes(small)))
     pairs = [(old, new) for old, new in pairs if not old.is_input]
-    a = _compat.run(model, inputs, [old.output_tensors[0] for old, _ in pairs])
-    b = _compat.run(small, inputs, [new.output_tensors[0] for _, new in pairs])
+    a = keras.Model(model.inputs, [old.output_tensors[0] for old, _ in pairs])(inputs, training=False)
+    b = keras.Model(small.inputs, [new.output_tensors[0] for _, new in pairs])(inputs, training=False)
     for (old, _), call, x, y in zip(pairs, plan.trace.calls, a, b):
         atoms, x, y = plan.trace.ids[call.outputs[0]], ops.convert_to_numpy(x), ops.convert_to_numpy(y)
         for axis in range(atoms.ndim):
