@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import keras
@@ -164,13 +164,11 @@ def report(plan: Plan, name: str) -> Report:
     """Return the report of a plan; layers that are called several times have one row."""
     rows: dict[int, LayerReport] = {}
     for call in plan.trace.calls:
-        if not (call.layer_weights or call.layer.name in plan.trace.opaque):
+        if not (call.named_weights() or call.layer.name in plan.trace.opaque):
             continue
         macs, macs_after = call_macs(plan, call)
         row = rows.get(id(call.layer)) or layer_row(plan, call)
-        rows[id(call.layer)] = LayerReport(
-            **{**asdict(row), "macs": row.macs + macs, "macs_after": row.macs_after + macs_after}
-        )
+        rows[id(call.layer)] = replace(row, macs=row.macs + macs, macs_after=row.macs_after + macs_after)
     return Report(name, tuple(rows.values()))
 
 
@@ -199,12 +197,8 @@ def layer_row(plan: Plan, call: Call) -> LayerReport:
 
 def weight_shapes(plan: Plan, call: Call) -> list[tuple[str, tuple[int, ...], tuple[int, ...]]]:
     """Return (attribute, shape now, shape after `strip`) of a layer's weights."""
-    names = {id(getattr(call.layer, name, None)): name for name in call.rule.weights}
-    triples = []
-    for variable in call.layer_weights:
-        name, shape = names.get(id(variable), ""), tuple(variable.shape)
-        triples.append((name, shape, stripped_shape(plan, call, name, shape)))
-    return triples
+    shapes = [(name, tuple(variable.shape)) for name, variable in call.named_weights()]
+    return [(name, shape, stripped_shape(plan, call, name, shape)) for name, shape in shapes]
 
 
 def call_macs(plan: Plan, call: Call) -> tuple[int, int]:

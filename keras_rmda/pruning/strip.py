@@ -80,10 +80,8 @@ def stripped_shape(plan: Plan, call: Call, name: str, shape: tuple[int, ...]) ->
 
 def stripped_weights(plan: Plan, call: Call, reader: Reader | None) -> list[np.ndarray]:
     """Return a layer's weights, sliced, with absorbed constants in the bias, in the layer's own order."""
-    names = {id(getattr(call.layer, name, None)): name for name in call.rule.weights}
     result = []
-    for variable in call.layer_weights:
-        name = names.get(id(variable))
+    for name, variable in call.named_weights():
         value = ops.convert_to_numpy(variable)
         axes = call.rule.weights.get(name, "")
         if reader is not None:

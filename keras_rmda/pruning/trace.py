@@ -48,10 +48,10 @@ class Call:
     inputs: list[int]
     outputs: list[int]
 
-    @property
-    def layer_weights(self) -> list:
-        """The layer's variables; operations that are no layers have none."""
-        return getattr(self.layer, "weights", [])
+    def named_weights(self) -> list[tuple[str, Any]]:
+        """Return the layer's variables in its own order, each behind the name its rule has for it, or ""."""
+        names = {id(getattr(self.layer, name, None)): name for name in self.rule.weights}
+        return [(names.get(id(variable), ""), variable) for variable in getattr(self.layer, "weights", [])]
 
 
 @dataclass
