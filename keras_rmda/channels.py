@@ -191,6 +191,7 @@ GLOBAL_POOLING = (
 POOLING = (
     L.AveragePooling1D, L.AveragePooling2D, L.AveragePooling3D, L.MaxPooling1D, L.MaxPooling2D, L.MaxPooling3D,
 )  # fmt: skip
+PADDING = (L.ZeroPadding1D, L.ZeroPadding2D, L.ZeroPadding3D)
 NORMALIZATION = {"gamma": "c", "beta": "c", "moving_mean": "c", "moving_variance": "c"}
 
 RULES: dict[type, Rule] = {
@@ -207,6 +208,7 @@ RULES: dict[type, Rule] = {
     **dict.fromkeys(SILENT, Rule("carries", constant=unchanged)),
     **dict.fromkeys(GLOBAL_POOLING, Rule("carries", mixes_positions=True, constant=unchanged)),
     **dict.fromkeys(POOLING, Rule("carries", mixes_positions=True, constant=pooled)),
+    **dict.fromkeys(PADDING, Rule("carries", mixes_positions=True, constant=only_zero)),
     L.Add: Rule("merges", constant=np.add),
     L.Concatenate: Rule("moves", move=concatenated, refusal=one_axis),
     L.Flatten: Rule("moves", move=flattened),

@@ -102,7 +102,7 @@ def test_saves_loads_and_trains(case, tmp_path):
 @settings(max_examples=40, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_random_zeros_anywhere_never_change_the_function(seed):
-    """Weights are shared by all examples of one graph; each example zeroes other slices of anything."""
+    """Each example zeroes other slices of anything in one graph; float64 leaves no doubt about rounding."""
     model, start = everything()
     model.set_weights(start)
     random = np.random.default_rng(seed)
@@ -112,13 +112,15 @@ def test_random_zeros_anywhere_never_change_the_function(seed):
         share = random.choice([0.0, 0.3, 0.6, 1.0])
         array[(slice(None),) * axis + (np.flatnonzero(random.random(array.shape[axis]) < share),)] = 0
         weight.assign(array)
-    small = kr.strip(model, tolerance=1e-5)
+    small = kr.strip(model, tolerance=1e-10)
     assert all(n > 0 for layer in small.layers for w in layer.weights for n in w.shape)
     assert kr.analyze(small).removable == 0
 
 
 def everything(cache=[]):  # noqa: B006
     if not cache:
+        policy = keras.config.dtype_policy()
+        keras.config.set_dtype_policy("float64")
         x = inputs = keras.Input((10, 10, 3))
         x = stem = block(x, 6, "stem")
         x = L.Add()([block(x, 6, "a", activation="sigmoid"), stem])
@@ -129,6 +131,7 @@ def everything(cache=[]):  # noqa: B006
         z = L.Dense(6, activation="softplus", name="f")(L.GlobalAveragePooling2D()(x))
         head = L.Dense(3, name="head")
         model = randomize(keras.Model(inputs, [head(L.Add()([y, z])), head(y)]))
+        keras.config.set_dtype_policy(policy)
         cache.append((model, model.get_weights()))
     return cache[0]
 

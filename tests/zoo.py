@@ -112,6 +112,19 @@ def constants_at_a_border():
     return model, {"a": 3, "b": 2, "same": 5, "valid": 5}
 
 
+def constants_through_zero_padding():
+    """A border of zeros leaves a zero constant what it is and ends any other."""
+    x = inputs = keras.Input((8, 8, 3))
+    x = L.ZeroPadding2D(((1, 0), (0, 2)))(block(x, 5, "a"))
+    model = randomize(keras.Model(inputs, L.Conv2D(3, 3, name="b")(x)))
+    zero(model, "a", -1, [0, 1])
+    zero(model, "a_norm", 0, [0, 1], "moving_mean", 0.0)
+    zero(model, "a_norm", 0, [0], "beta", 2.0)
+    zero(model, "a_norm", 0, [1], "beta", -2.0)
+    zero(model, "b", -2, [4])
+    return model, {"a": 3, "b": 3}
+
+
 def no_bias_for_a_constant():
     """A reader without bias cannot absorb a constant; the channel stays."""
     x = inputs = keras.Input((6,))
@@ -248,8 +261,25 @@ def dictionaries():
 
 
 ZOO = [
-    chain, flatten_needs_every_position, residual, residual_that_only_feeds_itself, concatenation, constants_fold,
-    constants_at_a_border, no_bias_for_a_constant, dead_branch, dead_constants, softmax_in_the_middle, shared_layer,
+    chain,
+    flatten_needs_every_position,
+    residual,
+    residual_that_only_feeds_itself,
+    concatenation,
+    constants_fold,
+    constants_at_a_border,
+    constants_through_zero_padding,
+    no_bias_for_a_constant,
+    dead_branch,
+    dead_constants,
+    softmax_in_the_middle,
+    shared_layer,
     shared_layer_that_is_opaque_once,
-    channels_first_axis, one_dimension, three_dimensions, unknown_layers, open_axes, sequential, dictionaries,
-]  # fmt: skip
+    channels_first_axis,
+    one_dimension,
+    three_dimensions,
+    unknown_layers,
+    open_axes,
+    sequential,
+    dictionaries,
+]
