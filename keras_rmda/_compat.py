@@ -35,7 +35,7 @@ def are_initialized(variables: list) -> bool:
     if keras.backend.backend() != "tensorflow" or not sys.modules["tensorflow"].inside_function():
         return True
     with outside_of_traces():
-        return all(bool(getattr(variable, "value", variable).is_initialized()) for variable in variables)
+        return all(bool(variable.value.is_initialized()) for variable in variables)
 
 
 def inner_optimizer(optimizer: Any) -> Any:
@@ -150,9 +150,9 @@ def call(model: keras.Model, inputs: list) -> list:
     return keras.tree.flatten(model(structured, training=False))
 
 
-def finalize_states(layer: Any) -> None:
+def finalize_states(layer: keras.Layer) -> None:
     """Recompute what preprocessing layers, such as Normalization, derive from their weights."""
-    for each in layer._flatten_layers() if isinstance(layer, keras.Layer) else []:
+    for each in layer._flatten_layers():
         if hasattr(each, "finalize_state"):
             each.finalize_state()
 

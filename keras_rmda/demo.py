@@ -121,7 +121,6 @@ def run(output: Path, seed: int = 0, epochs: int = EPOCHS, say: Callable[[str], 
         StagewiseSchedule(milestones),
     )
     say("stripping")
-    analysis = analyze(structured)
     stripped = strip(structured)
     say("exporting to TensorFlow Lite")
     models = {"dense": dense, "structured": structured, "stripped": stripped}
@@ -132,13 +131,14 @@ def run(output: Path, seed: int = 0, epochs: int = EPOCHS, say: Callable[[str], 
     export_tflite(stripped, output / "tflite_stripped_int8.tflite", "int8", representative_data=train[0][:200])
 
     say("measuring")
-    rows = measure(output, models, test)
+    reports = {name: analyze(model) for name, model in models.items()}
+    rows = measure(output, models, reports, test)
     steps = -(-len(train[0]) // BATCH_SIZE)
     facts = {"seed": seed, "epochs": epochs, "steps_per_epoch": steps, "milestones": milestones}
     facts |= {"seconds": time.perf_counter() - start, "dense": dense_history, "structured": history}
     write_json(output / "report.json", {name: asdict(row) for name, row in rows.items()})
     write_json(output / "history.json", facts)
-    draw(output / "demo.png", facts, analysis)
+    draw(output / "demo.png", facts, reports["structured"])
     return rows
 
 
@@ -150,7 +150,9 @@ def save_uncompiled(model: keras.Model, path: Path) -> None:
         copy.save(temporary)
 
 
-def measure(output: Path, models: dict[str, keras.Model], test: tuple[np.ndarray, np.ndarray]) -> dict[str, Row]:
+def measure(
+    output: Path, models: dict[str, keras.Model], reports: dict[str, Report], test: tuple[np.ndarray, np.ndarray]
+) -> dict[str, Row]:
     """Return all rows: Keras models and the `.tflite` files in `output`, on the same test images."""
     images, labels = test
     sources = {"tflite_dense": "dense", "tflite_stripped": "stripped", "tflite_stripped_int8": "stripped"}
@@ -166,9 +168,8 @@ def measure(output: Path, models: dict[str, keras.Model], test: tuple[np.ndarray
     latencies = dict(zip(outputs, np.median(interleaved(calls, RUNS, warmup=20), axis=1)))
     rows = {}
     for name, output_values in outputs.items():
-        model = models.get(name) or models[sources[name]]
         file = output / (f"{name}.keras" if name in models else f"{name}.tflite")
-        report = analyze(model)
+        report = reports[name if name in models else sources[name]]
         rows[name] = Row(
             accuracy=float((output_values.argmax(axis=1) == labels).mean()),
             parameters=report.parameters,

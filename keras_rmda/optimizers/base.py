@@ -143,8 +143,7 @@ class SparseOptimizer(keras.optimizers.Optimizer):
         Raises:
             ValueError: if the optimizer does not know the variable.
         """
-        if not self.built:
-            raise ValueError("The optimizer has no iterates before its first step (or `build`).")
+        self._check_built()
         self._check_variables_are_known([variable])
         index = self._get_variable_index(variable)
         w, psi = ops.convert_to_tensor(variable), self._penalties[index]
@@ -162,8 +161,7 @@ class SparseOptimizer(keras.optimizers.Optimizer):
         Raises:
             ValueError: if the optimizer is not built.
         """
-        if not self.built:
-            raise ValueError("The optimizer has no iterates before its first step (or `build`).")
+        self._check_built()
         for variable in getattr(model, "trainable_variables", model):
             if self.penalty_of(variable) is not None:
                 value = self.structured_value(variable)
@@ -242,6 +240,10 @@ class SparseOptimizer(keras.optimizers.Optimizer):
         return super().get_config() | {"momentum": momentum, "regularizer": regularizer}
 
     # ---- helpers
+
+    def _check_built(self) -> None:
+        if not self.built:
+            raise ValueError("The optimizer has no iterates before its first step (or `build`).")
 
     def _begin_first_stage(self) -> None:
         # Where a trace on TensorFlow makes the model too, its weights have no values yet. TensorFlow then gives them

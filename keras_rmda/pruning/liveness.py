@@ -71,8 +71,9 @@ class Reader:
         activation = getattr(self.call.layer, "activation", None)
         if activation is None:
             return result
-        mixed = np.full_like(result, np.nan)
-        return evaluate(self.call.layer, activation, result) if is_elementwise(activation) else mixed
+        if not is_elementwise(activation):
+            return np.full_like(result, np.nan)
+        return evaluate(self.call.layer, activation, result)
 
     def demands(self, needed: np.ndarray) -> list[tuple[np.ndarray, str]]:
         """Return the input atoms that the needed outputs depend on, with reasons."""
