@@ -5,7 +5,7 @@ BIN := .venv/bin
 OLDEST := .venv-oldest/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test test-fast test-oldest lint format clean
+.PHONY: demo test test-fast test-oldest test-jax test-torch lint format clean
 
 demo: .venv/installed
 	@$(BIN)/python -m keras_rmda demo
@@ -18,6 +18,15 @@ test-fast: .venv/installed
 
 test-oldest: .venv-oldest/installed
 	$(OLDEST)/python -m pytest
+
+# What does not need TensorFlow, on the other backends of Keras.
+BACKEND_TESTS := $(addprefix tests/test_,regularizers.py reference.py optimizers.py algorithms.py path.py callbacks.py sparsify.py)
+
+test-jax: .venv/installed
+	KERAS_BACKEND=jax $(BIN)/python -m pytest $(BACKEND_TESTS)
+
+test-torch: .venv/installed-torch
+	KERAS_BACKEND=torch $(BIN)/python -m pytest $(BACKEND_TESTS)
 
 lint: .venv/installed
 	$(BIN)/ruff check .
@@ -35,6 +44,10 @@ format: .venv/installed
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv .venv
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
 	@touch .venv/installed
+
+.venv/installed-torch: .venv/installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "torch>=2.4"
+	@touch .venv/installed-torch
 
 .venv-oldest/installed: pyproject.toml tests/oldest.txt
 	@rm -f .venv-oldest/installed

@@ -4,22 +4,37 @@ from keras_rmda import _startup  # noqa: F401  isort: skip
 from keras_rmda import callbacks
 from keras_rmda.channels import Rule, register_rule
 from keras_rmda.export import benchmark_tflite, export_tflite
-from keras_rmda.optimizers import RMDA
+from keras_rmda.factorize import factorize
+from keras_rmda.optimizers import RAMDA, RMDA, AdaBreg, DessiLBI, LinBreg, ProxAdamW, ProxSGD
 from keras_rmda.pruning import Report, analyze, strip
-from keras_rmda.regularizers import L1, GroupLasso
+from keras_rmda.regularizers import L1, ElasticNet, GroupLasso, NonNegativeL1, NuclearNorm, SparseGroupLasso
+from keras_rmda.sparsify import SparseInitializer, sparsify
 
 __version__ = "0.1.0"
 
 __all__ = [
     "L1",
+    "RAMDA",
     "RMDA",
+    "AdaBreg",
+    "DessiLBI",
+    "ElasticNet",
     "GroupLasso",
+    "LinBreg",
+    "NonNegativeL1",
+    "NuclearNorm",
+    "ProxAdamW",
+    "ProxSGD",
     "Report",
     "Rule",
+    "SparseGroupLasso",
+    "SparseInitializer",
     "analyze",
     "benchmark_tflite",
     "callbacks",
     "export_tflite",
+    "factorize",
     "register_rule",
+    "sparsify",
     "strip",
 ]

@@ -12,6 +12,7 @@ def real(
     minimum: float = 0.0,
     maximum: float = math.inf,
     open_minimum: bool = False,
+    open_maximum: bool = False,
 ) -> float:
     """Return `value` as a float if it is a finite number inside the range.
 
@@ -19,7 +20,7 @@ def real(
         name: the argument's name, for the message.
         value: what the caller passed.
         minimum, maximum: the allowed range.
-        open_minimum: whether `minimum` itself is excluded.
+        open_minimum, open_maximum: whether the bound itself is excluded.
 
     Returns:
         `float(value)`.
@@ -27,13 +28,14 @@ def real(
     Raises:
         ValueError: for everything else, with the value received.
     """
-    bracket = "(" if open_minimum else "["
-    message = f"`{name}` must be a number in {bracket}{minimum:g}, {maximum:g}]. Received: {name}={value!r}"
+    opening, closing = "(" if open_minimum else "[", ")" if open_maximum or maximum == math.inf else "]"
+    message = f"`{name}` must be a number in {opening}{minimum:g}, {maximum:g}{closing}. Received: {name}={value!r}"
     if isinstance(value, bool) or not isinstance(value, Real):
         raise ValueError(message)
     number = float(value)
     too_small = number <= minimum if open_minimum else number < minimum
-    if not math.isfinite(number) or too_small or number > maximum:
+    too_large = number >= maximum if open_maximum else number > maximum
+    if not math.isfinite(number) or too_small or too_large:
         raise ValueError(message)
     return number
 
@@ -47,6 +49,13 @@ def whole(name: str, value: object, minimum: int = 0, maximum: int = 2**31 - 1) 
 
 def one_of(name: str, value: object, allowed: tuple) -> None:
     """Raise `ValueError` unless `value` is one of `allowed`."""
-    if value not in allowed:
+    if not any(type(value) is type(choice) and value == choice for choice in allowed):
         choices = ", ".join(repr(choice) for choice in allowed)
         raise ValueError(f"`{name}` must be one of {choices}. Received: {name}={value!r}")
+
+
+def truth(name: str, value: object) -> bool:
+    """Return `value` if it is True or False, else raise `ValueError`."""
+    if not isinstance(value, bool):
+        raise ValueError(f"`{name}` must be True or False. Received: {name}={value!r}")
+    return value

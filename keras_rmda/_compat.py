@@ -27,6 +27,11 @@ def outside_of_traces() -> contextlib.AbstractContextManager:
     return contextlib.nullcontext()
 
 
+def can_read_outside_of_traces() -> bool:
+    """Return whether values can be read and assigned while a step is traced: not on JAX, not under a strategy."""
+    return keras.backend.backend() != "jax" and not is_distributed()
+
+
 def are_initialized(variables: list) -> bool:
     """Return whether variables have values now.
 
@@ -38,19 +43,31 @@ def are_initialized(variables: list) -> bool:
         return all(bool(variable.value.is_initialized()) for variable in variables)
 
 
-def inner_optimizer(optimizer: Any) -> Any:
-    """Return the optimizer inside Keras's `LossScaleOptimizer`, or `optimizer` itself."""
-    return getattr(optimizer, "inner_optimizer", optimizer)
+def inner_optimizers(optimizer: Any) -> list:
+    """Return the optimizers inside Keras's `LossScaleOptimizer` and `MultiOptimizer`, or `[optimizer]`."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    return list(getattr(optimizer, "optimizers", [optimizer]))
+
+
+def inner_optimizer(optimizer: Any, variable: keras.Variable) -> Any:
+    """Return the optimizer inside `LossScaleOptimizer`, and inside `MultiOptimizer` the one that trains `variable`."""
+    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+    if not hasattr(optimizer, "_optimizer_map"):
+        return optimizer
+    if not optimizer.built:  # a function for `_optimizer_map` may make another optimizer at every call
+        return optimizer._optimizer_map(variable)
+    index = optimizer._var_to_optimizer_idx.get(optimizer._var_key(variable))
+    return None if index is None else optimizer.optimizers[index]
 
 
 def leave_proximal_penalties_out_of_losses(handles: Callable[[Any, keras.Variable], bool]) -> None:
-    """Make `model.losses` skip the penalties that the model's own optimizer applies by its proximal step.
+    """Make `model.losses` skip the penalties that an optimizer applies by its proximal step.
 
     Keras adds `variable.regularizer(variable)` to the loss and offers no hook to decide by optimizer, so
-    the one method that collects these terms is wrapped, once, for models whose optimizer is ours.
+    the one method that collects these terms is wrapped, once.
 
     Args:
-        handles: called with (optimizer, variable); whether the optimizer applies the variable's penalty.
+        handles: called with (the variable's optimizer or None, variable); whether it applies the variable's penalty.
     """
     original = keras.Model._get_regularization_losses
     if hasattr(original, "__wrapped__"):
@@ -58,11 +75,103 @@ def leave_proximal_penalties_out_of_losses(handles: Callable[[Any, keras.Variabl
 
     @functools.wraps(original)
     def losses(model: keras.Model) -> list:
-        optimizer = inner_optimizer(getattr(model, "optimizer", None))
-        with without_regularizers([v for v in model.trainable_weights if handles(optimizer, v)]):
+        optimizer = getattr(model, "optimizer", None)
+        handled = [v for v in model.trainable_weights if handles(inner_optimizer(optimizer, v), v)]
+        with without_regularizers(handled):
             return original(model)
 
     keras.Model._get_regularization_losses = losses
+
+
+def tell_optimizers_their_model(bind: Callable[[Any, keras.Model], None]) -> None:
+    """Call `bind(optimizer, model)` for every optimizer that a model is compiled with.
+
+    Keras gives an optimizer variables without their layers, and no hook. `compile` is wrapped, once, in the class
+    that defines it: Keras compares a model's method with that one to see whether the user has overridden it.
+    """
+    owner = next(each for each in keras.Model.__mro__ if "compile" in vars(each))
+    original = owner.compile
+    if getattr(original, "tells_optimizers", False):
+        return
+
+    @functools.wraps(original)
+    def compile(model: keras.Model, *arguments: Any, **keyword_arguments: Any) -> None:
+        original(model, *arguments, **keyword_arguments)
+        for optimizer in inner_optimizers(model.optimizer):
+            bind(optimizer, model)
+
+    compile.tells_optimizers = True
+    owner.compile = compile
+
+
+def layers_of(model: keras.Model) -> list:
+    """Return every layer of a model, those inside other layers too."""
+    return list(model._flatten_layers())
+
+
+def is_distributed() -> bool:
+    """Return whether TensorFlow runs under a strategy other than the default one."""
+    return keras.backend.backend() == "tensorflow" and sys.modules["tensorflow"].distribute.has_strategy()
+
+
+def compiled(function: Callable) -> Callable:
+    """Return a function of tensors compiled by XLA where the backend is TensorFlow, elsewhere the function."""
+    if keras.backend.backend() != "tensorflow":
+        return function
+    return sys.modules["tensorflow"].function(function, jit_compile=True, autograph=False)
+
+
+def dense(gradient: Any) -> Any:
+    """Return a gradient as a dense tensor; those of embeddings can be sparse."""
+    if hasattr(gradient, "todense"):
+        return gradient.todense()
+    if keras.backend.backend() == "tensorflow":
+        return sys.modules["tensorflow"].convert_to_tensor(gradient)
+    return keras.ops.convert_to_tensor(gradient)
+
+
+def iterated(function: Callable[[Any], tuple[Any, Any]], x: Any, passes: int) -> Any:
+    """Return x after `passes` times `x, goes_on = function(x)`, on CPUs no more once `goes_on` is false.
+
+    Elsewhere all passes are made: to look at a number there is to wait for it. Called eagerly, JAX would compile a
+    loop anew every time, so it unrolls.
+    """
+    backend = keras.backend.backend()
+    if backend == "tensorflow" or (backend == "jax" and isinstance(x, sys.modules["jax"].core.Tracer)):
+        if not runs_on_cpu():
+            return keras.ops.fori_loop(0, passes, lambda _, x: function(x)[0], x)
+        start = (x, keras.ops.convert_to_tensor(True))
+        return keras.ops.while_loop(lambda _, on: on, lambda x, _: function(x), start, maximum_iterations=passes)[0]
+    for _ in range(passes):
+        x, goes_on = function(x)
+        if runs_on_cpu() and not goes_on:
+            break
+    return x
+
+
+def row_sums(x: Any) -> Any:
+    """Return the sums over the last axis, which is kept.
+
+    On CPUs as a product with ones: XLA does not vectorize a reduction along the minor axis there. Elsewhere products
+    of float32 may be rounded to fewer bits.
+    """
+    if x.shape[-1] == 1:
+        return x
+    if not runs_on_cpu() or keras.backend.backend() not in ("tensorflow", "jax"):
+        return keras.ops.sum(x, axis=-1, keepdims=True)
+    rows = keras.ops.reshape(x, (-1, x.shape[-1]))
+    sums = rows @ keras.ops.ones((x.shape[-1], 1), dtype=x.dtype)
+    return keras.ops.reshape(sums, (*x.shape[:-1], 1))
+
+
+@functools.cache
+def runs_on_cpu() -> bool:
+    """Return whether the backend has nothing but CPUs."""
+    if keras.backend.backend() == "tensorflow":
+        return not sys.modules["tensorflow"].config.list_logical_devices("GPU")
+    if keras.backend.backend() == "jax":
+        return sys.modules["jax"].default_backend() == "cpu"
+    return not sys.modules["torch"].cuda.is_available() if keras.backend.backend() == "torch" else False
 
 
 @contextlib.contextmanager
@@ -111,19 +220,27 @@ def nodes(model: keras.Model) -> list:
 def rebuilt(model: keras.Model, replace: Callable[[Any], Any]) -> keras.Model:
     """Return an uncompiled copy of a model's graph in which each layer is `replace(layer)`.
 
-    `keras.models.clone_model` would also compile the copy, with a copy of the optimizer and the loss.
+    That is a layer, or a list of layers to call one after the other. `keras.models.clone_model` would also
+    compile the copy, with a copy of the optimizer and the loss.
     """
     names = {id(node.output_tensors[0]): node.operation.name for node in nodes(model) if node.is_input}
 
     def fresh_input(tensor: Any) -> Any:
         return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=names[id(tensor)])
 
+    def as_list(replaced: Any) -> list:
+        return replaced if isinstance(replaced, list) else [replaced]
+
+    def in_a_row(replaced: Any, *arguments: Any, **keyword_arguments: Any) -> Any:
+        first, *others = as_list(replaced)
+        return functools.reduce(lambda x, layer: layer(x), others, first(*arguments, **keyword_arguments))
+
     if isinstance(model, keras.Sequential):
-        layers = [fresh_input(model.inputs[0]), *(replace(layer) for layer in model.layers)]
-        return keras.Sequential(layers, name=model.name)
+        layers = [new for layer in model.layers for new in as_list(replace(layer))]
+        return keras.Sequential([fresh_input(model.inputs[0]), *layers], name=model.name)
     uncompiled = Functional(model.input, model.output, name=model.name)
     inputs = keras.tree.map_structure(fresh_input, model.input)
-    return keras.models.clone_model(uncompiled, input_tensors=inputs, clone_function=replace)
+    return keras.models.clone_model(uncompiled, input_tensors=inputs, clone_function=replace, call_function=in_a_row)
 
 
 def copied(layer: Any, config: dict[str, Any]) -> Any:
@@ -152,7 +269,7 @@ def call(model: keras.Model, inputs: list) -> list:
 
 def finalize_states(layer: keras.Layer) -> None:
     """Recompute what preprocessing layers, such as Normalization, derive from their weights."""
-    for each in layer._flatten_layers():
+    for each in layers_of(layer):
         if hasattr(each, "finalize_state"):
             each.finalize_state()
 

@@ -1,13 +1,18 @@
-"""Which variable gets which proximal regularizer."""
+"""Binding: which variable gets which proximal regularizer, along which axes."""
 
 from __future__ import annotations
 
+import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import keras
 
+from keras_rmda import _compat, channels
 from keras_rmda.regularizers import ProximalRegularizer
+
+Regularizers = ProximalRegularizer | Mapping[str, ProximalRegularizer | None] | None
+"""What an optimizer takes: one penalty for every kernel, or penalties by patterns of variable paths."""
 
 NOT_KERNELS = ("bias", "beta", "gamma", "scale", "embedding", "alpha")
 """Parts of variable names that are no kernels even where they have two axes or more."""
@@ -25,30 +30,144 @@ def own_regularizer(variable: keras.Variable) -> ProximalRegularizer | None:
     return regularizer if isinstance(regularizer, ProximalRegularizer) else None
 
 
+def names_of(variable: keras.Variable, model: keras.Model | None) -> tuple[str, ...]:
+    """Return the variable's path, with and without the name of the model.
+
+    The paths of a Sequential model begin with its name; those of the same model loaded from a file do not.
+    """
+    if model is None:
+        return (variable.path,)
+    bare = variable.path.removeprefix(f"{model.name}/")
+    return (bare, f"{model.name}/{bare}")
+
+
+def matches(pattern: str, names: tuple[str, ...]) -> bool:
+    """Return whether a pattern is one of a variable's names, or a regular expression that matches all of one."""
+    return pattern in names or any(re.fullmatch(pattern, name) for name in names)
+
+
+def matching(patterns: Iterable[str], names: tuple[str, ...]) -> str | None:
+    """Return the one pattern that matches a variable; its very name goes before expressions.
+
+    Raises:
+        ValueError: if several expressions match.
+    """
+    found = [pattern for pattern in patterns if matches(pattern, names)]
+    exact = [pattern for pattern in found if pattern in names]
+    if len(exact or found) > 1:
+        raise ValueError(f"Several patterns of `regularizer` match the variable {names[-1]!r}: {found!r}")
+    return (exact or found or [None])[0]
+
+
+def axes_of_weights(model: keras.Model | None) -> dict[int, str]:
+    """Return, by `id` of the variable, the letters that the layer table has for the axes of a model's weights."""
+    layers = [] if model is None else _compat.layers_of(model)
+    return {
+        id(getattr(layer, name)): letters
+        for layer in layers
+        for name, letters in channels.axes_of(layer).items()
+        if getattr(layer, name, None) is not None
+    }
+
+
 def assign(
-    variables: Iterable[keras.Variable], default: ProximalRegularizer | None
+    variables: Iterable[keras.Variable],
+    regularizers: Regularizers,
+    exclude: Sequence[str] = (),
+    model: keras.Model | None = None,
 ) -> list[ProximalRegularizer | None]:
     """Return one regularizer, or None, for each variable.
 
     Args:
         variables: trainable variables, in the optimizer's order.
-        default: for every kernel whose layer has no proximal regularizer of its own. A layer's own wins.
+        regularizers: for every kernel whose layer has no proximal regularizer of its own, or a map from path
+            patterns to regularizers. A layer's own wins.
+        exclude: path patterns of variables that `regularizers` does not apply to.
+        model: tells the layers of the variables, so that `groups="input"` and `"output"` follow the layer table.
 
     Returns:
         A list in the order of `variables`.
 
     Raises:
-        ValueError: naming the variable, if a regularizer has no groups in its shape.
+        ValueError: naming the variable, if a regularizer has no groups in its shape or two patterns match.
     """
     variables = list(variables)
-    assigned = [own_regularizer(v) or (default if is_kernel(v) else None) for v in variables]
-    for variable, regularizer in zip(variables, assigned):
-        if regularizer is not None:
-            regularizer.check_shape(tuple(variable.shape), variable.path)
-    if default is not None and default not in assigned:
-        warnings.warn(
-            f"{default!r} applies to none of the {len(variables)} variables: no kernel is without a "
-            "regularizer of its own. Nothing will become sparse through it.",
-            stacklevel=2,
-        )
+    axes = axes_of_weights(model)
+    assigned, uses_default = [], False
+    for variable in variables:
+        names = names_of(variable, model)
+        is_excluded = any(matches(pattern, names) for pattern in exclude)
+        default = None if is_excluded else chosen(regularizers, variable, names)
+        own = own_regularizer(variable)
+        uses_default |= own is None and default is not None
+        psi = own or default
+        psi = psi.along(axes[id(variable)]) if psi and id(variable) in axes else psi
+        if psi is not None:
+            psi.check_shape(tuple(variable.shape), variable.path)
+        assigned.append(psi)
+    warn_of_unused(regularizers, exclude, [names_of(variable, model) for variable in variables], uses_default)
     return assigned
+
+
+def chosen(regularizers: Regularizers, variable: keras.Variable, names: tuple[str, ...]) -> ProximalRegularizer | None:
+    """Return what an optimizer's `regularizer` argument says about a variable."""
+    if not isinstance(regularizers, Mapping):
+        return regularizers if is_kernel(variable) else None
+    pattern = matching(regularizers, names)
+    return None if pattern is None else regularizers[pattern]
+
+
+def warn_of_unused(regularizers: Regularizers, exclude: Sequence[str], names: list, uses_default: bool) -> None:
+    """Warn of patterns that match no variable, and of a regularizer that applies to none."""
+    patterns = [*(regularizers if isinstance(regularizers, Mapping) else ()), *exclude]
+    unused = [pattern for pattern in patterns if not any(matches(pattern, each) for each in names)]
+    if unused:
+        paths = ", ".join(each[-1] for each in names)
+        warnings.warn(f"These patterns match no trainable variable: {unused!r}. The paths are: {paths}", stacklevel=3)
+    if isinstance(regularizers, ProximalRegularizer) and not uses_default:
+        warnings.warn(
+            f"{regularizers!r} applies to none of the {len(names)} variables: no kernel is without a "
+            "regularizer of its own. Nothing will become sparse through it.",
+            stacklevel=3,
+        )
+
+
+def checked(regularizers: Callable | Mapping | str | None) -> Regularizers:
+    """Return the `regularizer` argument of an optimizer, deserialized.
+
+    Raises:
+        ValueError: for anything without a proximal map, and for patterns that are no regular expressions.
+    """
+    if isinstance(regularizers, Mapping) and not {"class_name", "config"} <= set(regularizers):
+        check_patterns("regularizer", regularizers)
+        return {pattern: checked(value) for pattern, value in regularizers.items()}
+    try:
+        regularizer = keras.regularizers.get(regularizers)
+    except (TypeError, ValueError):
+        regularizer = regularizers
+    if regularizer is not None and not isinstance(regularizer, ProximalRegularizer):
+        raise ValueError(
+            "`regularizer` must have a proximal map (keras_rmda.L1, keras_rmda.GroupLasso, ...), be a dictionary from "
+            f"path patterns to such, or None. Received: regularizer={regularizer!r}"
+        )
+    return regularizer
+
+
+def serialized(regularizers: Regularizers) -> dict | None:
+    """Return the configuration from which `checked` makes the same."""
+    if isinstance(regularizers, Mapping):
+        return {pattern: serialized(value) for pattern, value in regularizers.items()}
+    return keras.regularizers.serialize(regularizers) if regularizers else None
+
+
+def check_patterns(name: str, patterns: Iterable[str]) -> None:
+    """Raise `ValueError` unless all are regular expressions."""
+    if isinstance(patterns, str) or not isinstance(patterns, Iterable):
+        raise ValueError(f"`{name}` must be a list of patterns. Received: {name}={patterns!r}")
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except (TypeError, re.error) as error:
+            raise ValueError(
+                f"`{name}` must hold variable paths or regular expressions of them. Received: {pattern!r} ({error})"
+            ) from None

@@ -6,6 +6,7 @@ not change: behind a convolution of C filters an image has ids of shape (1, 1, C
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -36,7 +37,8 @@ class Rule:
             `"moves"`: the same numbers in another arrangement;
             `"opaque"`: not known; everything that touches it stays as it is.
         weights: for each weight attribute one letter per axis: "i" reads the input channels, "o" writes the output
-            channels, "c" goes along with the channels, "." is none of these. A layer that "writes" has a `kernel`.
+            channels, "c" goes along with the channels, "m" counts several outputs of one channel, "." is none of
+            these. A layer that "writes" has a `kernel`. Regularizers find their groups by these letters.
         width: the configuration key that holds the number of output channels.
         mixes_positions: whether an output position depends on several input positions.
         constant: for "carries", (layer, values, read) -> values: the outputs for constant inputs, NaN where an
@@ -66,8 +68,8 @@ class Rule:
             )
         if self.kind == "moves" and self.move is None:
             raise ValueError('A rule that "moves" needs a function `move`. Received: move=None')
-        if not all(set(letters) <= set("ioc.") for letters in self.weights.values()):
-            raise ValueError(f'The letters of `weights` are "i", "o", "c" and ".". Received: {self.weights!r}')
+        if not all(set(letters) <= set("iocm.") for letters in self.weights.values()):
+            raise ValueError(f'The letters of `weights` are "i", "o", "c", "m" and ".". Received: {self.weights!r}')
 
 
 OPAQUE = Rule("opaque")
@@ -212,6 +214,19 @@ RULES: dict[type, Rule] = {
     L.Add: Rule("merges", constant=np.add),
     L.Concatenate: Rule("moves", move=concatenated, refusal=one_axis),
     L.Flatten: Rule("moves", move=flattened),
+    # The converter keeps these as they are; regularizers know their axes.
+    **{
+        layer: Rule("opaque", {"kernel": "." * n + "oi", "bias": "o"})
+        for n, layer in enumerate((L.Conv1DTranspose, L.Conv2DTranspose, L.Conv3DTranspose), start=1)
+    },
+    **{
+        layer: Rule("opaque", {"kernel": "." * n + "cm"})
+        for n, layer in enumerate((L.DepthwiseConv1D, L.DepthwiseConv2D), start=1)
+    },
+    **{
+        layer: Rule("opaque", {"depthwise_kernel": "." * n + "cm", "pointwise_kernel": "." * n + "io", "bias": "o"})
+        for n, layer in enumerate((L.SeparableConv1D, L.SeparableConv2D), start=1)
+    },
 }
 
 
@@ -235,6 +250,8 @@ def rule_of(layer: Any) -> tuple[Rule, str]:
     rule = RULES.get(type(layer))
     if rule is None:
         return OPAQUE, f"{type(layer).__name__} is not in the layer table (keras_rmda.channels.register_rule)"
+    if rule.kind == "opaque":
+        return OPAQUE, f"{type(layer).__name__} is kept as it is (keras_rmda.channels.register_rule)"
     refusal = rule.refusal(layer)
     known = {id(getattr(layer, name, None)) for name in rule.weights}
     strange = [weight.path for weight in getattr(layer, "weights", []) if id(weight) not in known]
@@ -243,3 +260,12 @@ def rule_of(layer: Any) -> tuple[Rule, str]:
     if refusal is None and rule.kind == "carries" and not is_elementwise(getattr(layer, "activation", None)):
         refusal = f"activation {getattr(layer.activation, '__name__', layer.activation)!r} mixes channels"
     return (rule, "") if refusal is None else (OPAQUE, f"{type(layer).__name__} with {refusal}")
+
+
+def axes_of(layer: Any) -> dict[str, str]:
+    """Return, for each weight attribute of a layer that the table knows, the letters of its axes."""
+    if type(layer) is L.EinsumDense:
+        inputs, kernel, outputs = re.split(",|->", layer.equation)
+        letter = {(True, False): "i", (False, True): "o", (True, True): "c"}
+        return {"kernel": "".join(letter[k in inputs, k in outputs] for k in kernel)}
+    return dict(RULES[type(layer)].weights) if type(layer) in RULES else {}

@@ -4,6 +4,9 @@ import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+if os.environ.get("KERAS_BACKEND") == "jax":
+    os.environ.setdefault("JAX_ENABLE_X64", "true")  # the reference trajectories are in float64
+
 import keras
 import numpy as np
 import pytest

@@ -21,7 +21,8 @@ class Problem:
         self.start, self.h, self.target, self.noise, self.trajectory = (
             to_keras(DATA[f"{name}/{key}"]).astype(dtype) for key in ("p0", "H", "target", "noise", "traj")
         )
+        self.gamma = to_keras(DATA[f"{name}/gamma"]) if f"{name}/gamma" in DATA.files else None
         self.variable = keras.Variable(self.start, dtype=dtype, name="kernel")
 
-    def gradient(self, t: int):
-        return self.h * (self.variable - self.target) + self.noise[t]
+    def gradients_at(self, values: list, noise) -> list:
+        return [self.h * (values[0] - self.target) + noise]

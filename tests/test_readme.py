@@ -69,6 +69,23 @@ def test_the_table_is_what_the_demo_prints(demo_folder):
     assert table.splitlines()[0].split() == printed.splitlines()[0].split()
 
 
+@pytest.mark.slow
+def test_the_code_of_the_methods_page_runs(tmp_path):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "methods.md").read_text(), re.DOTALL)
+    code = "\n".join(blocks) + "\nprint(len(least_important_first), small.count_params() < model.count_params())"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=600, cwd=tmp_path, env=os.environ
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    group_lasso, low_rank, order = result.stdout.strip().splitlines()
+    zero_groups, parameters, _, before = group_lasso.split()
+    assert 0 < float(zero_groups) < 1
+    assert int(parameters) < int(before)
+    parameters, _, before = low_rank.split()
+    assert int(parameters) < int(before)
+    assert order == "80 True"
+
+
 def test_links_lead_somewhere():
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert (ROOT / target).exists(), target

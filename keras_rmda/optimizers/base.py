@@ -7,33 +7,46 @@ scalars that advance exactly once per real step, restart, projection, configurat
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+import math
+import weakref
+from collections.abc import Iterable, Sequence
+from numbers import Integral
+from typing import Any, Literal
 
 import keras
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
-from keras_rmda import _checks, _compat
-from keras_rmda.assignment import assign, own_regularizer
-from keras_rmda.regularizers import ProximalRegularizer, Tensor
+from keras_rmda import _checks, _compat, assignment
+from keras_rmda.assignment import Regularizers, own_regularizer
+from keras_rmda.regularizers import ProximalRegularizer, Tensor, as_type_of
 
 Scalars = dict[str, Tensor]
 Slots = dict[str, Tensor]
+
+COMPILE_FROM = 1_000_000
+"""Parameters from which `jit_update="auto"` compiles; see `benchmarks/README.md`, update cost."""
 
 
 class SparseOptimizer(keras.optimizers.Optimizer):
     """Base class of the optimizers that keep structured zeros exactly.
 
-    A subclass states `slots` (one tensor per variable, in its shape) and `scalars` (one number per
-    optimizer, 0 at every start of a stage) and defines the pure functions below. `psi` is a regularizer or
-    None, and `t` counts the steps of the current stage from 1.
+    A subclass states `slots` (one tensor per variable, in its shape), `scalars` (one number per optimizer, 0 at every
+    start of a stage) and `hyperparameters` (attributes for `get_config`), and defines the pure functions below. `psi`
+    is a regularizer or None, and `t` counts the steps of the current stage from 1.
 
     Args:
-        learning_rate: float or `keras.optimizers.schedules.LearningRateSchedule`.
-        momentum: number in (0, 1] or a schedule of it; settable between steps, like `learning_rate`.
-        regularizer: for every kernel whose layer has none of ours of its own; None for no penalty.
-        **keras_optimizer_arguments: `clipnorm`, `gradient_accumulation_steps`, `name`, ... of Keras.
+        learning_rate: float >= 0 or `keras.optimizers.schedules.LearningRateSchedule`.
+        regularizer: for every kernel whose layer has none of ours of its own; or a dictionary from patterns of
+            variable paths (the path itself, else a regular expression that matches all of it) to regularizers; None
+            for no penalty.
+        exclude: patterns of the paths of variables that `regularizer` does not apply to.
+        skip_nonfinite: whether a step with a NaN or infinity in any gradient, after clipping, leaves weights and
+            state as they were and is only counted, in `skipped_steps`.
+        jit_update: whether XLA compiles the update on TensorFlow, whether the model is compiled by it or not; "auto"
+            does so for models of a million parameters and more.
+        **keras_optimizer_arguments: `clipnorm`, `gradient_accumulation_steps`, `name`, ... of Keras. `use_ema` is
+            refused; `weight_decay` too where the algorithm would undo it.
 
     Raises:
         ValueError: naming argument and value, for anything out of range.
@@ -41,55 +54,51 @@ class SparseOptimizer(keras.optimizers.Optimizer):
 
     slots: tuple[str, ...] = ()
     scalars: tuple[str, ...] = ()
+    hyperparameters: tuple[str, ...] = ()
+    rebuilds_iterate = False
+    """Whether the iterate is made anew from the slots at each step, so that changes to the weights do not last."""
 
     def __init__(
         self,
         learning_rate: float | LearningRateSchedule,
-        momentum: float | LearningRateSchedule,
-        regularizer: ProximalRegularizer | None = None,
+        regularizer: Regularizers = None,
+        exclude: Sequence[str] = (),
+        skip_nonfinite: bool = False,
+        jit_update: bool | Literal["auto"] = "auto",
         **keras_optimizer_arguments: Any,
     ):
-        if not callable(learning_rate):
+        if not callable(learning_rate) and not isinstance(learning_rate, dict):
             _checks.real("learning_rate", learning_rate)
+            if not isinstance(learning_rate, Integral):  # which Keras refuses
+                learning_rate = float(learning_rate)
+        self._check_keras_arguments(**keras_optimizer_arguments)
+        exclude = exclude if isinstance(exclude, str) or not isinstance(exclude, Iterable) else tuple(exclude)
+        assignment.check_patterns("exclude", exclude)
+        _checks.one_of("jit_update", jit_update, (True, False, "auto"))
         super().__init__(learning_rate=learning_rate, **keras_optimizer_arguments)
-        regularizer = keras.regularizers.get(regularizer)
-        if regularizer is not None and not isinstance(regularizer, ProximalRegularizer):
-            raise ValueError(
-                "`regularizer` must have a proximal map (keras_rmda.L1, keras_rmda.GroupLasso, ...) or be None. "
-                f"Received: regularizer={regularizer!r}"
-            )
-        self.regularizer = regularizer
-        if isinstance(momentum, dict):
-            momentum = keras.saving.deserialize_keras_object(momentum)
-        self._momentum = momentum
-        if not isinstance(momentum, LearningRateSchedule):
-            momentum = _checks.real("momentum", momentum, maximum=1.0, open_minimum=True)
-            self._momentum = self._new_scalar("momentum", lambda shape, dtype: ops.convert_to_tensor(momentum, dtype))
-        self._momentum_growth = self._new_scalar("momentum_growth")
+        self.regularizer = assignment.checked(regularizer)
+        self.exclude = exclude
+        self.skip_nonfinite = _checks.truth("skip_nonfinite", skip_nonfinite)
+        self.jit_update = jit_update
+        self._skipped_steps = self._new_scalar("skipped_steps", dtype="int") if skip_nonfinite else None
+        self._model = self._compiled_update = None
         _compat.leave_proximal_penalties_out_of_losses(applies_penalty_of)
+        _compat.tell_optimizers_their_model(bind)
 
     # ---- what an algorithm defines
 
     def init(self, w: Tensor, psi: ProximalRegularizer | None) -> Slots:
         """Return the slots at the start of a stage that begins at `w`."""
-        raise NotImplementedError
+        return {name: ops.zeros_like(w) for name in self.slots}
 
     def advance(self, lr: Tensor, t: Tensor, **scalars: Tensor) -> Scalars:
-        """Return the scalars of step `t` from those of the step before."""
+        """Return the scalars of step `t` from those of the step before, and other numbers that `step` takes."""
         return scalars
 
     def step(
-        self,
-        w: Tensor,
-        g: Tensor,
-        lr: Tensor,
-        psi: ProximalRegularizer | None,
-        *,
-        t: Tensor,
-        c: Tensor,
-        **state: Tensor,
+        self, w: Tensor, g: Tensor, lr: Tensor, psi: ProximalRegularizer | None, *, t: Tensor, **state: Tensor
     ) -> tuple[Tensor, Slots]:
-        """Return the next iterate and slots for the gradient `g`, momentum `c` and step count `t`."""
+        """Return the next iterate and slots for the gradient `g`; `state` holds scalars, slots and any momentum c."""
         raise NotImplementedError
 
     def structured(self, w: Tensor, psi: ProximalRegularizer, *, t: Tensor, **state: Tensor) -> Tensor:
@@ -99,40 +108,22 @@ class SparseOptimizer(keras.optimizers.Optimizer):
     # ---- what the user calls
 
     @property
-    def momentum(self) -> Any:
-        """The momentum in (0, 1]: a variable, or the current value of a schedule."""
-        if isinstance(self._momentum, LearningRateSchedule):
-            return self._momentum(self._iterations)
-        return self._momentum
-
-    @momentum.setter
-    def momentum(self, value: float) -> None:
-        if isinstance(self._momentum, LearningRateSchedule):
-            raise TypeError(
-                "This optimizer was created with a schedule as its `momentum`, which is hence not settable. "
-                f"Received: momentum={value!r}"
-            )
-        self._momentum.assign(_checks.real("momentum", value, maximum=1.0, open_minimum=True))
-
-    @property
-    def momentum_growth(self) -> Any:
-        """The exponent q of c_t = min(1, momentum * t^q) at step t of a stage; 0 keeps the momentum."""
-        return self._momentum_growth
-
-    @momentum_growth.setter
-    def momentum_growth(self, value: float) -> None:
-        self._momentum_growth.assign(_checks.real("momentum_growth", value))
+    def skipped_steps(self) -> Any:
+        """The number of steps that `skip_nonfinite=True` has skipped."""
+        if self._skipped_steps is None:
+            raise AttributeError("Steps are skipped, and counted, with `skip_nonfinite=True` only.")
+        return self._skipped_steps
 
     def restart(self) -> None:
         """Forget all history and start a new stage from the current weights, as a fresh optimizer would."""
         if not self.built:
             return
-        for variable in self._stage_variables:
+        for variable in [self._step_count, *self._scalars.values()]:
             variable.assign(ops.zeros((), variable.dtype))
         self._begin_stage()
 
     def structured_value(self, variable: keras.Variable) -> Tensor:
-        """Return the iterate of `variable` that carries the exact zeros.
+        """Return the iterate of `variable` that carries the exact zeros, inside the variable's constraint.
 
         Args:
             variable: a trainable variable that this optimizer was built with.
@@ -146,17 +137,19 @@ class SparseOptimizer(keras.optimizers.Optimizer):
         self._check_built()
         self._check_variables_are_known([variable])
         index = self._get_variable_index(variable)
-        w, psi = ops.convert_to_tensor(variable), self._penalties[index]
+        w, psi = ops.convert_to_tensor(variable), self.penalty_of(variable)
         if psi is None:
             return w
         t, scalars = ops.cast(self._step_count, w.dtype), self._read(self._scalars, w.dtype)
-        return self.structured(w, psi, t=t, **scalars, **self._read(self._slots[index], w.dtype))
+        value = self.structured(w, psi, t=t, **scalars, **self._read(self._slots[index], w.dtype))
+        constraint = self._trainable_variables[index].constraint
+        return value if constraint is None else constraint(value)
 
     def project(self, model: keras.Model | Iterable[keras.Variable]) -> None:
         """Write the iterates that carry the exact zeros into the model; `fit` ends with this by itself.
 
         Args:
-            model: the model that is trained, or its trainable variables. A variable's constraint is kept.
+            model: the model that is trained, or its trainable variables.
 
         Raises:
             ValueError: if the optimizer is not built.
@@ -164,13 +157,15 @@ class SparseOptimizer(keras.optimizers.Optimizer):
         self._check_built()
         for variable in getattr(model, "trainable_variables", model):
             if self.penalty_of(variable) is not None:
-                value = self.structured_value(variable)
-                variable.assign(value if variable.constraint is None else variable.constraint(value))
+                variable.assign(self.structured_value(variable))
 
     def penalty_of(self, variable: keras.Variable) -> ProximalRegularizer | None:
-        """Return the regularizer that this optimizer applies to `variable`; None before it is built."""
+        """Return the regularizer that this optimizer applies to `variable`, at the strength of the last step.
+
+        None for a variable without one, and before the optimizer is built.
+        """
         index = self._trainable_variables_indices.get(self._var_key(variable)) if self.built else None
-        return None if index is None else self._penalties[index]
+        return None if index is None else self._penalty(index, self._strengths)
 
     # ---- what Keras calls
 
@@ -179,50 +174,62 @@ class SparseOptimizer(keras.optimizers.Optimizer):
         if self.built:
             return
         super().build(variables)
-        self._penalties = assign(variables, self.regularizer)
+        model = self._model and self._model()
+        self._penalties = assignment.assign(variables, self.regularizer, self.exclude, model)
         self._step_count = self._new_scalar("step_count", dtype="int")
         self._scalars = {name: self._new_scalar(name) for name in self.scalars}
+        self._strengths = {
+            str(index): self._new_scalar("strength")
+            for index, psi in enumerate(self._penalties)
+            if psi is not None and isinstance(psi.strength, LearningRateSchedule)
+        }
         self._slots = [
             {name: self.add_variable_from_reference(variable, name=name) for name in self.slots}
             for variable in variables
         ]
-        self._has_begun = False
+        self._has_begun = self._has_stepped = False
         self._begin_first_stage()
-
-    @property
-    def _stage_variables(self) -> list[keras.Variable]:
-        return [self._step_count, *self._scalars.values()]
+        _BUILT.add(self)
 
     def _backend_update_step(self, grads: list, trainable_variables: list, learning_rate: Any) -> None:
-        """Advance the scalars, then the variables: the one hook that runs once per real step."""
-        self._step_count.assign_add(1)
-        dtype = keras.config.floatx()
-        lr, t = ops.cast(learning_rate, dtype), ops.cast(self._step_count, dtype)
-        for name, value in self.advance(lr, t, **self._read(self._scalars, dtype)).items():
-            self._scalars[name].assign(value)
+        """Update everything: the one hook that runs once per real step."""
+        self._begin_again_if_unused()
         self._begin_first_stage()
-        super()._backend_update_step(grads, trainable_variables, learning_rate)
+        grads = [_compat.dense(gradient) for gradient in grads]
+        indices = tuple(self._get_variable_index(variable) for variable in trainable_variables)
+        if not self._compiles_update:
+            self._update(grads, indices, learning_rate)
+            return
+        if self._compiled_update is None:
+            self._compiled_update = _compat.compiled(self._update)
+        self._compiled_update(grads, indices, ops.cast(learning_rate, keras.config.floatx()))
 
-    def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Update one variable; `variable` is a raw backend variable on TensorFlow."""
+    def update_step(self, gradient: Any, variable: Any, learning_rate: dict[str, Tensor]) -> None:
+        """Update one variable.
+
+        Args:
+            gradient: its gradient.
+            variable: a raw backend variable on TensorFlow.
+            learning_rate: the numbers of this step, from `_advance`; Keras hands on what it is given.
+        """
         index = self._get_variable_index(variable)
-        w = ops.convert_to_tensor(variable)
-        dtype = w.dtype
-        t = ops.cast(self._step_count, dtype)
-        growth = ops.power(t, ops.cast(self._momentum_growth, dtype))
+        w = ops.cast(variable, variable.dtype)
+        numbers = {name: ops.cast(value, w.dtype) for name, value in learning_rate["numbers"].items()}
+        lr = numbers.pop("lr")
+        slots = self._read(self._slots[index], w.dtype)
+        decay = self.weight_decay if self._use_weight_decay(self._trainable_variables[index]) else None
         w_next, slots_next = self.step(
-            w,
-            ops.cast(ops.convert_to_tensor(gradient), dtype),
-            ops.cast(learning_rate, dtype),
-            self._penalties[index],
-            t=t,
-            c=ops.minimum(ops.cast(self.momentum, dtype) * growth, 1.0),
-            **self._read(self._scalars, dtype),
-            **self._read(self._slots[index], dtype),
+            w - w * as_type_of(w, lr * decay) if decay else w,
+            ops.cast(gradient, w.dtype),
+            lr,
+            self._penalty(index, learning_rate["strengths"]),
+            **numbers,
+            **slots,
         )
+        is_finite = learning_rate.get("is_finite")
         for name, value in slots_next.items():
-            self.assign(self._slots[index][name], value)
-        self.assign(variable, w_next)
+            self.assign(self._slots[index][name], _unless_skipped(value, slots[name], is_finite))
+        self.assign(variable, _unless_skipped(w_next, w, is_finite))
 
     def finalize_variable_values(self, var_list: list[keras.Variable]) -> None:
         """Project at the end of `fit`."""
@@ -232,18 +239,83 @@ class SparseOptimizer(keras.optimizers.Optimizer):
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments, with current values of settable ones, as Keras does."""
-        if isinstance(self._momentum, LearningRateSchedule):
-            momentum = keras.saving.serialize_keras_object(self._momentum)
-        else:
-            momentum = float(ops.convert_to_numpy(self._momentum))
-        regularizer = keras.regularizers.serialize(self.regularizer) if self.regularizer else None
-        return super().get_config() | {"momentum": momentum, "regularizer": regularizer}
+        arguments = {
+            "regularizer": assignment.serialized(self.regularizer),
+            "exclude": list(self.exclude),
+            "skip_nonfinite": self.skip_nonfinite,
+            "jit_update": self.jit_update,
+        }
+        return super().get_config() | arguments | {name: getattr(self, name) for name in self.hyperparameters}
 
     # ---- helpers
+
+    def _check_keras_arguments(self, weight_decay: Any = None, use_ema: bool = False, **others: Any) -> None:
+        name = type(self).__name__
+        if use_ema:
+            raise ValueError(f"A moving average of the iterates of {name} holds no exact zeros. Received: use_ema=True")
+        if weight_decay is not None:
+            _checks.real("weight_decay", weight_decay)
+        if weight_decay and self.rebuilds_iterate:
+            raise ValueError(
+                f"{name} makes its iterate anew from its own state at every step, so `weight_decay` would have no "
+                "lasting effect. Use a penalty instead, such as keras_rmda.ElasticNet. "
+                f"Received: weight_decay={weight_decay!r}"
+            )
 
     def _check_built(self) -> None:
         if not self.built:
             raise ValueError("The optimizer has no iterates before its first step (or `build`).")
+
+    def _apply_weight_decay(self, variables: list) -> None:
+        """Do nothing: `update_step` decays, so that a skipped step does not."""
+
+    @property
+    def _compiles_update(self) -> bool:
+        if self.jit_update == "auto":
+            large = sum(math.prod(variable.shape) for variable in self._trainable_variables) >= COMPILE_FROM
+            pays = large and all(psi is None or psi.compiles_well for psi in self._penalties)
+        return (pays if self.jit_update == "auto" else self.jit_update) and not _compat.is_distributed()
+
+    def _update(self, grads: list[Tensor], indices: tuple[int, ...], learning_rate: Tensor) -> None:
+        variables = [self._trainable_variables[index] for index in indices]
+        super()._backend_update_step(grads, variables, self._advance(grads, learning_rate))
+
+    def _advance(self, grads: list[Tensor], learning_rate: Tensor) -> dict[str, Any]:
+        """Advance the scalars, exactly once per real step, and return all numbers of this step."""
+        dtype = keras.config.floatx()
+        lr = ops.cast(learning_rate, dtype)
+        strengths = self._scheduled_strengths()
+        is_finite = None
+        if self.skip_nonfinite:
+            is_finite = ops.all(ops.stack([ops.all(ops.isfinite(gradient)) for gradient in grads]))
+            skipped = ops.cast(ops.logical_not(is_finite), self._skipped_steps.dtype)
+            self._skipped_steps.assign_add(skipped)
+            # Undone here, since Keras counts every call: schedules see only the steps that were made.
+            calls = ops.cast(skipped * (self.gradient_accumulation_steps or 1), self._iterations.dtype)
+            self._iterations.assign_sub(calls)
+
+        def assign(variable: keras.Variable, value: Tensor) -> None:
+            before = ops.convert_to_tensor(variable)
+            variable.assign(_unless_skipped(ops.cast(value, variable.dtype), before, is_finite))
+
+        t = ops.convert_to_tensor(self._step_count) + 1
+        assign(self._step_count, t)
+        t = ops.cast(t, dtype)
+        scalars = self.advance(lr, t, **self._read(self._scalars, dtype))
+        for name, variable in self._scalars.items():
+            assign(variable, scalars[name])
+        for index, value in strengths.items():
+            assign(self._strengths[index], value)
+        numbers = {"lr": lr, "t": t, **scalars, **self._momentum_at(t)}
+        return {"numbers": numbers, "strengths": strengths} | ({} if is_finite is None else {"is_finite": is_finite})
+
+    def _momentum_at(self, t: Tensor) -> dict[str, Tensor]:
+        """Return {"c": the momentum of step t of the stage}, where the algorithm has one."""
+        return {}
+
+    def _penalty(self, index: int, strengths: dict[str, Tensor]) -> ProximalRegularizer | None:
+        psi, strength = self._penalties[index], strengths.get(str(index))
+        return psi if strength is None else psi.at(ops.convert_to_tensor(strength))
 
     def _begin_first_stage(self) -> None:
         # Where a trace on TensorFlow makes the model too, its weights have no values yet. TensorFlow then gives them
@@ -253,10 +325,29 @@ class SparseOptimizer(keras.optimizers.Optimizer):
             with _compat.outside_of_traces():
                 self._begin_stage()
 
+    def _begin_again_if_unused(self) -> None:
+        # Keras builds the optimizer of a model from a file before it loads the weights, and a clone's before they are
+        # set: a stage without steps begins at the weights that are there when its first step is traced.
+        if self._has_stepped or not self._has_begun or not _compat.can_read_outside_of_traces():
+            return
+        if _compat.are_initialized([self._step_count]):
+            self._has_stepped = True
+            with _compat.outside_of_traces():
+                if int(ops.convert_to_numpy(self._step_count)) == 0:
+                    self._begin_stage()
+
+    def _scheduled_strengths(self) -> dict[str, Tensor]:
+        iterations = ops.convert_to_tensor(self._iterations)
+        return {index: ops.relu(self._penalties[int(index)].strength(iterations)) for index in self._strengths}
+
     def _begin_stage(self) -> None:
-        for variable, psi, slots in zip(self._trainable_variables, self._penalties, self._slots):
+        strengths = self._scheduled_strengths()
+        for index, value in strengths.items():
+            self._strengths[index].assign(value)
+        for index, (variable, slots) in enumerate(zip(self._trainable_variables, self._slots)):
             # A copy: JAX cannot donate one buffer as both a weight and a slot.
-            for name, value in self.init(ops.copy(ops.convert_to_tensor(variable)), psi).items():
+            w = ops.copy(ops.convert_to_tensor(variable))
+            for name, value in self.init(w, self._penalty(index, strengths)).items():
                 slots[name].assign(value)
 
     def _new_scalar(self, name: str, initializer: Any = "zeros", dtype: str | None = None) -> keras.Variable:
@@ -267,8 +358,29 @@ class SparseOptimizer(keras.optimizers.Optimizer):
         return {name: ops.cast(variable, dtype) for name, variable in state.items()}
 
 
+def _unless_skipped(value: Tensor, before: Tensor, is_finite: Tensor | None) -> Tensor:
+    return value if is_finite is None else ops.where(is_finite, value, before)
+
+
+def bind(optimizer: Any, model: keras.Model) -> None:
+    """Let an optimizer of ours know the layers of its variables."""
+    if isinstance(optimizer, SparseOptimizer):
+        optimizer._model = weakref.ref(model)
+
+
 def applies_penalty_of(optimizer: Any, variable: keras.Variable) -> bool:
-    """Return whether `optimizer` is ours and applies `variable`'s own regularizer by its proximal step."""
-    if not isinstance(optimizer, SparseOptimizer) or own_regularizer(variable) is None:
+    """Return whether `optimizer` is ours and applies `variable`'s own regularizer by its proximal step.
+
+    A model without an optimizer (None) is trained in a loop of the user's own: there, any of ours that was built with
+    the variable counts.
+    """
+    if own_regularizer(variable) is None:
+        return False
+    if optimizer is None:
+        return any(each.penalty_of(variable) is not None for each in _BUILT)
+    if not isinstance(optimizer, SparseOptimizer):
         return False
     return not optimizer.built or optimizer.penalty_of(variable) is not None
+
+
+_BUILT: weakref.WeakSet[SparseOptimizer] = weakref.WeakSet()

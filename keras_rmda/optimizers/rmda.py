@@ -8,12 +8,14 @@ import keras
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
-from keras_rmda.optimizers.base import Scalars, Slots, SparseOptimizer
+from keras_rmda.assignment import Regularizers
+from keras_rmda.optimizers.base import Scalars, Slots
+from keras_rmda.optimizers.momentum import AveragingOptimizer
 from keras_rmda.regularizers import ProximalRegularizer, Tensor
 
 
 @keras.saving.register_keras_serializable(package="keras_rmda")
-class RMDA(SparseOptimizer):
+class RMDA(AveragingOptimizer):
     """Dual averaging with momentum; after finitely many steps its zeros are those of the solution.
 
     Formula, at step t of a stage with learning rate eta_t and momentum c:
@@ -29,10 +31,11 @@ class RMDA(SparseOptimizer):
 
     Args:
         learning_rate: float >= 0 or schedule.
-        momentum: c in (0, 1]; 1 means none.
-        regularizer: psi for every kernel whose layer has none of ours; None for no penalty.
-        **keras_optimizer_arguments: `clipnorm`, `gradient_accumulation_steps`, `name`, ... of Keras.
-            `weight_decay` and `use_ema` are refused.
+        momentum: c in (0, 1] or schedule; 1 means none.
+        regularizer: psi for every kernel whose layer has none of ours, or a dictionary from patterns of variable
+            paths to such; None for no penalty.
+        **optimizer_arguments: `exclude`, `skip_nonfinite` and `jit_update` of `SparseOptimizer`; `clipnorm`,
+            `gradient_accumulation_steps`, ... of Keras. `weight_decay` and `use_ema` are refused.
 
     Raises:
         ValueError: for an argument out of range, and for `weight_decay` or `use_ema`.
@@ -51,22 +54,11 @@ class RMDA(SparseOptimizer):
         self,
         learning_rate: float | LearningRateSchedule = 0.1,
         momentum: float | LearningRateSchedule = 0.1,
-        regularizer: ProximalRegularizer | None = None,
+        regularizer: Regularizers = None,
         name: str = "rmda",
-        **keras_optimizer_arguments: Any,
+        **optimizer_arguments: Any,
     ):
-        if keras_optimizer_arguments.get("weight_decay"):
-            raise ValueError(
-                "RMDA rebuilds its iterate from the initial point, so `weight_decay` would have no lasting effect. "
-                "Use a penalty in the loss instead. "
-                f"Received: weight_decay={keras_optimizer_arguments['weight_decay']!r}"
-            )
-        if keras_optimizer_arguments.get("use_ema"):
-            raise ValueError(
-                "RMDA averages by itself, and a moving average of its iterates holds no exact zeros. "
-                "Received: use_ema=True"
-            )
-        super().__init__(learning_rate, momentum, regularizer, name=name, **keras_optimizer_arguments)
+        super().__init__(learning_rate, regularizer, momentum, name=name, **optimizer_arguments)
 
     def init(self, w: Tensor, psi: ProximalRegularizer | None) -> Slots:
         return {"w_0": w, "v": ops.zeros_like(w)}
@@ -81,6 +73,6 @@ class RMDA(SparseOptimizer):
         return (1.0 - c) * w + c * w_tilde, {"v": v}  # W_t = (1 - c) W_{t-1} + c W~_t
 
     def structured(self, w, psi, *, t, s, alpha, w_0, v) -> Tensor:
-        beta = ops.sqrt(ops.maximum(t, 1.0))  # beta_t = sqrt(t); at t = 0, W~_0 = W_0
+        beta = ops.sqrt(ops.where(t > 0, t, ops.ones_like(t)))  # beta_t = sqrt(t); at t = 0, W~_0 = W_0
         w_hat = w_0 - v / beta
         return w_hat if psi is None else psi.prox(w_hat, alpha / beta)  # W~_t

@@ -1,0 +1,87 @@
+"""Stages of dual averaging."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import keras
+from keras import ops
+
+from keras_rmda import _checks, _compat
+from keras_rmda.optimizers.base import SparseOptimizer
+from keras_rmda.optimizers.momentum import AveragingOptimizer
+
+
+class StagewiseSchedule(keras.callbacks.Callback):
+    """Train in stages: at each milestone the learning rate goes down, the momentum up, and history is forgotten.
+
+    Formula, before epoch m of `milestones`: learning_rate <- factor * learning_rate,
+    momentum <- min(1, momentum / factor), `optimizer.restart()`. In the last stage the momentum grows with the
+    step t of the stage as min(1, momentum * sqrt(t)), so that in the end the iterate is its structured value.
+    Optimizers that do not average their iterates (all but RMDA and RAMDA) keep momentum and history: for them only the
+    learning rate goes down.
+
+    Args:
+        milestones: increasing 0-based epochs; each is applied before that epoch begins.
+        factor: number in (0, 1) that multiplies the learning rate.
+
+    Raises:
+        ValueError: for bad arguments; at the start of training if the optimizer is not one of this package or
+            its learning rate or momentum is a schedule of its own.
+
+    Example:
+        >>> model.fit(x, y, epochs=30, callbacks=[kr.callbacks.StagewiseSchedule([15, 25])])
+
+    Source: Huang and Lee 2022, arXiv:2112.02612, section 5.
+    """
+
+    def __init__(self, milestones: Sequence[int], factor: float = 0.1):
+        super().__init__()
+        try:
+            milestones = [_checks.whole("milestones", epoch) for epoch in milestones]
+        except TypeError:
+            raise ValueError(f"`milestones` must be a sequence of epochs. Received: {milestones!r}") from None
+        if not milestones or any(a >= b for a, b in pairwise(milestones)):
+            raise ValueError(f"`milestones` must be increasing and not empty. Received: milestones={milestones!r}")
+        self.milestones = milestones
+        self.factor = _checks.real("factor", factor, maximum=1.0, open_minimum=True)
+        if self.factor == 1.0:
+            raise ValueError(f"`factor` must be less than 1. Received: factor={factor!r}")
+
+    @property
+    def _optimizers(self) -> list[SparseOptimizer]:
+        optimizers = _compat.inner_optimizers(getattr(self.model, "optimizer", None))
+        ours = [each for each in optimizers if isinstance(each, SparseOptimizer)]
+        if not ours:
+            raise ValueError(
+                "StagewiseSchedule sets the stages of optimizers of keras_rmda, such as RMDA. "
+                f"Received: optimizer={type(optimizers[0]).__name__}"
+            )
+        return ours
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        """Refuse what cannot be scheduled."""
+        for optimizer in self._optimizers:
+            for name in (
+                ("learning_rate", "momentum") if isinstance(optimizer, AveragingOptimizer) else ("learning_rate",)
+            ):
+                if not isinstance(getattr(optimizer, f"_{name}"), keras.Variable):
+                    raise ValueError(f"StagewiseSchedule sets the {name}, but the optimizer's {name} is a schedule.")
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Begin a stage."""
+        for optimizer in self._optimizers:
+            if epoch in self.milestones:
+                optimizer.learning_rate = float(ops.convert_to_numpy(optimizer.learning_rate)) * self.factor
+            if isinstance(optimizer, AveragingOptimizer):
+                self._average_anew(optimizer, epoch)
+
+    def _average_anew(self, optimizer: AveragingOptimizer, epoch: int) -> None:
+        if epoch == 0:
+            optimizer.momentum_growth = 0.0
+        if epoch in self.milestones:
+            optimizer.momentum = min(1.0, float(ops.convert_to_numpy(optimizer.momentum)) / self.factor)
+            optimizer.restart()
+        if epoch == self.milestones[-1]:
+            optimizer.momentum_growth = 0.5

@@ -1,0 +1,105 @@
+"""What a penalty must answer to a proximal algorithm.
+
+`ops.maximum`, `ops.minimum` and `ops.matmul` round float64 to float32 on PyTorch (Keras 3.15): `clip`, `relu` and `@`
+stand for them in this package.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import keras
+from keras import ops
+from keras.optimizers.schedules import LearningRateSchedule
+
+from keras_rmda import _checks
+
+Tensor = Any
+
+
+class ProximalRegularizer(keras.regularizers.Regularizer):
+    """Base class: a penalty psi with its proximal maps.
+
+    Args:
+        strength: multiplier of the penalty, a finite number >= 0, or a
+            `keras.optimizers.schedules.LearningRateSchedule` of it over the optimizer's `iterations`.
+
+    Raises:
+        ValueError: if `strength` is negative, not finite or not a number; when a value is asked for and `strength`
+            is a schedule, which only the optimizers of this package can follow.
+    """
+
+    has_support = True
+    """Whether it only makes weights zero, and any values elsewhere are as good: no rank, no sign."""
+    compiles_well = True
+    """Whether XLA's version of the proximal map is as fast as the backend's own."""
+
+    def __init__(self, strength: float | LearningRateSchedule):
+        if isinstance(strength, dict):
+            strength = keras.saving.deserialize_keras_object(strength)
+        is_schedule = isinstance(strength, LearningRateSchedule)
+        self.strength = strength if is_schedule else _checks.real("strength", strength)
+
+    def __call__(self, w: Tensor) -> Tensor:
+        """Return psi(w), a scalar."""
+        raise NotImplementedError
+
+    def prox(self, w: Tensor, step: Tensor) -> Tensor:
+        """Return argmin_u step * psi(u) + |u - w|^2 / 2, in the shape of `w`."""
+        raise NotImplementedError
+
+    def prox_in_metric(self, w: Tensor, step: Tensor, d: Tensor) -> Tensor:
+        """Return argmin_u step * psi(u) + <d, (u - w)^2> / 2 for a diagonal metric d > 0."""
+        raise NotImplementedError
+
+    def subgradient(self, w: Tensor) -> Tensor:
+        """Return one element of the subdifferential of psi at `w`; 0 where `w` is 0."""
+        raise NotImplementedError
+
+    def group_norms(self, w: Tensor) -> Tensor:
+        """Return the Euclidean norm of every group that psi can make zero as a whole."""
+        raise NotImplementedError
+
+    def check_shape(self, shape: tuple[int, ...], path: str) -> None:
+        """Raise `ValueError`, naming the variable `path`, if psi has no groups in this shape."""
+
+    def along(self, axes: str) -> ProximalRegularizer:
+        """Return this penalty for a weight whose axes the layer table describes by these letters."""
+        return self
+
+    def at(self, strength: Tensor) -> ProximalRegularizer:
+        """Return this penalty with another strength, which may be a tensor."""
+        other = copy.copy(self)
+        other.strength = strength
+        return other
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        is_schedule = isinstance(self.strength, LearningRateSchedule)
+        return {"strength": keras.saving.serialize_keras_object(self.strength) if is_schedule else self.strength}
+
+    def __repr__(self) -> str:
+        arguments = ", ".join(f"{key}={value!r}" for key, value in self.get_config().items())
+        return f"{type(self).__name__}({arguments})"
+
+    @property
+    def _lambda(self) -> Tensor:
+        if isinstance(self.strength, LearningRateSchedule):
+            raise ValueError(
+                f"The strength of {type(self).__name__} is a schedule, which only an optimizer of keras_rmda can "
+                "follow. Use a number, or such an optimizer."
+            )
+        return self.strength
+
+
+def soft_threshold(w: Tensor, t: Tensor) -> Tensor:
+    """Return sign(w) * max(|w| - t, 0), elementwise."""
+    w = ops.convert_to_tensor(w)
+    t = as_type_of(w, t)
+    return w - ops.clip(w, -t, t)
+
+
+def as_type_of(w: Tensor, x: Tensor) -> Tensor:
+    """Return `x` in the dtype of `w`. (`ops.cast` would take a Python float through float32.)"""
+    return ops.convert_to_tensor(x, dtype=w.dtype)
