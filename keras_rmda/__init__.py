@@ -1,8 +1,8 @@
 """Train Keras 3 models into exact structured sparsity, cut the zeros out, ship a small TFLite file."""
 
 from keras_rmda import _startup  # noqa: F401  isort: skip
-from keras_rmda import callbacks
-from keras_rmda.channels import Rule, register_rule
+from keras_rmda import callbacks, channels
+from keras_rmda.channels import register_rule
 from keras_rmda.export import benchmark_tflite, export_tflite
 from keras_rmda.factorize import factorize
 from keras_rmda.optimizers import RAMDA, RMDA, AdaBreg, DessiLBI, LinBreg, ProxAdamW, ProxSGD
@@ -26,12 +26,12 @@ __all__ = [
     "ProxAdamW",
     "ProxSGD",
     "Report",
-    "Rule",
     "SparseGroupLasso",
     "SparseInitializer",
     "analyze",
     "benchmark_tflite",
     "callbacks",
+    "channels",
     "export_tflite",
     "factorize",
     "register_rule",

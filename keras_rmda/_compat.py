@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
+from keras.src.applications.convnext import LayerScale as LayerScale  # layers of keras.applications
+from keras.src.applications.convnext import StochasticDepth as StochasticDepth
+from keras.src.applications.inception_resnet_v2 import CustomScaleLayer as CustomScaleLayer
 from keras.src.models.functional import Functional  # the class of `keras.Model(inputs, outputs)`
 from keras.src.ops.core import Cast as Cast  # Keras 3.8 puts it between layers of different dtypes
 from keras.src.saving.serialization_lib import SafeModeScope
@@ -202,45 +205,119 @@ def nodes(model: keras.Model) -> list:
     """
     if not isinstance(model, keras.Model):
         raise ValueError(f"Expected a keras.Model. Received: {model!r} of type {type(model).__name__}")
-    functional = getattr(model, "_functional", None) if isinstance(model, keras.Sequential) else model
     if not has_graph(model):
         raise ValueError(
             f"The model {model.name!r} of type {type(model).__name__} is subclassed, with a `call` of its own: "
             "no graph of layers says what it computes. Write it as a Functional or Sequential model."
         )
-    if not model.built or functional is None:
+    if not model.built or functional(model) is None:
         raise ValueError(
             f"The model {model.name!r} is not built: it has no shapes and no weights yet. "
             "Give it a `keras.Input`, call `model.build(input_shape)`, or call it on data first."
         )
-    by_depth = functional._nodes_by_depth
-    return [node for depth in sorted(by_depth, reverse=True) for node in by_depth[depth]]
+    by_depth = functional(model)._nodes_by_depth
+    # Copies must call a layer in the same order: Keras 3.15 cannot always sort a graph that is called in another.
+    order = lambda node: node.operation._inbound_nodes.index(node)  # noqa: E731
+    return [node for depth in sorted(by_depth, reverse=True) for node in sorted(by_depth[depth], key=order)]
 
 
-def rebuilt(model: keras.Model, replace: Callable[[Any], Any]) -> keras.Model:
+def replayed(model: keras.Model, inputs: list, call: Callable[[Any, tuple, dict], Any]) -> Any:
+    """Go through a model's graph in order of execution, with anything in the place of its tensors.
+
+    Args:
+        model: a model with a graph.
+        inputs: what stands for the inputs.
+        call: called with (node, arguments, keyword arguments) of each call; returns what stands for the outputs.
+
+    Returns:
+        What stands for the outputs, structured as those.
+    """
+    steps, graph = nodes(model), functional(model)
+    known = dict(zip(map(id, keras.tree.flatten(graph.inputs)), inputs, strict=True))
+    for node in steps:
+        if not node.is_input:
+            given = (node.arguments.args, node.arguments.kwargs)
+            arguments, keyword_arguments = keras.tree.map_structure(lambda x: known.get(id(x), x), given)
+            outputs = keras.tree.flatten(call(node, arguments, keyword_arguments))
+            known.update(zip(map(id, node.output_tensors), outputs, strict=True))
+    return keras.tree.map_structure(lambda x: known[id(x)], graph.output)
+
+
+def inputs_of(model: keras.Model) -> list:
+    """Return the input tensors of a model's graph.
+
+    Raises:
+        ValueError: if the model has no graph of layers.
+    """
+    nodes(model)
+    return keras.tree.flatten(functional(model).inputs)
+
+
+def functional(model: keras.Model) -> Any:
+    """Return the Functional model inside a Sequential one, else the model."""
+    return model._functional if isinstance(model, keras.Sequential) else model
+
+
+def is_raw_operation(operation: Any) -> bool:
+    """Return whether an operation of a graph is one of `keras.ops`, no layer."""
+    return not isinstance(operation, keras.Layer) and type(operation).__module__.startswith("keras.src.ops")
+
+
+def rebuilt(model: keras.Model, replace: Callable[[Any], Any], made: dict[int, Any] | None = None) -> keras.Model:
     """Return an uncompiled copy of a model's graph in which each layer is `replace(layer)`.
 
-    That is a layer, or a list of layers to call one after the other. `keras.models.clone_model` would also
-    compile the copy, with a copy of the optimizer and the loss.
+    That is a layer, or a list of layers to call one after the other. Models inside, if they have a graph, are
+    rebuilt too, and what is shared stays shared. `keras.models.clone_model` would also compile the copy, with a copy
+    of the optimizer and the loss, and give models inside inputs of the old shapes.
+
+    Args:
+        model: a model with a graph.
+        replace: called once with each layer or raw operation that is no model with a graph.
+        made: by `id`, what has been made of layers so far.
     """
-    names = {id(node.output_tensors[0]): node.operation.name for node in nodes(model) if node.is_input}
+    inputs = [fresh_input(x, x.shape) for x in inputs_of(model)]
+    return _rebuilt_on(model, inputs, replace, {} if made is None else made)
 
-    def fresh_input(tensor: Any) -> Any:
-        return keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=names[id(tensor)])
 
-    def as_list(replaced: Any) -> list:
-        return replaced if isinstance(replaced, list) else [replaced]
+def fresh_input(tensor: Any, batch_shape: tuple) -> Any:
+    """Return a new input like one of a model, with another shape."""
+    return keras.Input(batch_shape=batch_shape, dtype=tensor.dtype, name=tensor._keras_history.operation.name)
 
-    def in_a_row(replaced: Any, *arguments: Any, **keyword_arguments: Any) -> Any:
-        first, *others = as_list(replaced)
+
+def _rebuilt_on(model: keras.Model, inputs: list, replace: Callable[[Any], Any], made: dict[int, Any]) -> keras.Model:
+    """Return a copy of a model that takes these tensors of `keras.Input`."""
+
+    def new(layer: Any, arguments: tuple, keyword_arguments: dict) -> list:
+        if id(layer) not in made:
+            if is_inner_graph(layer):
+                given = keras.tree.flatten((arguments, keyword_arguments))
+                given = [x for x in given if isinstance(x, keras.KerasTensor)]
+                fresh = [
+                    fresh_input(x, (x.shape[0], *y.shape[1:])) for x, y in zip(inputs_of(layer), given, strict=True)
+                ]
+                made[id(layer)] = [_rebuilt_on(layer, fresh, replace, made)]
+            else:
+                replaced = replace(layer)
+                made[id(layer)] = replaced if isinstance(replaced, list) else [replaced]
+        return made[id(layer)]
+
+    def call(node: Any, arguments: tuple, keyword_arguments: dict) -> Any:
+        first, *others = new(node.operation, arguments, keyword_arguments)
         return functools.reduce(lambda x, layer: layer(x), others, first(*arguments, **keyword_arguments))
 
+    outputs = replayed(model, inputs, call)
     if isinstance(model, keras.Sequential):
-        layers = [new for layer in model.layers for new in as_list(replace(layer))]
-        return keras.Sequential([fresh_input(model.inputs[0]), *layers], name=model.name)
-    uncompiled = Functional(model.input, model.output, name=model.name)
-    inputs = keras.tree.map_structure(fresh_input, model.input)
-    return keras.models.clone_model(uncompiled, input_tensors=inputs, clone_function=replace, call_function=in_a_row)
+        layers = [layer for old in model.layers for layer in made[id(old)]]
+        result = keras.Sequential([inputs[0], *layers], name=model.name)
+    else:
+        structured = keras.tree.pack_sequence_as(model.input, inputs)
+        result = Functional(structured, outputs, name=model.name)
+    return result
+
+
+def is_inner_graph(operation: Any) -> bool:
+    """Return whether an operation of a graph is a model whose own graph says what it computes."""
+    return isinstance(operation, keras.Model) and has_graph(operation) and operation.built
 
 
 def copied(layer: Any, config: dict[str, Any]) -> Any:
@@ -265,6 +342,16 @@ def call(model: keras.Model, inputs: list) -> list:
     single = isinstance(model, keras.Sequential)
     structured = inputs[0] if single else keras.tree.pack_sequence_as(model.input, inputs)
     return keras.tree.flatten(model(structured, training=False))
+
+
+def copy_trainable_flags(model: keras.Model, made: dict[int, Any]) -> None:
+    """Give the models inside a rebuilt one the flag of their originals, and leave those of their layers alone.
+
+    The setter of Keras would set it for all layers inside.
+    """
+    for layer in layers_of(model):
+        if is_inner_graph(layer) and id(layer) in made:
+            made[id(layer)][0]._trainable = layer._trainable
 
 
 def finalize_states(layer: keras.Layer) -> None:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import keras
 
-from keras_rmda import _compat, channels
+from keras_rmda import _compat
+from keras_rmda.channels.table import axes_of
 from keras_rmda.regularizers import ProximalRegularizer
 
 Regularizers = ProximalRegularizer | Mapping[str, ProximalRegularizer | None] | None
@@ -65,7 +66,7 @@ def axes_of_weights(model: keras.Model | None) -> dict[int, str]:
     return {
         id(getattr(layer, name)): letters
         for layer in layers
-        for name, letters in channels.axes_of(layer).items()
+        for name, letters in axes_of(layer).items()
         if getattr(layer, name, None) is not None
     }
 

@@ -11,7 +11,9 @@ from keras import layers as L
 from keras import ops
 
 from keras_rmda import _checks, _compat
-from keras_rmda.channels import rule_of
+from keras_rmda.channels.linear import WritesInGroups
+from keras_rmda.channels.table import rule_of
+from keras_rmda.channels.tensors import NotCovered
 from keras_rmda.pruning.strip import TOLERANCE, VerificationError, difference, random_inputs
 
 FACTORED = (L.Dense, L.Conv1D, L.Conv2D, L.Conv3D)
@@ -84,8 +86,7 @@ def factorize(model: keras.Model, tolerance: float = 1e-4, inputs: Any = None) -
 def factors_of(layer: Any, tolerance: float) -> tuple[np.ndarray, np.ndarray] | None:
     """Return the kernels of the two thin layers that can stand for a layer, or None if it stays as it is."""
     is_matrix = type(layer) in FACTORED and all(size == 1 for size in getattr(layer, "kernel_size", ()))
-    _, refusal = rule_of(layer)  # groups, or weights beside kernel and bias
-    if not is_matrix or refusal:
+    if not is_matrix or not is_covered(layer):
         return None
     kernel = ops.convert_to_numpy(layer.kernel).astype("float64")
     if not np.isfinite(kernel).all():
@@ -100,15 +101,23 @@ def factors_of(layer: Any, tolerance: float) -> tuple[np.ndarray, np.ndarray] | 
     return first.reshape(*positions, n_in, rank), second.reshape(*positions, rank, n_out)
 
 
+def is_covered(layer: Any) -> bool:
+    """Return whether a layer is its kernel and bias alone, without groups."""
+    try:
+        return not isinstance(rule_of(layer), WritesInGroups)
+    except NotCovered:
+        return False
+
+
 def thin_layers(layer: Any, rank: int, names: set[str]) -> tuple[Any, Any]:
     """Return the two layers, without weights; the first one's name is added to the names that are taken."""
-    rule, _ = rule_of(layer)
+    [width] = rule_of(layer).widths
     config = layer.get_config() | {"kernel_regularizer": None, "kernel_constraint": None}
     name = f"{layer.name}_in"
     while name in names:
         name += "_"
     names.add(name)
-    only_kernel = {"name": name, rule.width: rank, "activation": None, "use_bias": False, "activity_regularizer": None}
+    only_kernel = {"name": name, width: rank, "activation": None, "use_bias": False, "activity_regularizer": None}
     no_strides = {"strides": 1} if "strides" in config else {}
     return _compat.copied(layer, config | only_kernel), _compat.copied(layer, config | no_strides)
 

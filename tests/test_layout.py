@@ -14,7 +14,12 @@ PACKAGE = Path(__file__).parent.parent / "keras_rmda"
 LEVELS = [
     ["_checks", "_files", "_compat"],
     ["_startup"],
-    ["channels", "regularizers.base"],
+    ["channels.tensors", "regularizers.base"],
+    ["channels.rule"],
+    ["channels.activations", "channels.moves"],
+    ["channels.simple", "channels.linear", "channels.recurrent", "channels.attention", "channels.wrappers"],
+    ["channels.table"],
+    ["channels"],
     ["regularizers.elementwise", "regularizers.groups", "regularizers.nuclear"],
     ["regularizers"],
     ["assignment"],

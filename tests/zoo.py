@@ -176,8 +176,8 @@ def shared_layer():
     return model, {"tower": 6, "head": 3, "other": 2}
 
 
-def shared_layer_that_is_opaque_once():
-    """A layer that cannot be cut at one of its calls is cut at none: here rows of different channels meet in it."""
+def shared_layer_of_rows():
+    """A layer that is called on vectors and on rows of other channels, which are tied through it."""
     a, b = keras.Input((5,), name="one"), keras.Input((1, 5), name="rows")
     shared = L.Dense(7, name="shared")
     x = shared(L.Dense(6, activation="relu", name="tower")(a))
@@ -187,7 +187,20 @@ def shared_layer_that_is_opaque_once():
     zero(model, "head", 0, [0, 1, 2])
     zero(model, "shared", 0, [0, 5])
     zero(model, "late", 0, [0, 1])
-    return model, {"tower": 6, "first": 6, "second": 6, "shared": 7, "head": 2, "late": 4}
+    return model, {"tower": 4, "first": 4, "second": 4, "shared": 5, "head": 2, "late": 4}
+
+
+def shared_layer_that_is_opaque_once():
+    """A layer that cannot be cut at one of its calls is cut at none: here one call shows its heads."""
+    inputs = keras.Input((5, 6))
+    attention = L.MultiHeadAttention(2, 3, name="attention")
+    a, b = L.Dense(6, name="a")(inputs), L.Dense(6, name="b")(inputs)
+    x, scores = attention(a, a, return_attention_scores=True)
+    y = attention(b, b)
+    model = randomize(keras.Model(inputs, [L.Dense(2, name="head")(x), L.Dense(2, name="tail")(y), scores]))
+    for name in ("head", "tail"):
+        zero(model, name, 0, [0, 1])
+    return model, {"a": 6, "b": 6, "head": 2, "tail": 2}
 
 
 def channels_first_axis():
@@ -220,17 +233,33 @@ def three_dimensions():
 
 
 def unknown_layers():
-    """A layer that the table does not know, a Lambda and a nested model stay, with what they touch."""
+    """A Lambda, a layer that the table does not know and a model with a call of its own stay, with what they touch."""
     x = inputs = keras.Input((8, 8, 3))
-    x = L.DepthwiseConv2D(3, name="unknown")(block(x, 6, "a"))
+    x = L.Lambda(same, name="unknown")(block(x, 6, "a"))
     x = L.Conv2D(5, 1, name="b")(x)
     x = L.Conv2D(4, 1, name="c")(x)
-    x = L.Rescaling(2.0, name="scaled")(x)
-    inner = keras.Sequential([keras.Input((6, 6, 4)), L.Conv2D(3, 1)], name="inner")
-    model = randomize(keras.Model(inputs, inner(x)))
+    x = L.SpectralNormalization(L.Conv2D(4, 1), name="wrapped")(x)
+    model = randomize(keras.Model(inputs, Inner(name="inner")(x)))
     zero(model, "b", -2, [0])
     zero(model, "c", -2, [1])
     return model, {"a": 6, "b": 4, "c": 4}
+
+
+@keras.saving.register_keras_serializable(package="tests")
+def same(x):
+    return x
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Inner(keras.Model):
+    """A model whose code says what it computes."""
+
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.last = L.Conv2D(3, 1)
+
+    def call(self, x):
+        return self.last(x)
 
 
 def open_axes():
@@ -274,6 +303,7 @@ ZOO = [
     dead_constants,
     softmax_in_the_middle,
     shared_layer,
+    shared_layer_of_rows,
     shared_layer_that_is_opaque_once,
     channels_first_axis,
     one_dimension,

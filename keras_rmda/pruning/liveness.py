@@ -1,19 +1,19 @@
-"""Which atoms can go: nobody reads them, or they are constants that their readers absorb.
+"""What stays: what the outputs depend on, and what the shapes of layers require besides.
 
-Two analyses. Values flow forward: for every channel of every tensor, is it a constant, and which one. Needs flow
-backward: an atom is needed if a needed output channel has a nonzero weight for it. The smallest set of needed atoms
-is reached from below, so that nothing keeps itself alive through a residual sum.
+Values flow forward: for every channel of every tensor, is it a constant, and which one. Needs flow backward: a channel
+is needed if a needed channel depends on it; nothing keeps itself alive through a residual sum. An atom stays if any
+of its channels is needed in any tensor.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 
-from keras_rmda.channels import Read, channel_axis, evaluate, is_elementwise, pads
-from keras_rmda.pruning.trace import Call, Trace, along, channel_vector
+from keras_rmda.channels.rule import WRITTEN, Block, Cut, Read, State
+from keras_rmda.channels.tensors import fitted
+from keras_rmda.pruning.trace import Trace
 
 
 @dataclass
@@ -22,149 +22,117 @@ class Plan:
 
     Attributes:
         trace: the traced model.
-        needed: per atom id, whether an output of the model depends on its channels.
-        keep: per atom id, whether its channels stay: the needed ones, and one where a tensor has no other.
-        reasons: per representative atom that stays, why.
-        readers: one for each call of a layer that reads channels through a kernel, by call index.
+        state: constants and needs of every tensor.
+        cut: which atoms stay.
+        reasons: for each representative atom that stays, the number of its reason in `texts`; -1 for none.
+        texts: reasons.
     """
 
     trace: Trace
-    needed: np.ndarray
-    keep: np.ndarray
-    reasons: dict[int, str]
-    readers: dict[int, Reader]
+    state: State
+    cut: Cut
+    reasons: np.ndarray
+    texts: list[str]
 
 
-class Reader:
-    """One call of a layer that reads channels through a kernel and writes new ones.
-
-    Args:
-        trace: the traced model.
-        call: the call.
-        read: returns the value of a variable.
-        alone: whether this is the layer's only call. The constants that several calls see would have to agree.
-        values: the constants of the input tensor, NaN where a channel is none.
-    """
-
-    def __init__(self, trace: Trace, call: Call, read: Read, alone: bool, values: np.ndarray):
-        axes = call.rule.weights["kernel"]
-        order = [axes.index("i"), *(k for k, letter in enumerate(axes) if letter == "."), axes.index("o")]
-        self.kernel = np.transpose(read(call.layer.kernel), order)
-        self.nonzero = (self.kernel != 0).any(axis=tuple(range(1, self.kernel.ndim - 1)))
-        self.call = call
-        bias = getattr(call.layer, "bias", None)
-        self.bias = np.zeros(self.kernel.shape[-1]) if bias is None else read(bias).astype(np.float64)
-        self.can_fold = alone and bias is not None
-        self.inputs = trace.atoms.find(trace.input_channels(call))
-        self.outputs = trace.atoms.find(trace.output_channels(call))
-        shape = trace.shapes[call.inputs[0]]
-        self.values = channel_vector(values, shape, channel_axis(call.layer, len(shape)))
-        self.is_constant = ~np.isnan(self.values)
-        # At the border of same padding a nonzero constant meets zeros, and its effect is no single number.
-        bordered = call.rule.mixes_positions and pads(call.layer)
-        self.is_uniform = self.is_constant & (self.values == 0) if bordered else self.is_constant
-
-    def written(self) -> np.ndarray:
-        """Return the constants among the output channels: those that read only uniform inputs."""
-        constant = ~self.nonzero[~self.is_uniform].any(axis=0)
-        result = np.where(constant, self.folded(np.ones_like(self.is_constant)), np.nan)
-        activation = getattr(self.call.layer, "activation", None)
-        if activation is None:
-            return result
-        if not is_elementwise(activation):
-            return np.full_like(result, np.nan)
-        return evaluate(self.call.layer, activation, result)
-
-    def demands(self, needed: np.ndarray) -> list[tuple[np.ndarray, str]]:
-        """Return the input atoms that the needed outputs depend on, with reasons."""
-        name = self.call.layer.name
-        read = self.nonzero[:, needed[self.outputs]].any(axis=1) & (self.values != 0)
-        constant = read & self.is_constant
-        bordered = constant & ~self.is_uniform
-        no_bias = constant & self.is_uniform if not self.can_fold else np.zeros_like(read)
-        return [
-            (self.inputs[read & ~constant], f"read by {name}"),
-            (self.inputs[bordered], f"border of same padding in {name}"),
-            (self.inputs[no_bias], f"constant that {name} has no bias for"),
-        ]
-
-    def folded(self, absorbed: np.ndarray) -> np.ndarray:
-        """Return the bias plus the effect of the uniform inputs among `absorbed`, per output channel."""
-        rows = np.flatnonzero(absorbed & self.is_uniform & (self.values != 0))
-        kernel = self.kernel[rows].astype(np.float64)
-        return self.values[rows] @ kernel.sum(axis=tuple(range(1, kernel.ndim - 1))) + self.bias
-
-
-def plan(trace: Trace, read: Read) -> Plan:
+def plan(trace: Trace, read: Read, round_to: int = 1) -> Plan:
     """Decide, from weights and graph alone, which channels stay.
 
     Args:
         trace: the traced model.
         read: returns the value of a variable.
+        round_to: widths become multiples of this where a layer was as wide.
 
     Returns:
         The plan. Every tensor keeps at least one channel.
     """
-    readers = constants(trace, read)
-    needed, reasons = needs(trace, readers)
-    roots = trace.atoms.find(np.arange(len(trace.atoms.parent)))
-    keep = needed.copy()
-    for call in trace.calls:
-        for tensor in call.outputs:
-            atoms = roots[trace.ids[tensor].reshape(-1)]
-            if not keep[atoms].any():
-                keep[atoms[0]] = True
-                reasons[int(atoms[0])] = "last channel"
-    return Plan(trace, needed[roots], keep[roots], reasons, readers)
-
-
-def constants(trace: Trace, read: Read) -> dict[int, Reader]:
-    """Propagate constants forward and return the readers, which know the constants of their inputs."""
-    values = [np.full(ids.shape, np.nan) for ids in trace.ids]
-    calls_of = Counter(id(call.layer) for call in trace.calls)
-    readers: dict[int, Reader] = {}
-    for index, call in enumerate(trace.calls):
-        if call.rule.kind == "opaque":
-            continue
-        given = [values[tensor] for tensor in call.inputs]
-        out = call.outputs[0]
-        shape = trace.shapes[out]
-        if call.rule.kind == "writes":
-            readers[index] = Reader(trace, call, read, calls_of[id(call.layer)] == 1, given[0])
-            result = readers[index].written()
-        elif call.rule.kind == "moves":
-            result = call.rule.move(call.layer, given, [trace.shapes[tensor] for tensor in call.inputs], shape)
-        elif call.rule.constant is None:
-            continue
-        elif call.rule.kind == "merges":
-            result = given[0]
-            for other in given[1:]:
-                result = call.rule.constant(result, other)
-        else:
-            result = call.rule.constant(call.layer, given[0], read)
-        if result.ndim != len(shape):
-            result = along(result.reshape(-1), len(shape), channel_axis(call.layer, len(shape)))
-        values[out] = np.broadcast_to(result, trace.ids[out].shape)
-    return readers
-
-
-def needs(trace: Trace, readers: dict[int, Reader]) -> tuple[np.ndarray, dict[int, str]]:
-    """Return which representative atoms are needed, and the first reason found for each."""
-    needed = np.zeros(len(trace.atoms.parent), dtype=bool)
-    reasons: dict[int, str] = {}
-
-    def need(atoms: np.ndarray, reason: str) -> bool:
-        new = np.unique(atoms[~needed[atoms]])
-        needed[new] = True
-        reasons.update(dict.fromkeys(new.tolist(), reason))
-        return new.size > 0
-
+    state = State(read)
+    size = len(trace.ties.parent)
+    decided = Plan(trace, state, Cut(trace.ties, np.zeros(size, bool)), np.full(size, -1), [])
+    state.cut = decided.cut
+    propagate_constants(trace, state)
+    propagate_needs(decided)
+    for x in trace.tensors:
+        decided.cut.keep[trace.ties.find(x.atoms[state.needs[x.index]])] = True
     for atoms, reason in trace.pinned:
-        need(trace.atoms.find(atoms), reason)
-    changed = True
-    while changed:
-        changed = False
-        for reader in reversed(list(readers.values())):
-            for atoms, reason in reader.demands(needed):
-                changed |= need(atoms, reason)
-    return needed, reasons
+        add(decided, atoms, reason)
+    complete(decided, round_to)
+    decided.cut.keep = decided.cut.keep[trace.ties.find(np.arange(size))]
+    return decided
+
+
+def add(plan: Plan, atoms: np.ndarray, reason: str) -> None:
+    """Let atoms stay for a reason, unless they have one."""
+    roots = plan.trace.ties.find(np.asarray(atoms).reshape(-1))
+    new = roots[plan.reasons[roots] < 0]
+    if new.size:
+        plan.texts.append(reason)
+        plan.reasons[new] = len(plan.texts) - 1
+    plan.cut.keep[roots] = True
+
+
+def propagate_constants(trace: Trace, state: State) -> None:
+    """Fill `state.values`."""
+    made = {y.index for call in trace.calls for y in call.outputs}
+    for x in trace.tensors:
+        if x.index not in made:
+            state.values[x.index] = np.full(x.atoms.shape, np.nan)
+    for call in trace.calls:
+        constants = call.site.rule.constants(call, state)
+        for k, y in enumerate(call.outputs):
+            values = constants[k] if k < len(constants) else np.full(y.atoms.shape, np.nan)
+            state.values[y.index] = fitted(np.asarray(values, dtype="float64"), y.atoms)
+
+
+def propagate_needs(plan: Plan) -> None:
+    """Fill `state.needs`, and the first reason of every atom that is needed."""
+    state, trace = plan.state, plan.trace
+    state.needs = {x.index: np.zeros(x.atoms.shape, bool) for x in trace.tensors}
+    for y in trace.outputs:
+        state.needs[y.index] = np.ones(y.atoms.shape, bool)
+        add(plan, y.atoms, "model output")
+    for call in reversed(trace.calls):
+        demands = call.site.rule.demands(call, state)
+        if call.masks and any(state.needed(y).any() for y in call.outputs):
+            demands += [(x, np.ones(x.atoms.shape, bool), f"masks {call.site.name}") for x in call.masks]
+        for x, mask, reason in demands:
+            new = mask & ~state.needs[x.index]
+            if new.any():
+                state.needs[x.index] = state.needs[x.index] | mask
+                add(plan, x.atoms[new], reason)
+
+
+def complete(plan: Plan, round_to: int) -> None:
+    """Let more atoms stay until every shape is possible: no axis without channels, groups of equal size."""
+    sites = list(plan.trace.sites.values())
+    vectors = [x.atoms.reshape(-1) for x in plan.trace.tensors]
+    vectors += [own for site in sites for own in site.own.values() if np.ndim(own) == 1]
+    widths = [own for site in sites if not site.opaque for key, own in site.own.items() if key in WRITTEN]
+    blocks = [(site.name, block) for site in sites if not site.opaque for block in site.rule.blocks(site)]
+    before = -1
+    while before != (before := int(plan.cut.keep.sum())):
+        for atoms in vectors:
+            if not plan.cut.stays(atoms).any():
+                add(plan, atoms[:1], "last channel")
+        for name, block in blocks:
+            even_out(plan, block, f"groups of equal size in {name}")
+        if round_to > 1:
+            for atoms in widths:
+                stays = plan.cut.stays(atoms)
+                missing = min(-stays.sum() % round_to, len(atoms) - stays.sum())
+                add(plan, atoms[np.flatnonzero(~stays)[:missing]], f"multiples of {round_to}")
+
+
+def even_out(plan: Plan, block: Block, reason: str) -> None:
+    """Let more atoms stay until all rows that stay have as many."""
+    stays = [plan.cut.stays(matrix) for matrix in block.matrices]
+    rows = np.any([each.any(axis=1) for each in stays], axis=0)
+    if not rows.any():
+        rows[0] = True
+    counts = [max(1, int(each[rows].sum(axis=1).max())) for each in stays]
+    if block.same:
+        counts = [max(counts)] * len(counts)
+    for matrix, each, count in zip(block.matrices, stays, counts):
+        for row in np.flatnonzero(rows & (each.sum(axis=1) < count)):
+            missing = count - each[row].sum()
+            add(plan, matrix[row][np.flatnonzero(~each[row])[:missing]], reason)

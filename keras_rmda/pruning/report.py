@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
-from keras_rmda.channels import channel_axis
+from keras_rmda.channels.rule import WRITTEN, Cut, Site
 from keras_rmda.pruning.liveness import Plan, plan
-from keras_rmda.pruning.strip import stripped_shape
-from keras_rmda.pruning.trace import Call, trace
+from keras_rmda.pruning.trace import trace
 
 
 @dataclass(frozen=True)
@@ -162,51 +162,44 @@ def analyze(model: keras.Model) -> Report:
 
 def report(plan: Plan, name: str) -> Report:
     """Return the report of a plan; layers that are called several times have one row."""
-    rows: dict[int, LayerReport] = {}
-    for call in plan.trace.calls:
-        if not (call.named_weights() or call.layer.name in plan.trace.opaque):
-            continue
-        macs, macs_after = call_macs(plan, call)
-        row = rows.get(id(call.layer)) or layer_row(plan, call)
-        rows[id(call.layer)] = replace(row, macs=row.macs + macs, macs_after=row.macs_after + macs_after)
-    return Report(name, tuple(rows.values()))
+    rows = [layer_row(plan, site) for site in plan.trace.sites.values() if site.weights() or site.opaque]
+    return Report(name, tuple(rows))
 
 
-def layer_row(plan: Plan, call: Call) -> LayerReport:
-    """Return a layer's row without operations."""
-    shapes = weight_shapes(plan, call)
-    channels, removable, reasons = 0, 0, Counter()
-    if call.rule.kind == "writes":
-        atoms = plan.trace.output_channels(call)
-        channels, stays = len(atoms), plan.keep[atoms]
-        removable = int((~stays).sum())
-        reasons.update(plan.reasons[int(root)] for root in plan.trace.atoms.find(atoms[stays]))
+def layer_row(plan: Plan, site: Site) -> LayerReport:
+    """Return a layer's row."""
+    shapes = [tuple(variable.shape) for _, variable in site.weights()]
+    after = [plan.cut.shape(site, name, shape) for (name, _), shape in zip(site.weights(), shapes)]
+    atoms = np.concatenate([written for key, written in site.own.items() if key in WRITTEN] or [np.zeros(0, int)])
+    atoms = np.zeros(0, int) if site.opaque else atoms
+    stays = plan.cut.stays(atoms)
+    everything = Cut(plan.trace.ties, np.ones_like(plan.cut.keep))
     return LayerReport(
-        name=call.layer.name,
-        type=type(call.layer).__name__,
-        channels=channels,
-        removable=removable,
-        reasons=dict(reasons),
-        parameters=sum(math.prod(before) for _, before, _ in shapes),
-        parameters_after=sum(math.prod(after) for _, _, after in shapes),
-        macs=0,
-        macs_after=0,
-        opaque=plan.trace.opaque.get(call.layer.name, ""),
+        name=site.name,
+        type=type(site.layer).__name__,
+        channels=len(atoms),
+        removable=int((~stays).sum()),
+        reasons=reasons_of(plan, site, atoms[stays]),
+        parameters=sum(math.prod(shape) for shape in shapes),
+        parameters_after=sum(math.prod(shape) for shape in after),
+        macs=sum(site.rule.macs(call, everything) for call in site.calls),
+        macs_after=sum(site.rule.macs(call, plan.cut) for call in site.calls),
+        opaque=site.opaque,
     )
 
 
-def weight_shapes(plan: Plan, call: Call) -> list[tuple[str, tuple[int, ...], tuple[int, ...]]]:
-    """Return (attribute, shape now, shape after `strip`) of a layer's weights."""
-    shapes = [(name, tuple(variable.shape)) for name, variable in call.named_weights()]
-    return [(name, shape, stripped_shape(plan, call, name, shape)) for name, shape in shapes]
-
-
-def call_macs(plan: Plan, call: Call) -> tuple[int, int]:
-    """Return a call's multiply-accumulates in kernels before and after: output positions times kernel size."""
-    if call.rule.kind != "writes":
-        return 0, 0
-    shape = plan.trace.shapes[call.outputs[0]]
-    axis = channel_axis(call.layer, len(shape))
-    positions = math.prod(n or 1 for k, n in enumerate(shape) if k != axis)
-    [(before, after)] = [(b, a) for name, b, a in weight_shapes(plan, call) if name == "kernel"]
-    return positions * math.prod(before), positions * math.prod(after)
+def reasons_of(plan: Plan, site: Site, atoms: np.ndarray) -> dict[str, int]:
+    """Return why channels that a layer writes stay; "tied:" where only what they are added to is needed."""
+    own = np.zeros(len(plan.cut.keep), dtype=bool)
+    for call in site.calls:
+        for y in call.outputs:
+            own[plan.trace.ties.find(y.atoms[plan.state.needed(y)])] = True
+    roots = plan.trace.ties.find(atoms)
+    texts = [plan.texts[n] if n >= 0 else "last channel" for n in plan.reasons[roots]]
+    structural = ("last channel", "groups of", "multiples of", "opaque", "model")
+    return dict(
+        Counter(
+            text if needed or text.startswith(structural) else f"tied: {text}"
+            for text, needed in zip(texts, own[roots])
+        )
+    )

@@ -9,8 +9,9 @@ import numpy as np
 from keras import ops
 
 from keras_rmda import _checks, _compat
-from keras_rmda.pruning.liveness import Plan, Reader, plan
-from keras_rmda.pruning.trace import Call, trace
+from keras_rmda.channels.rule import Site
+from keras_rmda.pruning.liveness import Plan, plan
+from keras_rmda.pruning.trace import trace
 
 TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 1e-1, "float16": 1e-2}
 """Largest accepted difference of outputs, relative to the largest output: rounding, amplified by depth."""
@@ -20,7 +21,13 @@ class VerificationError(RuntimeError):
     """The stripped model does not compute what the original does."""
 
 
-def strip(model: keras.Model, tolerance: float | None = None, inputs: Any = None) -> keras.Model:
+def strip(
+    model: keras.Model,
+    tolerance: float | None = None,
+    inputs: Any = None,
+    round_to: int = 1,
+    strict: bool = False,
+) -> keras.Model:
     """Return a smaller model that computes the same function at inference.
 
     A channel goes if no output can depend on it, or if it is a constant that its readers absorb exactly into their
@@ -30,12 +37,15 @@ def strip(model: keras.Model, tolerance: float | None = None, inputs: Any = None
         model: a built Sequential or Functional model, with zeros from anywhere. It is not changed.
         tolerance: largest accepted `max|a - b| / max(1e-3, max|a|)`; None for 1e-4 in float32.
         inputs: what both models are run on to compare them, structured as the model wants; None for random numbers.
+        round_to: widths become multiples of this, by channels that compute what nobody reads: 8 suits many devices.
+            A layer gets no wider than it was.
+        strict: whether to raise instead of keeping what touches a layer that the layer table does not know.
 
     Returns:
         A new, uncompiled model with the same inputs and outputs, also when nothing can go.
 
     Raises:
-        ValueError: if the model is not built or has no graph of layers, if `tolerance` is no positive number, if a
+        ValueError: if the model is not built or has no graph of layers, if an argument is out of range, if a
             layer cannot be made from its configuration, or if the model cannot run on `inputs`.
         VerificationError: naming the first layer that differs, if outputs differ by more than rounding.
 
@@ -46,55 +56,42 @@ def strip(model: keras.Model, tolerance: float | None = None, inputs: Any = None
     """
     if tolerance is not None:
         _checks.real("tolerance", tolerance, open_minimum=True)
-    decided = plan(trace(model), ops.convert_to_numpy)
-    layers = {id(call.layer): (index, call) for index, call in reversed(list(enumerate(decided.trace.calls)))}
+    _checks.whole("round_to", round_to, minimum=1)
+    _checks.truth("strict", strict)
+    decided = plan(trace(model), ops.convert_to_numpy, round_to)
+    if strict:
+        refuse_opaque(model, decided)
+    made: dict[int, Any] = {}
 
     def resized(layer: Any) -> Any:
-        config = layer.get_config()
-        _, call = layers.get(id(layer), (None, None))
-        if call is not None and call.rule.width:
-            config[call.rule.width] = len(kept(decided, call, "o"))
-        return _compat.copied(layer, config)
+        site = decided.trace.sites[id(layer)]
+        return _compat.copied(layer, site.rule.config(site, layer.get_config(), decided.cut))
 
-    small = _compat.rebuilt(model, resized)
-    pairs = [(old, new) for old, new in zip(model.layers, small.layers, strict=True) if old.weights]
-    for old, new in pairs:
-        index, call = layers[id(old)]
-        new.set_weights(stripped_weights(decided, call, decided.readers.get(index)))
-        _compat.finalize_states(new)
+    small = _compat.rebuilt(model, resized, made)
+    for site in decided.trace.sites.values():
+        if getattr(site.layer, "weights", None):
+            [new] = made[id(site.layer)]
+            new.set_weights(stripped_weights(decided, site))
+            _compat.finalize_states(new)
+    _compat.copy_trainable_flags(model, made)
     verify(model, small, decided, tolerance, inputs)
     return small
 
 
-def kept(plan: Plan, call: Call, letter: str) -> np.ndarray:
-    """Return the indices that stay along a weight's axis of the given letter."""
-    atoms = plan.trace.output_channels(call) if letter == "o" else plan.trace.input_channels(call)
-    return np.flatnonzero(plan.keep[atoms])
+def refuse_opaque(model: keras.Model, plan: Plan) -> None:
+    """Raise `ValueError` if there are layers that the converter does not look into."""
+    opaque = plan.trace.opaque
+    if opaque:
+        listed = "; ".join(f"{name}: {why}" for name, why in opaque.items())
+        raise ValueError(f"The model {model.name!r} has layers that `strip(strict=True)` does not look into: {listed}")
 
 
-def stripped_shape(plan: Plan, call: Call, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """Return the shape that the weight attribute `name` of a layer will have."""
-    axes = call.rule.weights.get(name, "." * len(shape))
-    return tuple(n if letter == "." else len(kept(plan, call, letter)) for n, letter in zip(shape, axes))
-
-
-def stripped_weights(plan: Plan, call: Call, reader: Reader | None) -> list[np.ndarray]:
-    """Return a layer's weights, sliced, with absorbed constants in the bias, in the layer's own order."""
+def stripped_weights(plan: Plan, site: Site) -> list[np.ndarray]:
+    """Return a layer's weights, sliced, with absorbed constants, in the layer's own order."""
     result = []
-    for name, variable in call.named_weights():
-        value = ops.convert_to_numpy(variable)
-        axes = call.rule.weights.get(name, "")
-        if reader is not None:
-            needed = plan.needed[reader.inputs]
-            if name == "kernel" and not needed.all():
-                # What stays only because a layer needs a channel must not be read: it may compute anything now.
-                value = np.where(np.expand_dims(needed, [k for k, a in enumerate(axes) if a != "i"]), value, 0)
-            elif name == "bias":
-                value = reader.folded(~needed).astype(value.dtype)
-        for axis, letter in enumerate(axes):
-            if letter != ".":
-                value = np.take(value, kept(plan, call, letter), axis=axis)
-        result.append(value)
+    for name, variable in site.weights():
+        value = site.rule.value(site, name, ops.convert_to_numpy(variable), plan.state)
+        result.append(plan.cut.of(site, name, value))
     return result
 
 
@@ -165,20 +162,35 @@ def verify(
 
 def first_difference(model: keras.Model, small: keras.Model, plan: Plan, inputs: list, tolerance: float) -> str:
     """Return the name of the first layer whose needed output channels differ between the two models."""
-    pairs = list(zip(_compat.nodes(model), _compat.nodes(small)))
-    pairs = [(old, new) for old, new in pairs if not old.is_input]
-    a = keras.Model(model.inputs, [old.output_tensors[0] for old, _ in pairs])(inputs, training=False)
-    b = keras.Model(small.inputs, [new.output_tensors[0] for _, new in pairs])(inputs, training=False)
-    for (old, _), call, x, y in zip(pairs, plan.trace.calls, a, b):
-        atoms, x, y = plan.trace.ids[call.outputs[0]], ops.convert_to_numpy(x), ops.convert_to_numpy(y)
-        for axis in range(atoms.ndim):
-            if atoms.shape[axis] > 1:
-                atoms = atoms.reshape(-1)
-                stays = np.flatnonzero(plan.keep[atoms])
-                needed = plan.needed[atoms[stays]]
-                x = np.compress(needed, np.take(x, stays, axis=axis + 1), axis=axis + 1)
-                y = np.compress(needed, y, axis=axis + 1)
+    results = zip(plan.trace.calls, outputs_of_calls(model, inputs), outputs_of_calls(small, inputs), strict=True)
+    for call, before, after in results:
+        for tensor, x, y in zip(call.outputs, before, after):
+            atoms, needs = plan.trace.ties.find(tensor.atoms), plan.state.needed(tensor)
+            for axis in range(atoms.ndim):
+                first = np.take(atoms, [0], axis)
+                if (atoms == first).all() or atoms.shape[axis] == 1:
+                    continue
+                stays = plan.cut.stays(np.moveaxis(atoms, axis, 0).reshape(atoms.shape[axis], -1)[:, 0])
+                needed = np.moveaxis(needs, axis, 0).reshape(needs.shape[axis], -1).any(axis=1)
+                x = np.compress(needed, x, axis=axis + 1)
+                y = np.compress(needed[stays], y, axis=axis + 1)
                 break
-        if difference(x, y) > tolerance:
-            return old.operation.name
+            if needs.any() and (x.shape != y.shape or difference(x, y) > tolerance):
+                return call.site.name
     return "the outputs only"
+
+
+def outputs_of_calls(model: keras.Model, inputs: list) -> list[list[np.ndarray]]:
+    """Return the outputs of every call of a layer, in order of execution, those inside of inner models too."""
+    found = []
+
+    def call(node: Any, arguments: tuple, keyword_arguments: dict) -> list:
+        if _compat.is_inner_graph(node.operation):
+            given = [x for x in keras.tree.flatten((arguments, keyword_arguments)) if keras.ops.is_tensor(x)]
+            return keras.tree.flatten(_compat.replayed(node.operation, given, call))
+        outputs = keras.tree.flatten(node.operation(*arguments, **keyword_arguments))
+        found.append([ops.convert_to_numpy(y) for y in outputs])
+        return outputs
+
+    _compat.replayed(model, [ops.convert_to_tensor(x) for x in inputs], call)
+    return found

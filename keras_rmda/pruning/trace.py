@@ -1,4 +1,4 @@
-"""From a model to an integer id, an "atom", for every channel of every tensor."""
+"""From a model to an integer, an "atom", for every channel of every tensor."""
 
 from __future__ import annotations
 
@@ -9,196 +9,159 @@ import keras
 import numpy as np
 
 from keras_rmda import _compat
-from keras_rmda.channels import OPAQUE, Rule, Shape, channel_axis, is_elementwise, rule_of
-
-
-class Atoms:
-    """Union-find over channel ids, on arrays."""
-
-    def __init__(self) -> None:
-        self.parent = np.zeros(0, dtype=np.int64)
-
-    def fresh(self, count: int) -> np.ndarray:
-        """Return `count` new ids."""
-        ids = np.arange(len(self.parent), len(self.parent) + count)
-        self.parent = np.concatenate([self.parent, ids])
-        return ids
-
-    def find(self, ids: np.ndarray) -> np.ndarray:
-        """Return the representative of each id."""
-        while not np.array_equal(ids, self.parent[ids]):
-            ids = self.parent[ids]
-        return ids
-
-    def tie(self, a: np.ndarray, b: np.ndarray) -> None:
-        """Make a[k] and b[k] one atom, for every k."""
-        while True:
-            a, b = self.find(a), self.find(b)
-            if np.array_equal(a, b):
-                return
-            np.minimum.at(self.parent, np.maximum(a, b), np.minimum(a, b))
-
-
-@dataclass
-class Call:
-    """One call of one layer: a node of the graph."""
-
-    layer: Any
-    rule: Rule
-    inputs: list[int]
-    outputs: list[int]
-
-    def named_weights(self) -> list[tuple[str, Any]]:
-        """Return the layer's variables in its own order, each behind the name its rule has for it, or ""."""
-        names = {id(getattr(self.layer, name, None)): name for name in self.rule.weights}
-        return [(names.get(id(variable), ""), variable) for variable in getattr(self.layer, "weights", [])]
+from keras_rmda.channels.rule import OPAQUE, Call, Site
+from keras_rmda.channels.table import rule_of
+from keras_rmda.channels.tensors import Atoms, NotCovered, Shape, Tensor
 
 
 @dataclass
 class Trace:
-    """The channels of a model. Tensors are named by integers in the order of their making."""
+    """The channels of a model.
 
+    Attributes:
+        sites: the layers, by `id`, in the order of their first calls.
+        calls: in order of execution.
+        tensors: in the order of their making.
+        ties: which atoms are one.
+        pinned: atoms that stay whatever the weights are, with reasons.
+        outputs: the model's outputs.
+    """
+
+    sites: dict[int, Site] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
-    atoms: Atoms = field(default_factory=Atoms)
-    ids: list[np.ndarray] = field(default_factory=list)
-    shapes: list[Shape] = field(default_factory=list)
+    tensors: list[Tensor] = field(default_factory=list)
+    ties: Atoms = field(default_factory=Atoms)
     pinned: list[tuple[np.ndarray, str]] = field(default_factory=list)
-    opaque: dict[str, str] = field(default_factory=dict)
+    outputs: list[Tensor] = field(default_factory=list)
 
-    def channels(self, tensor: int, axis: int) -> np.ndarray | None:
-        """Return the atoms along `axis`, or None if they also vary along another axis, or it is open."""
-        return channel_vector(self.ids[tensor], self.shapes[tensor], axis)
-
-    def input_channels(self, call: Call) -> np.ndarray | None:
-        """Return the atoms that the call's layer reads or carries along its channel axis."""
-        return self.channels(call.inputs[0], channel_axis(call.layer, len(self.shapes[call.inputs[0]])))
-
-    def output_channels(self, call: Call) -> np.ndarray | None:
-        """Return the atoms along the channel axis of the call's output."""
-        return self.channels(call.outputs[0], channel_axis(call.layer, len(self.shapes[call.outputs[0]])))
-
-
-def channel_vector(array: np.ndarray, shape: Shape, axis: int) -> np.ndarray | None:
-    """Return `array`, which may vary along `axis` only, as a vector of the length shape[axis]; else None."""
-    if axis >= len(shape) or shape[axis] is None or array.size != array.shape[axis]:
-        return None
-    return np.broadcast_to(array.reshape(-1), (shape[axis],))
-
-
-def along(vector: np.ndarray, rank: int, axis: int) -> np.ndarray:
-    """Return `vector` laid along `axis` of an array of `rank` axes."""
-    return vector.reshape([-1 if k == axis else 1 for k in range(rank)])
+    @property
+    def opaque(self) -> dict[str, str]:
+        """Why layers are opaque, by name."""
+        return {site.name: site.opaque for site in self.sites.values() if site.opaque}
 
 
 def trace(model: keras.Model) -> Trace:
     """Give every channel of every tensor of a model an atom.
 
     Args:
-        model: a built Sequential or Functional model.
+        model: a built Sequential or Functional model, which may contain others.
 
     Returns:
-        The trace: calls in order of execution, atoms of each tensor, pinned atoms with reasons.
+        The trace.
 
     Raises:
         ValueError: if the model has no graph of layers: not built, or subclassed.
     """
-    builder = Builder()
-    for node in _compat.nodes(model):
-        if node.is_input:
-            builder.pin("model input", builder.make(node.output_tensors[0], node.operation.name))
-        else:
-            builder.visit(node)
-    for tensor in keras.tree.flatten(model.outputs):
-        builder.pin("model output", builder.tensors[id(tensor)])
-    return builder.trace
+    return Builder().build(model)
+
+
+def tensors_in(structure: Any) -> list[Tensor]:
+    """Return the tensors in a nested structure of arguments."""
+    return [x for x in keras.tree.flatten(structure) if isinstance(x, Tensor)]
 
 
 class Builder:
-    """Visits nodes in order of execution and fills a `Trace`."""
+    """Goes through a model and fills a `Trace`."""
 
     def __init__(self) -> None:
         self.trace = Trace()
-        self.tensors: dict[int, int] = {}
-        self.first_call: dict[int, Call] = {}
-        self.opaque: set[int] = set()
+        self.prefix = ""
+        self.inside: dict[int, list[Tensor]] = {}
 
-    def make(self, tensor: Any, name: str, ids: np.ndarray | None = None) -> int:
-        """Register a tensor; without `ids` it is one atom as a whole."""
-        shape = tuple(tensor.shape[1:])
-        if ids is None:
-            ids = self.trace.atoms.fresh(1).reshape([1] * len(shape))
-        self.tensors[id(tensor)] = len(self.trace.ids)
-        self.trace.ids.append(ids)
-        self.trace.shapes.append(shape)
-        if sum(n > 1 for n in ids.shape) > 1:
-            # What is cut out along one axis must be the same for all positions of the others.
-            self.pin(f"channels spread over several axes of {name}", self.tensors[id(tensor)])
-        return self.tensors[id(tensor)]
+    def build(self, model: keras.Model) -> Trace:
+        """Return the trace of a model."""
+        inputs = [self.make(x.shape[1:]) for x in _compat.inputs_of(model)]
+        for x in inputs:
+            self.pin("model input", x)
+        self.trace.outputs = keras.tree.flatten(_compat.replayed(model, inputs, self.visit))
+        for y in self.trace.outputs:
+            self.pin("model output", y)
+        for x in self.trace.tensors:
+            self.make_rectangular(x)
+        self.find_partners()
+        return self.trace
 
-    def pin(self, reason: str, *tensors: int) -> None:
+    def make(self, shape: Shape, atoms: np.ndarray | None = None) -> Tensor:
+        """Register a tensor; without `atoms` it is one atom as a whole."""
+        atoms = self.trace.ties.fresh(*[1] * len(shape)) if atoms is None else atoms
+        self.trace.tensors.append(Tensor(len(self.trace.tensors), atoms, tuple(shape)))
+        return self.trace.tensors[-1]
+
+    def pin(self, reason: str, *tensors: Tensor) -> None:
         """Keep all atoms of the tensors, for a reason."""
-        self.trace.pinned += [(self.trace.ids[tensor].reshape(-1), reason) for tensor in tensors]
+        self.trace.pinned += [(x.atoms.reshape(-1), reason) for x in tensors]
 
-    def visit(self, node: Any) -> None:
-        """Add the call of a layer or operation."""
-        layer = node.operation
-        rule, why = rule_of(layer)
-        call = Call(layer, rule, [self.tensors[id(t)] for t in node.input_tensors], [])
-        ids = None
-        if not why:
-            why = "it is opaque where it is called before" if id(layer) in self.opaque else ""
-        if not why:
-            ids, why = getattr(self, rule.kind)(call, tuple(node.output_tensors[0].shape[1:]))
-        if why:
-            call.rule = OPAQUE
-            self.opaque.add(id(layer))
-            self.trace.opaque[layer.name] = why
-            first = self.first_call.get(id(layer), call)
-            self.pin(f"opaque: {layer.name}", *call.inputs, *first.inputs, *first.outputs)
-        for tensor in node.output_tensors:
-            call.outputs.append(self.make(tensor, layer.name, ids))
-        if why or not is_elementwise(getattr(layer, "activation", None)):
-            self.pin(f"opaque: {layer.name}" if why else f"mixed by the activation of {layer.name}", *call.outputs)
+    def visit(self, node: Any, arguments: tuple, keyword_arguments: dict) -> list[Tensor]:
+        """Add the call of a layer, operation or model; return its outputs."""
+        operation = node.operation
+        masks = tensors_in([x for key, x in keyword_arguments.items() if key.endswith("mask")])
+        inputs = [x for x in tensors_in((arguments, keyword_arguments)) if all(x is not mask for mask in masks)]
+        if _compat.is_inner_graph(operation):
+            return self.enter(operation, inputs)
+        site = self.trace.sites.get(id(operation))
+        if site is None:
+            site = self.trace.sites[id(operation)] = Site(operation, OPAQUE, self.prefix + operation.name)
+            try:
+                site.rule = rule_of(operation)
+            except NotCovered as reason:
+                site.opaque = str(reason)
+        shapes = [tuple(y.shape[1:]) for y in node.output_tensors]
+        call = Call(site, inputs, shapes, (arguments, keyword_arguments), masks=masks)
+        atoms: list[np.ndarray | None] = [None] * len(shapes)
+        if not site.opaque:
+            try:
+                atoms = site.rule.atoms(call, self.trace.ties)
+            except NotCovered as reason:
+                site.rule, site.opaque = OPAQUE, f"{type(operation).__name__} with {reason}"
+                for earlier in site.calls:
+                    self.pin(f"opaque: {site.name}", *earlier.inputs, *earlier.outputs)
+        inner = [array.shape for array in atoms[len(shapes) :]]
+        call.outputs = [self.make(shape, array) for shape, array in zip([*shapes, *inner], atoms)]
+        if site.opaque:
+            self.pin(f"opaque: {site.name}", *call.inputs, *call.outputs)
+        site.calls.append(call)
         self.trace.calls.append(call)
+        return call.outputs[: len(shapes)]
 
-    # Each returns the atoms of the output, or None and why the layer is opaque here.
+    def enter(self, model: keras.Model, inputs: list[Tensor]) -> list[Tensor]:
+        """Add the calls inside a model; a model that is called again has the same channels at every call."""
+        outside, self.prefix = self.prefix, f"{self.prefix}{model.name}/"
+        first = len(self.trace.tensors)
+        outputs = keras.tree.flatten(_compat.replayed(model, inputs, self.visit))
+        self.prefix = outside
+        tensors = [*inputs, *self.trace.tensors[first:]]
+        for earlier, x in zip(self.inside.setdefault(id(model), tensors), tensors):
+            if earlier is not x and earlier.atoms.shape == x.atoms.shape:
+                self.trace.ties.tie(earlier.atoms, x.atoms)
+            elif earlier is not x:
+                self.pin(f"several shapes in {model.name}", earlier, x)
+        return outputs
 
-    def writes(self, call: Call, shape: Shape) -> tuple[np.ndarray | None, str]:
-        """New channels; a layer that is called again writes the same ones again."""
-        read = self.trace.input_channels(call)
-        axis = channel_axis(call.layer, len(shape))
-        if read is None or shape[axis] is None:
-            return None, "its input has no single channel axis"
-        first = self.first_call.setdefault(id(call.layer), call)
-        if first is not call:
-            self.trace.atoms.tie(read, self.trace.input_channels(first))
-            return along(self.trace.output_channels(first), len(shape), axis), ""
-        return along(self.trace.atoms.fresh(shape[axis]), len(shape), axis), ""
+    def make_rectangular(self, x: Tensor) -> None:
+        """Tie the atoms of a tensor so that what goes is the same for all positions of all axes but one."""
+        if sum(n > 1 for n in x.atoms.shape) < 2:
+            return
+        atoms = self.trace.ties.find(x.atoms)
+        varying = [axis for axis in range(atoms.ndim) if (atoms != np.take(atoms, [0], axis)).any()]
+        if len(varying) > 1 and not any(x is y for call in self.trace.calls for y in call.outputs[len(call.shapes) :]):
+            x.channels(varying[-1], self.trace.ties)
 
-    def carries(self, call: Call, shape: Shape) -> tuple[np.ndarray | None, str]:
-        """The same channels."""
-        if not (call.rule.weights or call.rule.mixes_positions):
-            return self.trace.ids[call.inputs[0]], ""
-        carried = self.trace.input_channels(call)
-        if carried is None:
-            return None, "its input has no single channel axis"
-        first = self.first_call.setdefault(id(call.layer), call)
-        if call.rule.weights and first is not call:
-            self.trace.atoms.tie(carried, self.trace.input_channels(first))
-        return along(carried, len(shape), channel_axis(call.layer, len(shape))), ""
-
-    def merges(self, call: Call, shape: Shape) -> tuple[np.ndarray | None, str]:
-        """Channel k of all inputs becomes one atom."""
-        arrays, shapes = [self.trace.ids[t] for t in call.inputs], [self.trace.shapes[t] for t in call.inputs]
-        if any(other != shape for other in shapes):
-            return None, f"it broadcasts shapes {shapes}"
-        arrays = np.broadcast_arrays(*arrays)
-        for other in arrays[1:]:
-            self.trace.atoms.tie(arrays[0].reshape(-1), other.reshape(-1))
-        return arrays[0], ""
-
-    def moves(self, call: Call, shape: Shape) -> tuple[np.ndarray | None, str]:
-        """The same atoms in another arrangement."""
-        shapes = [self.trace.shapes[t] for t in call.inputs]
-        moved = call.rule.move(call.layer, [self.trace.ids[t] for t in call.inputs], shapes, shape)
-        return moved, "" if moved is not None else f"its input has open axes {shapes}"
+    def find_partners(self) -> None:
+        """Let batch normalizations take the constants of the layers without bias right before them."""
+        readers: dict[int, list[Call]] = {}
+        for call in self.trace.calls:
+            for x in call.inputs:
+                readers.setdefault(x.index, []).append(call)
+        exposed = {y.index for y in self.trace.outputs}
+        for call in self.trace.calls:
+            if len(call.outputs) != 1 or call.outputs[0].index in exposed or not hasattr(call.site.rule, "absorbed"):
+                continue
+            following = readers.get(call.outputs[0].index, [])
+            no_activation = getattr(call.layer, "activation", None) in (None, keras.activations.linear)
+            if len(following) != 1 or not no_activation or getattr(call.layer, "bias", None) is not None:
+                continue
+            [after] = following
+            if call.alone and after.alone and getattr(after.site.rule, "subtracts", None):
+                y = call.outputs[0]
+                if after.axis(y) == call.site.rule.output_axis(call):
+                    call.partner, after.partner = after, call

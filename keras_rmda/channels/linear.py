@@ -1,0 +1,295 @@
+"""Rules of layers that make new channels as linear functions of the old ones: dense, convolutions, embeddings."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from keras_rmda.channels.activations import evaluate, is_elementwise
+from keras_rmda.channels.rule import Block, Call, Cut, Demand, Read, Rule, Site, State, channel_axis, sizes
+from keras_rmda.channels.tensors import Atoms, NotCovered, along
+
+
+@dataclass(frozen=True)
+class Linear:
+    """The effect of input channels on output channels.
+
+    Attributes:
+        kernel: of shape (groups, inputs of a group, positions, outputs of a group).
+        reads: of shape (groups, inputs of a group, outputs of a group), whether there is an effect.
+    """
+
+    kernel: np.ndarray
+    reads: np.ndarray
+
+    def written(self, uniform: np.ndarray) -> np.ndarray:
+        """Return which outputs read only the inputs that are `uniform`."""
+        rows = self.reads & ~uniform.reshape(self.reads.shape[:2])[..., None]
+        return ~rows.any(axis=1).reshape(-1)
+
+    def read(self, needed: np.ndarray) -> np.ndarray:
+        """Return which inputs the needed outputs read."""
+        groups, _, n = self.reads.shape
+        return (self.reads & needed.reshape(groups, 1, n)).any(axis=2).reshape(-1)
+
+    def effect(self, constants: np.ndarray) -> np.ndarray:
+        """Return what constant inputs add to each output, summed over positions; zeros cost nothing."""
+        groups, _, _, n = self.kernel.shape
+        constants = constants.reshape(self.kernel.shape[:2])
+        used = np.flatnonzero((constants != 0).any(axis=0))
+        sums = self.kernel[:, used].astype("float64").sum(axis=2)
+        return np.einsum("gi,gio->go", constants[:, used], sums).reshape(groups * n)
+
+
+def linear_kernel(layer: Any, read: Read, letters: str) -> Linear:
+    """Return the effect of a kernel with the axes of these letters, in one group."""
+    kernel = read(layer.kernel)
+    rest = [k for k, letter in enumerate(letters) if letter not in "io"]
+    kernel = np.transpose(kernel, [letters.index("i"), *rest, letters.index("o")])
+    kernel = kernel.reshape(1, kernel.shape[0], -1, kernel.shape[-1])
+    return Linear(kernel, (kernel != 0).any(axis=2))
+
+
+@dataclass(frozen=True)
+class Writes(Rule):
+    """New channels, each a linear function of the input channels, then an activation.
+
+    Args:
+        weights: see `Rule`. The `kernel` has one "i" and one "o"; a `bias` has "o".
+        widths: the configuration key that holds the number of output channels, with "o".
+        linear: (layer, read) -> `Linear`, for layers whose effect is not that of their kernel alone.
+        has_borders: (layer) -> whether the sum over a kernel is not the same everywhere, so that only zeros are
+            constants without borders; None for never.
+        refusal: (layer) -> the reason why this rule does not cover this very layer, or None.
+
+    Example:
+        >>> kr.register_rule(MyDense, kr.channels.Writes({"kernel": "io"}, {"units": "o"}))
+    """
+
+    weights: Mapping[str, str | Sequence[str]]
+    widths: Mapping[str, str] = field(default_factory=dict)
+    linear: Callable[[Any, Read], Linear] | None = None
+    has_borders: Callable[[Any], bool] | None = None
+    refusal: Callable[[Any], str | None] | None = None
+
+    def __post_init__(self) -> None:
+        letters = self.weights.get("kernel", "")
+        if self.linear is None and (letters.count("i"), letters.count("o")) != (1, 1):
+            raise ValueError(f'`Writes` needs a kernel with one "i" and one "o". Received: {self.weights!r}')
+
+    def effect(self, site: Site, read: Read) -> Linear:
+        """Return the effect of a layer's inputs on its outputs."""
+        if self.linear is not None:
+            return self.linear(site.layer, read)
+        return linear_kernel(site.layer, read, site.axes["kernel"])
+
+    def input_axis(self, call: Call) -> int:
+        """Return the axis of the channels that are read."""
+        return call.axis(call.inputs[0])
+
+    def output_axis(self, call: Call) -> int:
+        """Return the axis of the channels that are written."""
+        return channel_axis(call.layer, len(call.shapes[0]))
+
+    def atoms(self, call: Call, ties: Atoms) -> list[np.ndarray]:
+        [shape], axis = call.shapes, self.output_axis(call)
+        read = call.inputs[0].channels(self.input_axis(call), ties)
+        if shape[axis] is None:
+            raise NotCovered("its output has an open channel axis")
+        call.register("i", read, ties)
+        return [along(call.fresh("o", ties, shape[axis]), len(shape), axis)]
+
+    def _uniform(self, call: Call, state: State) -> tuple[np.ndarray, np.ndarray]:
+        """Return the constants of the input, and which of them have the same effect everywhere."""
+        constants = state.constants(call.inputs[0], self.input_axis(call))
+        # At the border of same padding a nonzero constant meets zeros, and its effect is no single number.
+        bordered = self.has_borders is not None and self.has_borders(call.layer)
+        return constants, constants == 0 if bordered else ~np.isnan(constants)
+
+    def constants(self, call: Call, state: State) -> list[np.ndarray]:
+        [shape] = call.shapes
+        constants, uniform = self._uniform(call, state)
+        linear = self.effect(call.site, state.read)
+        result = linear.effect(np.where(uniform, constants, 0.0))
+        if getattr(call.layer, "bias", None) is not None:
+            result = result + state.read(call.layer.bias).astype("float64").reshape(-1)
+        result = np.where(linear.written(uniform), result, np.nan)
+        activation = getattr(call.layer, "activation", None)
+        if activation is not None:
+            mixed = not is_elementwise(activation)
+            result = np.full_like(result, np.nan) if mixed else evaluate(call.layer, activation, result)
+        return [along(result, len(shape), self.output_axis(call))]
+
+    def demands(self, call: Call, state: State) -> list[Demand]:
+        x, y, name = call.inputs[0], call.outputs[0], call.site.name
+        wanted = state.needed(y, self.output_axis(call))
+        if not wanted.any():
+            return []
+        demands = []
+        if not is_elementwise(getattr(call.layer, "activation", None)):
+            wanted = np.ones_like(wanted)
+            demands.append((y, np.ones(y.atoms.shape, bool), f"mixed by the activation of {name}"))
+        constants, uniform = self._uniform(call, state)
+        wanted = self.effect(call.site, state.read).read(wanted) & (constants != 0)
+        constant = wanted & ~np.isnan(constants)
+        reasons = {f"read by {name}": wanted & ~constant, f"border of same padding in {name}": constant & ~uniform}
+        if not self.absorbs(call):
+            reasons[f"constant that {name} has no bias for"] = constant & uniform
+        axis = self.input_axis(call)
+        return demands + [(x, x.spread(mask, axis), reason) for reason, mask in reasons.items()]
+
+    def absorbs(self, call: Call) -> bool:
+        """Return whether constants can go into the bias, or the mean of a batch normalization behind it."""
+        return call.alone and (getattr(call.layer, "bias", None) is not None or call.partner is not None)
+
+    def absorbed(self, call: Call, state: State) -> np.ndarray:
+        """Return what the constants among the inputs that are not needed add to each output."""
+        constants, uniform = self._uniform(call, state)
+        unused = ~state.needed(call.inputs[0], self.input_axis(call))
+        return self.effect(call.site, state.read).effect(np.where(uniform & unused, constants, 0.0))
+
+    def value(self, site: Site, name: str, value: np.ndarray, state: State) -> np.ndarray:
+        if name == "bias":
+            added = self.absorbed(site.calls[0], state) if len(site.calls) == 1 else np.zeros(value.size)
+            return (value + added.reshape(value.shape)).astype(value.dtype)
+        # What stays only because a layer needs a channel must not be read: it may compute anything now.
+        used = np.any([state.needed(call.inputs[0], self.input_axis(call)) for call in site.calls], axis=0)
+        axes = site.axes.get(name, "")
+        return site.only(axes, value, "p" if "p" in site.own else "i", used)
+
+    def macs(self, call: Call, cut: Cut) -> int:
+        shape, axis = call.shapes[0], self.output_axis(call)
+        positions = sizes(shape[:axis] + shape[axis + 1 :])
+        weights = [(name, cut.shape(call.site, name, tuple(v.shape))) for name, v in call.site.weights()]
+        return positions * sum(math.prod(shape) for name, shape in weights if name.endswith("kernel"))
+
+
+@dataclass(frozen=True)
+class WritesInGroups(Writes):
+    """Grouped and depthwise convolutions: each group of outputs reads a group of inputs.
+
+    Groups can go as a whole. What stays has as many inputs and outputs in each group: "p" and "q" within groups "G".
+    """
+
+    groups: Callable[[Any], int] = lambda layer: layer.groups
+
+    def __post_init__(self) -> None:
+        pass
+
+    def atoms(self, call: Call, ties: Atoms) -> list[np.ndarray]:
+        [written] = super().atoms(call, ties)
+        own, groups = call.site.own, self.groups(call.layer)
+        own["p"], own["q"] = own["i"].reshape(groups, -1), own["o"].reshape(groups, -1)
+        return [written]
+
+    def blocks(self, site: Site) -> list[Block]:
+        return [Block([site.own["p"], site.own["q"]])]
+
+    def effect(self, site: Site, read: Read) -> Linear:
+        kernel = read(site.layer.kernel)
+        groups, n = site.own["p"].shape
+        kernel = kernel.reshape(*kernel.shape[:-2], n, groups, -1) if self.linear is None else self.linear(kernel)
+        rank = kernel.ndim - 3
+        kernel = np.transpose(kernel, [rank + 1, rank, *range(rank), rank + 2]).reshape(groups, n, -1, kernel.shape[-1])
+        return Linear(kernel, (kernel != 0).any(axis=2))
+
+
+@dataclass(frozen=True)
+class WritesEinsum(Writes):
+    """`EinsumDense`: reads along the last axis that the equation contracts, writes along the last that it makes."""
+
+    weights: Mapping[str, str] = field(default_factory=lambda: {"kernel": "io", "bias": "o"})
+
+    def letters(self, layer: Any) -> Mapping[str, str]:
+        _, kernel, outputs = specification(layer)
+        [i, o] = self._ends(layer)
+        bias = outputs[min((outputs.index(letter) for letter in layer.bias_axes or ""), default=len(outputs)) :]
+        return {
+            "kernel": "".join({i: "i", o: "o"}.get(letter, ".") for letter in kernel),
+            "bias": "".join("o" if letter == o and o in (layer.bias_axes or "") else "." for letter in bias),
+        }
+
+    @staticmethod
+    def _ends(layer: Any) -> tuple[str, str]:
+        """Return the letters of the equation that are read and written."""
+        inputs, kernel, outputs = specification(layer)
+        read = [letter for letter in inputs if letter in kernel and letter not in outputs]
+        written = [letter for letter in outputs if letter in kernel and letter not in inputs]
+        if not read or not written or set(inputs) & set(kernel) & set(outputs):
+            raise NotCovered(f"equation={layer.equation!r}")
+        return read[-1], written[-1]
+
+    def check(self, layer: Any) -> None:
+        self._ends(layer)
+        super().check(layer)
+
+    def input_axis(self, call: Call) -> int:
+        return _place(specification(call.layer)[0], self._ends(call.layer)[0], len(call.inputs[0].shape))
+
+    def output_axis(self, call: Call) -> int:
+        return _place(specification(call.layer)[2], self._ends(call.layer)[1], len(call.shapes[0]))
+
+    def _is_vector(self, layer: Any) -> bool:
+        """Return whether the layer writes along one axis, with a bias for it or none."""
+        inputs, kernel, _ = specification(layer)
+        written = [letter for letter in kernel if letter not in inputs]
+        return len(written) == 1 and layer.bias_axes in (None, "", *written)
+
+    def constants(self, call: Call, state: State) -> list[np.ndarray]:
+        return super().constants(call, state) if self._is_vector(call.layer) else Rule.constants(self, call, state)
+
+    def absorbs(self, call: Call) -> bool:
+        return self._is_vector(call.layer) and super().absorbs(call)
+
+    def value(self, site: Site, name: str, value: np.ndarray, state: State) -> np.ndarray:
+        return value if name == "bias" and not self._is_vector(site.layer) else super().value(site, name, value, state)
+
+    def config(self, site: Site, config: dict[str, Any], cut: Cut) -> dict[str, Any]:
+        shape = config["output_shape"]
+        shape = list(shape) if isinstance(shape, list | tuple) else [shape]
+        shape[specification(site.layer)[2].index(self._ends(site.layer)[1]) - 1] = cut.count(site, "o")
+        return config | {"output_shape": shape}
+
+    def macs(self, call: Call, cut: Cut) -> int:
+        _, kernel, outputs = specification(call.layer)
+        kept = [_place(outputs, letter, len(call.shapes[0])) for letter in outputs if letter in kernel]
+        positions = sizes(tuple(n for axis, n in enumerate(call.shapes[0]) if axis not in kept))
+        return positions * math.prod(cut.shape(call.site, "kernel", tuple(call.layer.kernel.shape)))
+
+
+def specification(layer: Any) -> tuple[str, str, str]:
+    """Return the letters of the input, the kernel and the output; "0" for an ellipsis."""
+    inputs, kernel, outputs = re.split(",|->", layer.equation.replace("...", "0").replace(" ", ""))
+    return inputs, kernel, outputs
+
+
+def _place(letters: str, letter: str, rank: int) -> int:
+    """Return the axis of a letter, without the batch axis; "0" stands for as many axes as `rank` wants."""
+    k = letters.index(letter)
+    return k - 1 if "0" not in letters[:k] else rank - (len(letters) - k)
+
+
+@dataclass(frozen=True)
+class LooksUp(Rule):
+    """`Embedding`: channels from a table."""
+
+    weights: Mapping[str, str] = field(default_factory=lambda: {"embeddings": ".o"})
+    widths: Mapping[str, str] = field(default_factory=lambda: {"output_dim": "o"})
+
+    def atoms(self, call: Call, ties: Atoms) -> list[np.ndarray]:
+        [shape] = call.shapes
+        return [along(call.fresh("o", ties, shape[-1]), len(shape), len(shape) - 1)]
+
+    def constants(self, call: Call, state: State) -> list[np.ndarray]:
+        [shape], table = call.shapes, state.read(call.layer.embeddings).astype("float64")
+        return [along(np.where((table == table[0]).all(axis=0), table[0], np.nan), len(shape), len(shape) - 1)]
+
+    def demands(self, call: Call, state: State) -> list[Demand]:
+        [x], [y] = call.inputs, call.outputs
+        wanted = np.full(x.atoms.shape, state.needed(y).any())
+        return [(x, wanted, f"read by {call.site.name}")]

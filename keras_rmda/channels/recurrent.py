@@ -1,0 +1,184 @@
+"""SimpleRNN, LSTM, GRU, one way or both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from keras import layers as L
+
+from keras_rmda.channels.activations import evaluate
+from keras_rmda.channels.rule import Call, Cut, Demand, Read, Rule, Site, State
+from keras_rmda.channels.tensors import Atoms, NotCovered, along
+
+GATES = {L.SimpleRNN: (1, 0), L.LSTM: (4, 2), L.GRU: (3, 2)}
+"""The number of gates, and which of them makes the candidate: without it a state that begins at zero stays zero."""
+
+LETTERS = (("u", "g"), ("U", "h"))
+"""Of each direction: its units, and its gates."""
+
+
+def directions(layer: Any) -> list[Any]:
+    """Return the layers that go forward and backward, or the layer alone."""
+    return [layer.forward_layer, layer.backward_layer] if isinstance(layer, L.Bidirectional) else [layer]
+
+
+@dataclass(frozen=True)
+class Recurs(Rule):
+    """New channels, the units, each made from the inputs and from all units one step before."""
+
+    def letters(self, layer: Any) -> Mapping[str, str | Sequence[str]]:
+        named = {}
+        for each, (u, g) in zip(directions(layer), LETTERS):
+            cell = each.cell
+            named |= {cell.kernel.path: ("i", g), cell.recurrent_kernel.path: (u, g)}
+            if cell.bias is not None:
+                named[cell.bias.path] = (".", g)[2 - len(cell.bias.shape) :]
+        return named
+
+    def check(self, layer: Any) -> None:
+        for each in directions(layer):
+            if type(each) not in GATES:
+                raise NotCovered(f"a {type(each).__name__} inside")
+            if each.stateful:
+                raise NotCovered("stateful=True")
+        super().check(layer)
+
+    def atoms(self, call: Call, ties: Atoms) -> list[np.ndarray]:
+        x, *states = call.inputs
+        layer = call.layer
+        call.register("i", x.channels(len(x.shape) - 1, ties), ties)
+        units = []
+        for each, (u, g) in zip(directions(layer), LETTERS):
+            units.append(call.fresh(u, ties, each.units))
+            call.site.own[g] = np.tile(units[-1], GATES[type(each)][0])
+        per_direction = len(states) // len(units)
+        for k, state in enumerate(states):
+            ties.tie(units[k // per_direction], state.channels(0, ties))
+        mode = getattr(layer, "merge_mode", "concat")
+        if mode is None:
+            outputs = list(units)
+        elif mode == "concat":
+            outputs = [np.concatenate(units)]
+        else:
+            ties.tie(units[0], units[-1])
+            outputs = [units[0]]
+        per_direction = (len(call.shapes) - len(outputs)) // len(units)
+        outputs += [each for each in units for _ in range(per_direction)]
+        return [along(each, len(shape), len(shape) - 1) for each, shape in zip(outputs, call.shapes, strict=True)]
+
+    def _zeros(self, call: Call, state: State) -> list[np.ndarray]:
+        """Return for each direction which units are zero at all times.
+
+        The largest set that nothing from outside reaches: no input that is not zero, no bias, and no unit that
+        is not in the set. With initial states there are none.
+        """
+        x, *states = call.inputs
+        read = state.constants(x, len(x.shape) - 1) != 0
+        result = []
+        for each in directions(call.layer):
+            gates, candidate = GATES[type(each)]
+            kernel, recurrent, bias = (_by_gate(each, name, gates, state.read) for name in WEIGHTS)
+            zero = ~(kernel[read, candidate] != 0).any(axis=0) & ~(bias[..., candidate, :] != 0).any(axis=0)
+            if states or evaluate(each, each.activation, np.zeros(1))[0] != 0:
+                zero = np.zeros_like(zero)
+            while True:
+                reached = (recurrent[~zero, candidate] != 0).any(axis=0)
+                if not (zero & reached).any():
+                    break
+                zero &= ~reached
+            result.append(zero)
+        return result
+
+    def constants(self, call: Call, state: State) -> list[np.ndarray]:
+        zeros = [np.where(zero, 0.0, np.nan) for zero in self._zeros(call, state)]
+        mode = getattr(call.layer, "merge_mode", "concat")
+        merged = np.concatenate(zeros) if mode == "concat" else zeros[0] + zeros[-1]
+        outputs = list(zeros) if mode is None else [merged]
+        per_direction = (len(call.shapes) - len(outputs)) // len(zeros)
+        outputs += [each for each in zeros for _ in range(per_direction)]
+        return [along(each, len(shape), len(shape) - 1) for each, shape in zip(outputs, call.shapes)]
+
+    def _needed(self, call: Call, state: State) -> list[np.ndarray]:
+        """Return for each direction which units the needed outputs depend on."""
+        layers = directions(call.layer)
+        needed = [state.needed(y, len(y.shape) - 1) for y in call.outputs]
+        mode = getattr(call.layer, "merge_mode", "concat")
+        if len(layers) == 1:
+            return [np.any(needed, axis=0)]
+        units = layers[0].units
+        if mode is None:
+            first, rest = needed[:2], needed[2:]
+        elif mode == "concat":
+            first, rest = [needed[0][:units], needed[0][units:]], needed[1:]
+        else:
+            first, rest = [needed[0], needed[0]], needed[1:]
+        half = len(rest) // 2
+        return [np.any([first[0], *rest[:half]], axis=0), np.any([first[1], *rest[half:]], axis=0)]
+
+    def demands(self, call: Call, state: State) -> list[Demand]:
+        x, *states = call.inputs
+        name, layers = call.site.name, directions(call.layer)
+        wanted, closed = np.zeros(x.shape[-1], bool), []
+        for each, needed, zero in zip(layers, self._needed(call, state), self._zeros(call, state)):
+            gates, _ = GATES[type(each)]
+            kernel, recurrent, _ = (_by_gate(each, name, gates, state.read) for name in WEIGHTS)
+            while True:
+                read = (recurrent[:, :, needed] != 0).any(axis=(1, 2)) & ~zero & ~needed
+                if not read.any():
+                    break
+                needed = needed | read
+            closed.append(needed)
+            wanted |= (kernel[:, :, needed] != 0).any(axis=(1, 2))
+        wanted &= state.constants(x, len(x.shape) - 1) != 0
+        demands = [(x, x.spread(wanted, len(x.shape) - 1), f"read by {name}")]
+        for k, s in enumerate(states):
+            demands.append((s, s.spread(closed[k * len(layers) // len(states)], 0), f"read by {name}"))
+        mode = getattr(call.layer, "merge_mode", "concat")
+        tensors = call.outputs if mode is None else call.outputs[:1] * len(layers)
+        for k, (y, needed) in enumerate(zip(tensors, closed)):
+            if mode == "concat" and len(layers) == 2:
+                other = np.zeros_like(closed[1 - k])
+                needed = np.concatenate([needed, other] if k == 0 else [other, needed])
+            demands.append((y, y.spread(needed, len(y.shape) - 1), f"read by {name}"))
+        return demands
+
+    def value(self, site: Site, name: str, value: np.ndarray, state: State) -> np.ndarray:
+        axes = site.axes.get(name)
+        if axes is None or axes[0] == ".":
+            return value
+        if axes[0] == "i":
+            used = [state.needed(call.inputs[0], len(call.inputs[0].shape) - 1) for call in site.calls]
+            return site.only(axes, value, "i", np.any(used, axis=0))
+        direction = [u for u, _ in LETTERS].index(axes[0]) if axes[0] in "uU" else None
+        if direction is None:
+            return value
+        used = [self._needed(call, state)[direction] for call in site.calls]
+        return site.only(axes, value, axes[0], np.any(used, axis=0))
+
+    def config(self, site: Site, config: dict[str, Any], cut: Cut) -> dict[str, Any]:
+        if not isinstance(site.layer, L.Bidirectional):
+            return config | {"units": cut.count(site, "u")}
+        config = dict(config)
+        for key, (u, _) in zip(("layer", "backward_layer"), LETTERS):
+            inner = config[key]
+            changed = inner["config"] | {"units": cut.count(site, u)}
+            config[key] = inner | {"config": changed, "build_config": None}
+        return config
+
+    def macs(self, call: Call, cut: Cut) -> int:
+        steps = call.inputs[0].shape[0] or 1
+        weights = [(name, cut.shape(call.site, name, tuple(v.shape))) for name, v in call.site.weights()]
+        return steps * sum(int(np.prod(shape)) for name, shape in weights if name.endswith("kernel"))
+
+
+WEIGHTS = ("kernel", "recurrent_kernel", "bias")
+
+
+def _by_gate(layer: Any, name: str, gates: int, read: Read) -> np.ndarray:
+    """Return a weight of a cell with its last axis split into (gates, units)."""
+    variable = getattr(layer.cell, name)
+    value = np.zeros((1, gates * layer.units)) if variable is None else read(variable)
+    return value.reshape(*(value.shape[:-1] if value.ndim > 1 else (1,)), gates, layer.units)

@@ -1,0 +1,245 @@
+"""Rules of layers that make no new channels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_rmda.channels.rule import Call, Cut, Demand, Rule, Site, State, channel_axis
+from keras_rmda.channels.tensors import Atoms, NotCovered, Shape, Tensor, along
+
+
+@dataclass(frozen=True)
+class Carries(Rule):
+    """The same channels, each changed by itself.
+
+    Args:
+        weights, widths: see `Rule`; the letter of the channels is "c".
+        constant: (layer, values, read) -> the outputs for constant inputs, NaN where an input is not constant; None
+            where there are none.
+        mixes_positions: whether an output position depends on several input positions.
+        arrays: configuration keys that hold one number for each channel, or one for all.
+        ignores: (layer, read) -> for each channel, whether its output does not depend on its input.
+        subtracts: the weight that is subtracted from the channels first, so that it can take constants, or None.
+        refusal: (layer) -> the reason why this rule does not cover this very layer, or None.
+
+    Example:
+        >>> kr.register_rule(MyScale, kr.channels.Carries({"scale": "c"}))
+    """
+
+    weights: Mapping[str, str] = field(default_factory=dict)
+    widths: Mapping[str, str] = field(default_factory=dict)
+    constant: Callable | None = None
+    mixes_positions: bool = False
+    arrays: tuple[str, ...] = ()
+    ignores: Callable | None = None
+    subtracts: str | None = None
+    refusal: Callable[[Any], str | None] | None = None
+
+    def __post_init__(self) -> None:
+        if not all(set(letters) <= set("c.") for letters in self.weights.values()):
+            raise ValueError(f'The letters of `weights` are "c" and ".". Received: {self.weights!r}')
+
+    def _by_channel(self, call: Call) -> bool:
+        """Return whether the layer has a channel axis; else every number is changed in the same way."""
+        return (
+            bool(self.weights or self.arrays)
+            or self.mixes_positions
+            or len(call.shapes[0]) != len(call.inputs[0].shape)
+        )
+
+    def atoms(self, call: Call, ties: Atoms) -> list[np.ndarray]:
+        [x], shape = only_input(call), call.shapes[0]
+        if not self._by_channel(call):
+            return [x.atoms]
+        atoms = x.channels(call.axis(x), ties)
+        call.register("c", atoms, ties)
+        return [along(atoms, len(shape), channel_axis(call.layer, len(shape)))]
+
+    def constants(self, call: Call, state: State) -> list[np.ndarray]:
+        if self.constant is None:
+            return super().constants(call, state)
+        x, [shape] = call.inputs[0], call.shapes
+        if not self._by_channel(call):
+            return [self.constant(call.layer, state.constants(x), state.read)]
+        result = self.constant(call.layer, state.constants(x, call.axis(x)), state.read)
+        return [along(result, len(shape), channel_axis(call.layer, len(shape)))]
+
+    def demands(self, call: Call, state: State) -> list[Demand]:
+        x, y = call.inputs[0], call.outputs[0]
+        reason = f"read by {call.site.name}"
+        if not self._by_channel(call):
+            return [(x, state.needed(y), reason)]
+        wanted = state.needed(y, call.axis(y))
+        if self.ignores is not None:
+            wanted = wanted & ~self.ignores(call.layer, state.read)
+        return [(x, x.spread(wanted, call.axis(x)), reason)]
+
+    def value(self, site: Site, name: str, value: np.ndarray, state: State) -> np.ndarray:
+        writer = site.calls[0].partner
+        if writer is None or name != self.subtracts:
+            return value
+        return (value - writer.site.rule.absorbed(writer, state)).astype(value.dtype)
+
+    def config(self, site: Site, config: dict[str, Any], cut: Cut) -> dict[str, Any]:
+        config = super().config(site, config, cut)
+        for key in self.arrays:
+            array = np.asarray(config.get(key))
+            if array.ndim > 0:
+                config = config | {key: np.take(array, np.flatnonzero(cut.stays(site.own["c"])), axis=-1).tolist()}
+        return config
+
+
+@dataclass(frozen=True)
+class Mixes(Rule):
+    """The same channels, each changed by all: normalization over channels, softmax.
+
+    Args:
+        weights: see `Rule`; the letter of the channels is "c".
+        ignores_zeros: whether a channel that is constantly zero has no part in the others, and stays zero.
+        groups: (layer, number of channels) -> the number of groups of neighbours that mix, which can go as a whole.
+        widths: see `Rule`; "G" stands for the groups.
+        refusal: (layer) -> the reason why this rule does not cover this very layer, or None.
+    """
+
+    weights: Mapping[str, str] = field(default_factory=dict)
+    ignores_zeros: bool = False
+    groups: Callable[[Any, int], int] | None = None
+    widths: Mapping[str, str] = field(default_factory=dict)
+    refusal: Callable[[Any], str | None] | None = None
+
+    def letters(self, layer: Any) -> Mapping[str, str]:
+        ranks = {name: len(getattr(getattr(layer, name, None), "shape", (1,))) for name in self.weights}
+        return {name: "." * (rank - 1) + "c" for name, rank in ranks.items()}
+
+    def atoms(self, call: Call, ties: Atoms) -> list[np.ndarray]:
+        [x] = only_input(call)
+        several = getattr(call.layer, "axis", None)
+        if isinstance(several, list | tuple) and len(several) > 1 and several[-1] not in (-1, len(x.shape)):
+            raise NotCovered(f"axis={several}")
+        atoms = call.register("c", x.channels(call.axis(x), ties), ties)
+        if self.groups is not None:
+            rows = atoms.reshape(self.groups(call.layer, len(atoms)), -1)
+            ties.tie(rows[:, :1], rows)
+            call.site.own["G"] = rows[:, 0]
+        return [along(atoms, len(x.shape), call.axis(x))]
+
+    def constants(self, call: Call, state: State) -> list[np.ndarray]:
+        if not self.ignores_zeros:
+            return super().constants(call, state)
+        return [np.where(state.constants(call.inputs[0]) == 0, 0.0, np.nan)]
+
+    def demands(self, call: Call, state: State) -> list[Demand]:
+        x, y = call.inputs[0], call.outputs[0]
+        axis = call.axis(x)
+        rows = state.needed(y, axis).reshape(self.groups(call.layer, x.shape[axis]) if self.groups else 1, -1)
+        wanted = np.broadcast_to(rows.any(axis=1, keepdims=True), rows.shape).reshape(-1)
+        if self.ignores_zeros:
+            wanted = wanted & (state.constants(x, axis) != 0)
+        return [(x, x.spread(wanted, axis), f"mixed by {call.site.name}")]
+
+
+@dataclass(frozen=True)
+class Merges(Rule):
+    """Channel k of the output is made from channels k of all inputs; an axis of size 1 is repeated.
+
+    Args:
+        constant: (layer, operands) -> the outputs for constants and scalars, NaN where there are none; None for no
+            constants.
+        product: whether a zero makes the output zero, whatever the others are.
+    """
+
+    constant: Callable[[Any, list], np.ndarray] | None = None
+    product: bool = False
+
+    def atoms(self, call: Call, ties: Atoms) -> list[np.ndarray]:
+        [shape] = call.shapes
+        if any(len(x.shape) != len(shape) for x in call.inputs):
+            raise NotCovered(f"inputs of several ranks: {[x.shape for x in call.inputs]}")
+        if any(np.ndim(x) > 0 for x in _flat(call) if not isinstance(x, Tensor)):
+            raise NotCovered("an array among its arguments")
+        cut = {axis for x in call.inputs for axis, n in enumerate(x.atoms.shape) if n > 1}
+        tied = []
+        for x in call.inputs:
+            repeated = {axis for axis, (n, size) in enumerate(zip(x.shape, shape)) if n == 1 != size}
+            if not repeated & cut:
+                tied.append(x.atoms)
+            elif x.atoms.size > 1:
+                raise NotCovered(f"shapes that repeat each other: {[x.shape for x in call.inputs]}")
+        tied = np.broadcast_arrays(*tied)
+        for other in tied[1:]:
+            ties.tie(tied[0], other)
+        return [tied[0]]
+
+    def constants(self, call: Call, state: State) -> list[np.ndarray]:
+        if self.constant is None:
+            return super().constants(call, state)
+        operands = [state.constants(x) if isinstance(x, Tensor) else float(x) for x in _flat(call)]
+        return [self.constant(call.layer, operands)]
+
+    def demands(self, call: Call, state: State) -> list[Demand]:
+        needed = state.needed(call.outputs[0])
+        zeros = np.stack([np.broadcast_to(state.constants(x) == 0, needed.shape) for x in call.inputs])
+        demands = []
+        for k, x in enumerate(call.inputs):
+            wanted = needed
+            if self.product:  # one zero is enough: what it is multiplied by does not matter
+                wanted = wanted & (~zeros.any(axis=0) | (zeros.argmax(axis=0) == k))
+            axes = tuple(axis for axis, n in enumerate(x.atoms.shape) if n == 1)
+            wanted = np.broadcast_to(wanted.any(axis=axes, keepdims=True), x.atoms.shape)
+            demands.append((x, wanted, f"read by {call.site.name}"))
+        return demands
+
+
+def only_input(call: Call) -> list[Tensor]:
+    """Return the tensors that a call gets, if it is one."""
+    if len(call.inputs) != 1:
+        raise NotCovered(f"{len(call.inputs)} inputs")
+    return call.inputs
+
+
+def _flat(call: Call) -> list[Any]:
+    """Return the operands of a merging layer or operation, in their order."""
+    return keras.tree.flatten(call.arguments[0])
+
+
+@dataclass(frozen=True)
+class Moves(Rule):
+    """The same numbers in another arrangement.
+
+    Args:
+        move: (call, arrays, shape) -> array: what becomes of arrays like the atoms of the inputs.
+        target: the configuration key that holds the shape of the output, or None.
+        refusal: (layer) -> the reason why this rule does not cover this very layer, or None.
+    """
+
+    move: Callable[[Call, list[np.ndarray], Shape], np.ndarray]
+    target: str | None = None
+    refusal: Callable[[Any], str | None] | None = None
+
+    def atoms(self, call: Call, ties: Atoms) -> list[np.ndarray]:
+        return [self.move(call, [x.atoms for x in call.inputs], call.shapes[0])]
+
+    def constants(self, call: Call, state: State) -> list[np.ndarray]:
+        return [self.move(call, [state.constants(x) for x in call.inputs], call.shapes[0])]
+
+    def demands(self, call: Call, state: State) -> list[Demand]:
+        ends = np.cumsum([0, *(x.atoms.size for x in call.inputs)])
+        places = [np.arange(a, b).reshape(x.atoms.shape) for a, b, x in zip(ends, ends[1:], call.inputs)]
+        wanted = np.zeros(ends[-1], dtype=bool)
+        wanted[self.move(call, places, call.shapes[0])[state.needed(call.outputs[0])]] = True
+        return [(x, wanted[place], f"read by {call.site.name}") for x, place in zip(call.inputs, places)]
+
+    def config(self, site: Site, config: dict[str, Any], cut: Cut) -> dict[str, Any]:
+        if self.target is None:
+            return config
+        stays = cut.stays(site.calls[0].outputs[0].atoms)
+        kept = [np.moveaxis(stays, k, 0).reshape(n, -1).any(axis=1).sum() for k, n in enumerate(stays.shape)]
+        asked = config[self.target]
+        lead = len(asked) - len(kept)  # of raw operations, the batch axis
+        new = [m if n == 1 or m == -1 else int(k) for n, k, m in zip(stays.shape, kept, asked[lead:])]
+        return config | {self.target: (*asked[:lead], *new)}

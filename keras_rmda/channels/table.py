@@ -1,0 +1,332 @@
+"""The layer table: one row for each layer class and raw operation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers as L
+
+from keras_rmda import _compat
+from keras_rmda.channels.activations import evaluate, is_elementwise, normalized, only_zero, pooled, unchanged
+from keras_rmda.channels.attention import Attends
+from keras_rmda.channels.linear import Linear, LooksUp, Writes, WritesEinsum, WritesInGroups
+from keras_rmda.channels.recurrent import Recurs
+from keras_rmda.channels.moves import concatenated, flattened, permuted, reduced, repeated, reshaped, transposed
+from keras_rmda.channels.rule import Call, Cut, Read, Rule
+from keras_rmda.channels.simple import Carries, Merges, Mixes, Moves
+from keras_rmda.channels.tensors import NotCovered
+from keras_rmda.channels.wrappers import Distributes
+
+# ---- convolutions
+
+
+def pads(layer: Any) -> bool:
+    """Return whether a convolution sees zeros beyond the border, so that a constant input is none at the border."""
+    return getattr(layer, "padding", "valid") != "valid" and any(size > 1 for size in layer.kernel_size)
+
+
+def overlaps(layer: Any) -> bool:
+    """Return whether the positions of a transposed convolution are sums of different parts of the kernel."""
+    return any(size > 1 for size in (*layer.kernel_size, *layer.strides))
+
+
+def separable(layer: Any, read: Read) -> Linear:
+    """Return the effect of a depthwise kernel followed by a pointwise one."""
+    depthwise, pointwise = read(layer.depthwise_kernel), read(layer.pointwise_kernel)
+    *_, n, m = depthwise.shape
+    depthwise = depthwise.reshape(-1, n, m)
+    pointwise = pointwise.reshape(n, m, -1)
+    kernel = np.einsum("im,imo->io", depthwise.astype("float64").sum(axis=0), pointwise)
+    reads = np.any([(depthwise[..., j] != 0).any(axis=0)[:, None] & (pointwise[:, j] != 0) for j in range(m)], axis=0)
+    return Linear(kernel[None, :, None], reads[None])
+
+
+@dataclass(frozen=True)
+class Separates(Writes):
+    """Separable convolutions: "j" are the channels between the two kernels, several for each input."""
+
+    def atoms(self, call: Call, ties: Any) -> list[np.ndarray]:
+        written = super().atoms(call, ties)
+        call.site.own["j"] = np.repeat(call.site.own["i"], call.layer.depth_multiplier)
+        return written
+
+    def macs(self, call: Call, cut: Cut) -> int:
+        return super().macs(call, cut)
+
+
+def convolution(n: int) -> Callable[[Any], Rule]:
+    """Return the choice between the rules of convolutions over `n` axes with and without groups."""
+    whole = Writes({"kernel": "." * n + "io", "bias": "o"}, {"filters": "o"}, has_borders=pads)
+    letters = {"kernel": (*"." * n, "p", "Gq"), "bias": ("Gq",)}
+    grouped = WritesInGroups(letters, {"filters": "Gq", "groups": "G"}, has_borders=pads)
+    return lambda layer: grouped if layer.groups > 1 else whole
+
+
+def depthwise(n: int) -> Rule:
+    """Return the rule of depthwise convolutions over `n` axes."""
+    letters = {"kernel": (*"." * n, "Gp", "q"), "bias": ("Gq",)}
+    return WritesInGroups(
+        letters,
+        {"depth_multiplier": "q"},
+        linear=lambda kernel: kernel.reshape(*kernel.shape[:-2], 1, *kernel.shape[-2:]),
+        has_borders=pads,
+        groups=lambda layer: layer.kernel.shape[-2],
+    )
+
+
+# ---- constants of single layers
+
+
+def activated(layer: Any, values: np.ndarray, read: Read) -> np.ndarray:
+    """The layer itself tells what it makes of a constant."""
+    return evaluate(layer, layer.call, values)
+
+
+def parametric(layer: Any, values: np.ndarray, read: Read) -> np.ndarray:
+    """PReLU: positive constants stay; others are multiplied by a slope, if that is the same at all positions."""
+    slopes = read(layer.alpha).astype("float64")
+    slopes = slopes.reshape(-1, slopes.shape[-1])
+    slope = np.where((slopes == slopes[0]).all(axis=0), slopes[0], np.nan)
+    return np.where((values >= 0) | np.isnan(values), values, values * slope)
+
+
+def rescaled(layer: Any, values: np.ndarray, read: Read) -> np.ndarray:
+    """Rescaling by a scalar, or by one number for each channel."""
+    return values * np.asarray(layer.scale, "float64") + np.asarray(layer.offset, "float64")
+
+
+def scaled(layer: Any, values: np.ndarray, read: Read) -> np.ndarray:
+    """One factor for each channel."""
+    gamma = read(layer.gamma).astype("float64")
+    return np.where(gamma == 0, 0.0, values * gamma)
+
+
+def has_zero_gamma(layer: Any, read: Read) -> np.ndarray:
+    """Return for each channel whether it is multiplied by zero."""
+    return read(layer.gamma) == 0 if layer.gamma is not None else np.zeros(layer.moving_mean.shape, bool)
+
+
+def product(layer: Any, operands: list) -> np.ndarray:
+    """Zero times anything is zero."""
+    zero = np.any(np.broadcast_arrays(*(np.asarray(x) == 0 for x in operands)), axis=0)
+    result = operands[0]
+    for each in operands[1:]:
+        result = result * each
+    return np.where(zero, 0.0, result)
+
+
+# ---- choices by layer
+
+
+def of_activation(layer: Any) -> Rule:
+    """Return the rule of an `Activation`: each number by itself, or all channels together."""
+    if not is_elementwise(layer.activation):
+        return Mixes()
+    return Carries(constant=lambda layer, x, read: evaluate(layer, layer.activation, x))
+
+
+def one_axis(layer: Any) -> str | None:
+    """The batch axis is no channel axis, and several axes have no single one."""
+    axis = layer.axis[0] if isinstance(layer.axis, list | tuple) and len(layer.axis) == 1 else layer.axis
+    return None if isinstance(axis, int) and axis != 0 else f"axis={layer.axis}"
+
+
+def spatial_padding(operation: Any) -> str | None:
+    """`ops.pad` must not make channels; the last axis is taken for theirs."""
+    return None if tuple(operation.pad_width[-1]) == (0, 0) else f"pad_width={operation.pad_width}"
+
+
+def constant_padding(operation: Any, values: np.ndarray, read: Read) -> np.ndarray:
+    """A zero stays zero behind a border of zeros, anything does behind a border of itself."""
+    return only_zero(operation, values, read) if operation.mode == "constant" else values
+
+
+@dataclass(frozen=True)
+class SlopesAlongLastAxis(Carries):
+    """PReLU: slopes may be shared along any axes."""
+
+    def letters(self, layer: Any) -> dict[str, str]:
+        rank = len(layer.alpha.shape)
+        return {"alpha": "." * rank if rank in (layer.shared_axes or ()) else "." * (rank - 1) + "c"}
+
+
+# ---- the table
+
+# These layers change each number by itself, or nothing at inference.
+SILENT = (
+    L.Dropout, L.SpatialDropout1D, L.SpatialDropout2D, L.SpatialDropout3D, L.GaussianNoise, L.GaussianDropout,
+    L.AlphaDropout, L.ActivityRegularization, L.Identity, _compat.Cast, _compat.StochasticDepth,
+)  # fmt: skip
+ACTIVATIONS = (L.ReLU, L.LeakyReLU, L.ELU)
+GLOBAL_POOLING = (
+    L.GlobalAveragePooling1D, L.GlobalAveragePooling2D, L.GlobalAveragePooling3D,
+    L.GlobalMaxPooling1D, L.GlobalMaxPooling2D, L.GlobalMaxPooling3D,
+)  # fmt: skip
+POOLING = (
+    L.AveragePooling1D, L.AveragePooling2D, L.AveragePooling3D, L.MaxPooling1D, L.MaxPooling2D, L.MaxPooling3D,
+)  # fmt: skip
+PADDING = (L.ZeroPadding1D, L.ZeroPadding2D, L.ZeroPadding3D)
+CROPPING = (L.Cropping1D, L.Cropping2D, L.Cropping3D, L.UpSampling1D, L.UpSampling2D, L.UpSampling3D, L.Resizing)
+NORMALIZATION = {"gamma": "c", "beta": "c", "moving_mean": "c", "moving_variance": "c"}
+MERGES = {
+    "Add": Merges(lambda layer, xs: sum(xs[1:], xs[0])),
+    "Subtract": Merges(lambda layer, xs: xs[0] - xs[1]),
+    "Multiply": Merges(product, product=True),
+    "Average": Merges(lambda layer, xs: sum(xs[1:], xs[0]) / len(xs)),
+    "Maximum": Merges(lambda layer, xs: np.stack(np.broadcast_arrays(*xs)).max(axis=0)),
+    "Minimum": Merges(lambda layer, xs: np.stack(np.broadcast_arrays(*xs)).min(axis=0)),
+}
+CONCATENATES = Moves(concatenated, refusal=one_axis)
+
+RULES: dict[type, Rule | Callable[[Any], Rule]] = {
+    L.Dense: Writes({"kernel": "io", "bias": "o"}, {"units": "o"}),
+    L.EinsumDense: WritesEinsum(),
+    L.Embedding: LooksUp(),
+    **{layer: convolution(n) for n, layer in enumerate((L.Conv1D, L.Conv2D, L.Conv3D), start=1)},
+    **{
+        layer: Writes({"kernel": "." * n + "oi", "bias": "o"}, {"filters": "o"}, has_borders=overlaps)
+        for n, layer in enumerate((L.Conv1DTranspose, L.Conv2DTranspose, L.Conv3DTranspose), start=1)
+    },
+    **{layer: depthwise(n) for n, layer in enumerate((L.DepthwiseConv1D, L.DepthwiseConv2D), start=1)},
+    **{
+        layer: Separates(
+            {"depthwise_kernel": "." * n + "im", "pointwise_kernel": "." * n + "jo", "bias": "o"},
+            {"filters": "o"},
+            linear=separable,
+            has_borders=pads,
+        )
+        for n, layer in enumerate((L.SeparableConv1D, L.SeparableConv2D), start=1)
+    },
+    L.SimpleRNN: Recurs(),
+    L.LSTM: Recurs(),
+    L.GRU: Recurs(),
+    L.Bidirectional: Recurs(),
+    L.MultiHeadAttention: Attends(),
+    L.GroupQueryAttention: Attends(refusal=lambda layer: "use_gate=True" if getattr(layer, "use_gate", 0) else None),
+    L.BatchNormalization: Carries(
+        NORMALIZATION, constant=normalized, ignores=has_zero_gamma, subtracts="moving_mean", refusal=one_axis
+    ),
+    L.LayerNormalization: Mixes({"gamma": "c", "beta": "c"}),
+    L.GroupNormalization: Mixes(
+        {"gamma": "c", "beta": "c"}, groups=lambda layer, n: layer.groups, widths={"groups": "G"}
+    ),
+    L.UnitNormalization: Mixes(ignores_zeros=True),
+    L.Softmax: Mixes(),
+    L.Masking: Mixes(),
+    L.Activation: of_activation,
+    **dict.fromkeys(ACTIVATIONS, Carries(constant=activated)),
+    L.PReLU: SlopesAlongLastAxis({"alpha": "c"}, constant=parametric),
+    L.Rescaling: Carries(constant=rescaled, arrays=("scale", "offset")),
+    L.Normalization: Carries(
+        {"adapt_mean": "c", "adapt_variance": "c", "count": ""}, arrays=("mean", "variance"), refusal=one_axis
+    ),
+    _compat.LayerScale: Carries({"gamma": "c"}, {"projection_dim": "c"}, constant=scaled, ignores=has_zero_gamma),
+    **dict.fromkeys(SILENT, Carries(constant=unchanged)),
+    **dict.fromkeys(GLOBAL_POOLING, Carries(mixes_positions=True, constant=unchanged)),
+    **dict.fromkeys(POOLING, Carries(mixes_positions=True, constant=pooled)),
+    **dict.fromkeys(PADDING, Carries(mixes_positions=True, constant=only_zero)),
+    **dict.fromkeys(CROPPING, Carries(mixes_positions=True, constant=unchanged)),
+    **{getattr(L, name): rule for name, rule in MERGES.items()},
+    _compat.CustomScaleLayer: Merges(lambda layer, xs: xs[0] + xs[1] * layer.scale),
+    L.Concatenate: CONCATENATES,
+    L.Flatten: Moves(flattened),
+    L.Reshape: Moves(reshaped, "target_shape"),
+    L.Permute: Moves(permuted),
+    L.RepeatVector: Moves(repeated),
+}
+RULES[L.TimeDistributed] = Distributes(lambda layer: rule_of(layer))
+if hasattr(L, "RMSNormalization"):  # Keras 3.9
+    RULES[L.RMSNormalization] = Mixes({"scale": "c"})
+
+UNARY = (
+    "Relu Relu6 LeakyRelu Elu Celu Selu Gelu Silu Mish Sigmoid HardSigmoid LogSigmoid HardSilu Tanh HardTanh "
+    "TanhShrink Softplus Softsign Squareplus Exp Expm1 Log1p Sqrt Square Negative Absolute Abs Sign Sin Cos Clip"
+)
+OPERATIONS: dict[str, Rule] = {
+    **MERGES,
+    "TrueDivide": Merges(),
+    "Divide": Merges(),
+    "Power": Merges(),
+    **dict.fromkeys(UNARY.split(), Carries(constant=lambda layer, x, read: applied(layer, x))),
+    "NotEqual": Carries(),
+    "Softmax": Mixes(),
+    "LogSoftmax": Mixes(),
+    "Concatenate": CONCATENATES,
+    "Reshape": Moves(reshaped, "newshape"),
+    "ExpandDims": Moves(reshaped),
+    "Squeeze": Moves(reshaped),
+    "Transpose": Moves(transposed),
+    "Mean": Moves(reduced),
+    "Max": Moves(reduced),
+    "Min": Moves(reduced),
+    "Pad": Carries(mixes_positions=True, constant=constant_padding, refusal=spatial_padding),
+}
+"""Rules of the operations of `keras.ops` that are no layers, by the names of their classes."""
+
+
+def applied(operation: Any, values: np.ndarray) -> np.ndarray:
+    """Return an operation of one argument on constants, with NaN, which stands for "not constant", kept."""
+    result = keras.ops.convert_to_numpy(operation.call(keras.ops.convert_to_tensor(values, "float32")))
+    return np.where(np.isnan(values), np.nan, result.astype("float64"))
+
+
+def register_rule(layer_class: type, rule: Rule) -> None:
+    """Teach the converter what a layer class does to channels.
+
+    Args:
+        layer_class: the very class; subclasses need rules of their own, since they may do something else.
+        rule: its row of the table.
+
+    Raises:
+        ValueError: if the arguments are of other types.
+
+    Example:
+        >>> kr.register_rule(MyScale, kr.channels.Carries({"scale": "c"}))
+    """
+    if not isinstance(layer_class, type) or not isinstance(rule, Rule):
+        raise ValueError(f"`register_rule` takes a class and a Rule. Received: {layer_class!r}, {rule!r}")
+    RULES[layer_class] = rule
+
+
+def rule_of(layer: Any) -> Rule:
+    """Return the rule for a layer or operation.
+
+    Raises:
+        NotCovered: if there is none for this very layer; the message says why.
+    """
+    rule = RULES.get(type(layer))
+    if rule is None and _compat.is_raw_operation(layer):
+        rule = OPERATIONS.get(type(layer).__name__)
+    if rule is None:
+        raise NotCovered(f"{type(layer).__name__} is not in the layer table (keras_rmda.channels.register_rule)")
+    if not isinstance(rule, Rule):
+        rule = rule(layer)
+    try:
+        rule.check(layer)
+    except NotCovered as reason:
+        raise NotCovered(f"{type(layer).__name__} with {reason}") from None
+    return rule
+
+
+def axes_of(layer: Any) -> dict[str, str]:
+    """Return, for each weight attribute of a layer that the table knows, the letters i, o, c and m of its axes."""
+    rule = RULES.get(type(layer))
+    if rule is None:
+        return {}
+    rule = rule if isinstance(rule, Rule) else rule(layer)
+    try:
+        named = rule.letters(layer)
+    except NotCovered:
+        return {}
+    return {
+        name: _known(axes) for name, axes in named.items() if isinstance(getattr(layer, name, None), keras.Variable)
+    }
+
+
+def _known(axes: str | Sequence[str]) -> str:
+    """Return letters that regularizers know: groups of a depthwise kernel go along, those of others mean nothing."""
+    return "".join({"p": "i", "q": "m", "Gq": "o", "Gp": "c", "j": "i"}.get(axis, axis) for axis in axes)

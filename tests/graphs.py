@@ -1,0 +1,347 @@
+"""Random Keras graphs over all the layers of the table, with random zeros; `python tests/graphs.py --count 2000` (make fuzz)."""
+
+import argparse
+import sys
+import time
+import traceback
+
+import keras
+import numpy as np
+from keras import layers as L
+from keras import ops
+
+import keras_rmda as kr
+from keras_rmda._compat import call as outputs
+from keras_rmda.pruning.strip import random_inputs
+
+ACTIVATIONS = ["linear", "relu", "relu6", "tanh", "sigmoid", "gelu", "elu", "softplus", "softmax"]
+
+
+class Graph:
+    """Grows a random graph; `self.tensors` holds what has not been used as the last of its branch."""
+
+    def __init__(self, seed):
+        self.random = np.random.default_rng(seed)
+        self.made = []
+
+    def pick(self, *choices):
+        return choices[self.random.integers(len(choices))]
+
+    def width(self):
+        return int(self.random.integers(1, 9))
+
+    def activation(self):
+        return self.pick(*ACTIVATIONS)
+
+    def some(self, probability=0.5):
+        return bool(self.random.random() < probability)
+
+    # ---- layers, by the rank of what they take; each returns a tensor or None where it does not fit
+
+    def anywhere(self, x):
+        c = x.shape[-1]
+        kind = self.pick(
+            "dense", "dense", "norm", "layer_norm", "group_norm", "unit", "activation", "prelu", "scale", "softmax",
+            "rescaling", "add_scalar", "multiply_scalar", "raw_relu", "dropout", "leaky", "residual", "gate",
+            "reversed_norm", "einsum", "normalization", "rms", "layer_scale", "pair",
+        )  # fmt: skip
+        if kind == "dense":
+            return L.Dense(self.width(), activation=self.activation(), use_bias=self.some(0.7))(x)
+        if kind == "norm":
+            return L.BatchNormalization(center=self.some(0.8), scale=self.some(0.8))(x)
+        if kind == "layer_norm":
+            axis = self.pick(-1, -1, tuple(range(1, len(x.shape)))) if None not in x.shape[1:] else -1
+            return L.LayerNormalization(axis=axis, center=self.some(), scale=self.some())(x)
+        if kind == "group_norm":
+            return L.GroupNormalization(self.pick(*[g for g in (1, 2, 3, 4, -1) if g == -1 or c % g == 0]))(x)
+        if kind == "unit":
+            return L.UnitNormalization()(x)
+        if kind == "activation":
+            return L.Activation(self.activation())(x)
+        if kind == "prelu":
+            shared = [a for a in range(1, len(x.shape)) if x.shape[a] is None or self.some(0.3)]
+            return L.PReLU("uniform", shared_axes=shared or None)(x)
+        if kind == "scale":
+            return L.Rescaling([float(k) for k in self.random.normal(size=c)], 0.5)(x)
+        if kind == "layer_scale":
+            return keras.src.applications.convnext.LayerScale(0.5, c)(x)
+        if kind == "softmax":
+            return L.Softmax(self.pick(-1, len(x.shape) - 1))(x)
+        if kind == "rescaling":
+            return L.Rescaling(0.5, self.pick(0.0, 1.0))(x)
+        if kind == "add_scalar":
+            return x + 1.5
+        if kind == "multiply_scalar":
+            return 2.0 * x
+        if kind == "raw_relu":
+            return self.pick(ops.relu, ops.sigmoid, ops.tanh, ops.square, ops.negative)(x)
+        if kind == "dropout":
+            return self.pick(L.Dropout(0.5), L.GaussianNoise(0.1), L.Identity(), L.ActivityRegularization(0.1))(x)
+        if kind == "leaky":
+            return self.pick(L.LeakyReLU(), L.ELU(), L.ReLU(6.0), L.ReLU(threshold=0.5))(x)
+        if kind == "residual":
+            y = L.Dense(c, activation=self.activation(), use_bias=self.some())(L.Dense(self.width())(x))
+            return self.pick(lambda: x + y, lambda: L.Add()([x, y]), lambda: L.Multiply()([y, x]), lambda: x - y)()
+        if kind == "gate":
+            y = x if len(x.shape) == 2 else self.pooled(x, keepdims=True)
+            y = L.Dense(c, activation="sigmoid")(L.Dense(self.width(), activation="relu")(y))
+            return self.pick(lambda: x * y, lambda: L.Multiply()([x, y]), lambda: L.Multiply()([y, x]))()
+        if kind == "reversed_norm" and len(x.shape) == 3 and x.shape[1]:
+            return L.BatchNormalization(axis=1)(x)
+        if kind == "einsum" and len(x.shape) == 3:
+            equation, shape, bias = self.pick(
+                ("abc,cd->abd", (None, self.width()), "d"),
+                ("abc,cd->abd", (None, self.width()), None),
+                ("...x,xy->...y", self.width(), "y"),
+            )
+            return L.EinsumDense(equation, output_shape=shape, bias_axes=bias, activation="relu")(x)
+        if kind == "normalization":
+            return L.Normalization(mean=self.random.normal(size=c).tolist(), variance=[2.0] * c)(x)
+        if kind == "rms" and hasattr(L, "RMSNormalization"):
+            return L.RMSNormalization()(x)
+        if kind == "pair":
+            same = [y for y in self.made if None not in y.shape[1:] and y.shape[1:-1] == x.shape[1:-1] and y is not x]
+            equal = [y for y in same if y.shape == x.shape]
+            if equal and self.some():
+                return self.pick(L.Add, L.Maximum, L.Minimum, L.Average, L.Subtract, L.Multiply)()(
+                    [x, self.pick(*equal)]
+                )
+            if same:
+                y = self.pick(*same)
+                return self.pick(lambda: L.Concatenate()([x, y]), lambda: ops.concatenate([y, x], axis=-1))()
+        return None
+
+    def pooled(self, x, keepdims=False):
+        rank = len(x.shape) - 2
+        average = {1: L.GlobalAveragePooling1D, 2: L.GlobalAveragePooling2D, 3: L.GlobalAveragePooling3D}[rank]
+        largest = {1: L.GlobalMaxPooling1D, 2: L.GlobalMaxPooling2D, 3: L.GlobalMaxPooling3D}[rank]
+        if self.some(0.3):
+            return ops.mean(x, axis=tuple(range(1, rank + 1)), keepdims=keepdims)
+        return self.pick(average, largest)(keepdims=keepdims)(x)
+
+    def spatial(self, x):
+        """Layers over images, sequences and volumes."""
+        rank, c = len(x.shape) - 2, x.shape[-1]
+        small = any(n is not None and n < 4 for n in x.shape[1:-1])
+        kind = self.pick(
+            "conv", "conv", "grouped", "transposed", "depthwise", "separable", "pool", "pad", "crop", "up", "global",
+            "flatten", "reshape", "permute", "rows", "raw_pad", "inner", "shared", "distributed", "transpose",
+        )  # fmt: skip
+        conv = {1: L.Conv1D, 2: L.Conv2D, 3: L.Conv3D}[rank]
+        padding = self.pick("same", "valid") if not small else "same"
+        if kind == "conv":
+            stride, dilation = self.pick((1, 1), (2, 1), (1, 2))
+            size = self.pick(1, 2, 3) if dilation == 1 else 2
+            return conv(
+                self.width(), size, strides=stride, dilation_rate=dilation, padding="same" if dilation > 1 else padding,
+                activation=self.activation(), use_bias=self.some(),
+            )(x)  # fmt: skip
+        if kind == "grouped":
+            groups = self.pick(*[g for g in (2, 3, 4, c) if c % g == 0] or [1])
+            if keras.backend.backend() == "tensorflow" and rank == 3:
+                groups = 1
+            return conv(groups * int(self.random.integers(1, 4)), 3 if padding == "same" else 2, padding=padding,
+                        groups=groups, use_bias=self.some(), activation=self.activation())(x)  # fmt: skip
+        if kind == "transposed":
+            transposed = {1: L.Conv1DTranspose, 2: L.Conv2DTranspose, 3: L.Conv3DTranspose}[rank]
+            return transposed(self.width(), self.pick(1, 2, 3), strides=self.pick(1, 2), padding="same",
+                              activation=self.activation(), use_bias=self.some())(x)  # fmt: skip
+        if kind in ("depthwise", "separable") and rank < 3:
+            arguments = {"padding": padding, "depth_multiplier": self.pick(1, 1, 2, 3), "use_bias": self.some()}
+            if kind == "depthwise":
+                return {1: L.DepthwiseConv1D, 2: L.DepthwiseConv2D}[rank](2, **arguments)(x)
+            return {1: L.SeparableConv1D, 2: L.SeparableConv2D}[rank](self.width(), 2, **arguments)(x)
+        if kind == "pool":
+            pool = {1: (L.MaxPooling1D, L.AveragePooling1D), 2: (L.MaxPooling2D, L.AveragePooling2D),
+                    3: (L.AveragePooling3D,)}[rank]  # no MaxPooling3D in float64 # fmt: skip
+            return self.pick(*pool)(2, strides=self.pick(1, 2), padding=padding)(x)
+        if kind == "pad":
+            return {1: L.ZeroPadding1D, 2: L.ZeroPadding2D, 3: L.ZeroPadding3D}[rank](1)(x)
+        if kind == "raw_pad":
+            return ops.pad(x, [(0, 0), *[(1, 0)] * rank, (0, 0)], mode=self.pick("constant", "constant", "reflect"))
+        if kind == "crop" and not small:
+            return {1: L.Cropping1D, 2: L.Cropping2D, 3: L.Cropping3D}[rank](1)(x)
+        if kind == "up" and max((n or 0) for n in x.shape[1:-1]) < 8:
+            if rank == 2 and self.some(0.3):
+                return L.Resizing(5, 4)(x)
+            return {1: L.UpSampling1D, 2: L.UpSampling2D, 3: L.UpSampling3D}[rank](2)(x)
+        if kind == "global":
+            return self.pooled(x)
+        if kind == "inner":
+            inputs = keras.Input(x.shape[1:])
+            y = conv(self.width(), 1, activation="relu")(inputs)
+            if self.some():
+                layers = [keras.Input(x.shape[1:]), conv(self.width(), 1), L.BatchNormalization(), L.ReLU(), conv(c, 1)]
+                return keras.Sequential(layers)(x)
+            return keras.Model(inputs, conv(c, 1)(y) + inputs)(x)
+        if kind == "shared":
+            layer = conv(c, 1, activation=self.activation())
+            return layer(layer(x)) if self.some() else L.Add()([layer(x), layer(L.Activation("tanh")(x))])
+        if kind == "distributed" and rank > 0:
+            inner = self.pick(L.Dense(self.width(), activation="relu"), L.BatchNormalization(), L.LayerNormalization())
+            return L.TimeDistributed(inner)(x)
+        if None in x.shape[1:]:
+            return None
+        if kind == "flatten" and np.prod(x.shape[1:]) < 300:
+            return L.Flatten()(x)
+        if kind == "reshape":
+            return L.Reshape((-1, c))(x) if self.some() else ops.reshape(x, (-1, *x.shape[1:-1], 1, c))[..., 0, :]
+        if kind == "rows":
+            return L.Reshape((x.shape[1], -1))(x)
+        if kind == "permute":
+            order = list(range(1, len(x.shape)))
+            self.random.shuffle(order)
+            return L.Permute(order)(x)
+        if kind == "transpose":
+            return ops.transpose(x, (0, *range(len(x.shape) - 2, 0, -1), len(x.shape) - 1))
+        return None
+
+    def sequence(self, x):
+        """Layers over sequences."""
+        c = x.shape[-1]
+        kind = self.pick("rnn", "both_ways", "attention", "grouped_attention", "cross", "states", "heads")
+        recurrent = self.pick(L.SimpleRNN, L.LSTM, L.GRU)
+        arguments = {"use_bias": self.some(0.8), "return_sequences": self.some(0.7)}
+        if kind == "rnn":
+            return recurrent(self.width(), **arguments, go_backwards=self.some(0.2))(x)
+        if kind == "both_ways":
+            return L.Bidirectional(recurrent(self.width(), **arguments), self.pick("concat", "sum", "mul", "ave"))(x)
+        if kind == "states":
+            units = self.width()
+            _, *states = L.LSTM(units, return_state=True)(x)
+            return L.LSTM(units, return_sequences=True)(x, initial_state=states)
+        if kind == "attention":
+            y = L.MultiHeadAttention(self.pick(1, 2, 3), self.width(), self.pick(None, 3), use_bias=self.some())(x, x)
+            return L.Add()([x, y]) if self.some() else y
+        if kind == "grouped_attention":
+            heads = self.pick(1, 2)
+            return L.GroupQueryAttention(self.width(), heads * self.pick(1, 2), heads, use_bias=self.some())(x, x) + x
+        if kind == "cross":
+            y = L.Dense(self.width(), activation=self.activation())(x)
+            return L.MultiHeadAttention(2, 3, output_shape=self.width())(x, y, use_causal_mask=self.some(0.3))
+        if kind == "heads":
+            y = L.EinsumDense("abc,cde->abde", output_shape=(None, 2, 3), bias_axes=self.pick("de", None))(x)
+            return L.EinsumDense("abde,dec->abc", output_shape=(None, c), bias_axes="c")(y)
+        return None
+
+    def step(self, x):
+        rank = len(x.shape) - 2
+        if rank == 0:
+            n = x.shape[-1]
+            kind = self.pick("any", "any", "any", "reshape", "repeat", "single")
+            if kind == "reshape" and n % 2 == 0:
+                return L.Reshape((2, n // 2) if self.some() else (1, 1, n))(x)
+            if kind == "repeat":
+                return L.RepeatVector(3)(x)
+            if kind == "single":
+                return L.Dense(1)(x)
+            return self.anywhere(x)
+        if rank > 3:
+            return L.Reshape((-1, x.shape[-1]))(x) if None not in x.shape[1:] else None
+        methods = [self.anywhere, self.spatial] + ([self.sequence] if rank == 1 else [])
+        return self.pick(*methods)(x)
+
+    def inputs(self):
+        kind = self.pick("image", "image", "sequence", "vector", "volume", "words", "open_image", "open_sequence")
+        c = self.width()
+        if kind == "words":
+            x = keras.Input((6,), dtype="int32")
+            return x, L.Embedding(2, self.width(), mask_zero=self.some(0.3))(x)
+        shape = {"image": (7, 6, c), "sequence": (6, c), "vector": (c,), "volume": (4, 5, 4, c),
+                 "open_image": (None, None, c), "open_sequence": (None, c)}[kind]  # fmt: skip
+        x = keras.Input(shape)
+        return x, x
+
+    def build(self, size=10):
+        pairs = [self.inputs() for _ in range(self.pick(1, 1, 2))]
+        self.made = [y for _, y in pairs]
+        wanted, failures = len(self.made) + size, 0
+        while len(self.made) < wanted and failures < 300:
+            x = self.made[-1] if self.some(0.6) else self.pick(*self.made)
+            try:
+                y = self.step(x)
+            except Exception:
+                y = None  # a combination that Keras refuses
+            if y is None or np.prod([n or 1 for n in y.shape[1:]]) > 3000:
+                failures += 1
+                continue
+            self.made.append(y)
+        used = {id(t) for y in self.made for t in y._keras_history.operation._inbound_nodes[-1].input_tensors}
+        ends = [y for y in self.made if id(y) not in used] or self.made[-1:]
+        ends = [e if len(e.shape) == 2 or self.some(0.3) else self.pooled(e) for e in ends]
+        ends = [L.Dense(self.width())(e) if self.some(0.7) else e for e in ends]
+        model = keras.Model([x for x, _ in pairs], ends)
+        self.randomize(model)
+        return model
+
+    def randomize(self, model):
+        """Fill the weights, with whole slices of zeros along random axes."""
+        share = self.pick(0.0, 0.2, 0.4, 0.7)
+        for weight in model.weights:
+            value = self.random.normal(scale=0.5, size=weight.shape)
+            if "variance" in weight.path:
+                value = np.abs(value) + 0.5
+            elif "count" in weight.path or "seed" in weight.path:
+                continue
+            elif value.ndim and self.some(0.8):
+                axes = range(value.ndim) if self.some(0.3) else [self.pick(*range(value.ndim))]
+                for axis in axes:
+                    dead = np.flatnonzero(self.random.random(value.shape[axis]) < share)
+                    value[(slice(None),) * axis + (dead,)] = 0
+            weight.assign(value.astype(weight.dtype))
+
+
+def check(seed, size=10):
+    """Strip one random graph and check everything that has to hold; return how many parameters went."""
+    keras.utils.set_random_seed(seed)
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float64")
+    try:
+        model = Graph(seed).build(size)
+    finally:
+        keras.config.set_dtype_policy(policy)
+    try:
+        outputs(model, random_inputs(model))
+    except Exception:
+        return 0, {}  # Keras builds what it cannot run
+    before = [w.copy() for w in model.get_weights()]
+    small = kr.strip(model, tolerance=1e-8)
+    report = kr.analyze(model)
+    assert all(n > 0 for w in small.weights for n in w.shape), "a layer without channels"
+    assert report.parameters_after == small.count_params(), "the report predicts other sizes"
+    again = kr.analyze(small)
+    assert again.removable == 0, f"a second time would remove {again.removable}"
+    assert again.macs == report.macs_after, "the report predicts other operations"
+    assert all(np.array_equal(a, b) for a, b in zip(before, model.get_weights())), "the original was changed"
+    assert [t.shape for t in small.outputs] == [t.shape for t in model.outputs], "other outputs"
+    wide = kr.strip(model, tolerance=1e-8, round_to=4)
+    assert wide.count_params() >= small.count_params(), "wider, but smaller"
+    return report.parameters - report.parameters_after, report.opaque
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--count", type=int, default=2000)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--size", type=int, default=10)
+    arguments = parser.parse_args()
+    start, failed, removed, opaque = time.time(), 0, 0, {}
+    for seed in range(arguments.first, arguments.first + arguments.count):
+        try:
+            went, unknown = check(seed, arguments.size)
+            removed += went > 0
+            for why in unknown.values():
+                opaque[why] = opaque.get(why, 0) + 1
+        except Exception as error:
+            failed += 1
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            print(
+                f"seed {seed}: {type(error).__name__}: {' '.join(str(error).split())[:300]} ({frame.filename.split('/')[-1]}:{frame.lineno})",
+                flush=True,
+            )
+        if seed % 100 == 99:
+            keras.backend.clear_session()
+    print(f"{arguments.count} graphs, {failed} failures, {removed} became smaller, {time.time() - start:.0f} s")
+    for why, count in sorted(opaque.items(), key=lambda item: -item[1])[:20]:
+        print(f"  opaque {count} times: {why}")
+    sys.exit(bool(failed))
