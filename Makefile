@@ -5,7 +5,7 @@ BIN := .venv/bin
 OLDEST := .venv-oldest/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test test-fast test-oldest test-jax test-torch lint format clean
+.PHONY: demo test test-fast test-oldest test-jax test-torch fuzz lint format clean
 
 demo: .venv/installed
 	@$(BIN)/python -m keras_rmda demo
@@ -27,6 +27,10 @@ test-jax: .venv/installed
 
 test-torch: .venv/installed-torch
 	KERAS_BACKEND=torch $(BIN)/python -m pytest $(BACKEND_TESTS)
+
+# Two thousand random models; FUZZ="--first 5000 --count 100" chooses others.
+fuzz: .venv/installed
+	$(BIN)/python tests/graphs.py --first 1000 $(FUZZ)
 
 lint: .venv/installed
 	$(BIN)/ruff check .

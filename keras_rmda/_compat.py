@@ -195,6 +195,42 @@ def has_graph(model: keras.Model) -> bool:
     return type(model).call in (keras.Sequential.call, Functional.call)
 
 
+def as_graph(model: keras.Model) -> keras.Model:
+    """Return a model whose graph says what it computes: the model itself, or what its `call` makes of symbolic inputs.
+
+    Raises:
+        ValueError: if the model is not built, or its `call` cannot be traced.
+    """
+    if not isinstance(model, keras.Model) or has_graph(model):
+        nodes(model)
+        return model
+    known = model.built and (getattr(functional(model), "inputs", None) or model.get_build_config())
+    if not known:
+        raise ValueError(
+            f"The model {model.name!r} is not built: it has no shapes and no weights yet. Call it on data first."
+        )
+
+    def symbolic(shape: Any) -> Any:
+        if isinstance(shape, dict):
+            return {key: symbolic(each) for key, each in shape.items()}
+        if any(isinstance(each, list | tuple) for each in shape):
+            return [symbolic(each) for each in shape]
+        return keras.Input(shape=tuple(shape[1:]))
+
+    if isinstance(known, dict):
+        inputs = symbolic(known["input_shape"])
+    else:
+        inputs = keras.tree.map_structure(lambda x: fresh_input(x, x.shape), functional(model).input)
+    try:
+        return Functional(inputs, model.call(inputs), name=model.name)
+    except Exception as error:  # whatever the user's code raises
+        raise ValueError(
+            f"The model {model.name!r} of type {type(model).__name__} is subclassed, and its `call` cannot be "
+            "traced on symbolic inputs, so that no graph of layers says what it computes. Write it with layers and `keras.ops`, "
+            f"with one argument for all inputs, or as a Functional model. ({' '.join(str(error).split())[:200]})"
+        ) from error
+
+
 def nodes(model: keras.Model) -> list:
     """Return the nodes of a model's graph in order of execution.
 
@@ -337,11 +373,14 @@ def copied(layer: Any, config: dict[str, Any]) -> Any:
         ) from error
 
 
-def call(model: keras.Model, inputs: list) -> list:
-    """Return the outputs of a model at inference for a flat list of inputs."""
+def call(model: keras.Model, inputs: list, original: keras.Model | None = None) -> list:
+    """Return the outputs of a model at inference for a flat list of inputs.
+
+    With `original` it is called instead, on inputs that are structured as those of `model`.
+    """
     single = isinstance(model, keras.Sequential)
     structured = inputs[0] if single else keras.tree.pack_sequence_as(model.input, inputs)
-    return keras.tree.flatten(model(structured, training=False))
+    return keras.tree.flatten((model if original is None else original)(structured, training=False))
 
 
 def copy_trainable_flags(model: keras.Model, made: dict[int, Any]) -> None:

@@ -32,7 +32,7 @@ def factorize(model: keras.Model, tolerance: float = 1e-4, inputs: Any = None) -
     Every Dense layer and every convolution of size 1 without groups can become two: the first, named `<name>_in`,
     without bias and activation, takes the strides; the second has the old name, bias and activation. Both have the
     old dtype policy and trainable flag, and no kernel regularizer or constraint, which were for the whole kernel.
-    All other layers, and models inside of the model, stay as they are.
+    All other layers stay as they are.
 
     Args:
         model: a built Sequential or Functional model. It is not changed.
@@ -59,6 +59,7 @@ def factorize(model: keras.Model, tolerance: float = 1e-4, inputs: Any = None) -
     low-rank training in Huang, Lee and Lee 2024, arXiv:2403.14398.
     """
     tolerance = _checks.real("tolerance", tolerance, maximum=1.0, open_maximum=True)
+    original, model = model, _compat.as_graph(model)
     names = {node.operation.name for node in _compat.nodes(model)}
     filled: list[tuple[Any, list]] = []
     truncated: Truncated = []
@@ -79,7 +80,7 @@ def factorize(model: keras.Model, tolerance: float = 1e-4, inputs: Any = None) -
         if weights:
             layer.set_weights(weights)
             _compat.finalize_states(layer)
-    verify(model, thin, truncated, inputs)
+    verify(model, thin, truncated, inputs, original)
     return thin
 
 
@@ -122,7 +123,9 @@ def thin_layers(layer: Any, rank: int, names: set[str]) -> tuple[Any, Any]:
     return _compat.copied(layer, config | only_kernel), _compat.copied(layer, config | no_strides)
 
 
-def verify(model: keras.Model, thin: keras.Model, truncated: Truncated, inputs: Any = None) -> None:
+def verify(
+    model: keras.Model, thin: keras.Model, truncated: Truncated, inputs: Any, original: keras.Model | None = None
+) -> None:
     """Compare a model, with its kernels truncated, and its factorized version on the same inputs.
 
     Raises:
@@ -137,7 +140,7 @@ def verify(model: keras.Model, thin: keras.Model, truncated: Truncated, inputs: 
     try:
         flat = random_inputs(model) if inputs is None else keras.tree.flatten(inputs)
         with keras.StatelessScope(truncated):  # the original's variables keep their values
-            a = _compat.call(model, flat)
+            a = _compat.call(model, flat, original)
     except Exception as error:  # TensorFlow, JAX and NumPy raise many types
         which = "random inputs" if inputs is None else "the given `inputs`"
         raise ValueError(

@@ -171,18 +171,29 @@ def test_monitor_without_anything_regularized():
     assert "macs" not in history
 
 
-def test_monitor_refuses_macs_of_a_subclassed_model_before_training():
-    class Subclassed(keras.Model):
-        def __init__(self):
-            super().__init__()
-            self.dense = L.Dense(2)
+class Subclassed(keras.Model):
+    """A model of code, which a graph can be made of or not."""
 
-        def call(self, x):
-            return self.dense(x)
+    def __init__(self, traceable):
+        super().__init__()
+        self.traceable = traceable
+        self.dense = L.Dense(2)
 
+    def call(self, x):
+        return self.dense(x) if self.traceable else self.dense(keras.ops.convert_to_tensor([[1.0] * 6])) + 0 * len(x)
+
+
+def test_monitor_counts_macs_of_a_subclassed_model_that_can_be_traced():
+    _, history = fit(kr.RMDA(), SparsityMonitor(), model=Subclassed(True), epochs=1)
+    assert history["macs"] == [12]
+
+
+def test_monitor_refuses_macs_of_a_subclassed_model_that_cannot():
+    model = Subclassed(False)
+    model(np.ones((2, 6)))
     with pytest.raises(ValueError, match="macs=False"):
-        fit(kr.RMDA(), SparsityMonitor(), model=Subclassed(), epochs=1)
-    _, history = fit(kr.RMDA(0.1, 1.0, kr.L1(2.0)), SparsityMonitor(macs=False), model=Subclassed(), epochs=1)
+        fit(kr.RMDA(), SparsityMonitor(), model=model, epochs=1)
+    _, history = fit(kr.RMDA(0.1, 1.0, kr.L1(2.0)), SparsityMonitor(macs=False), model=Subclassed(True), epochs=1)
     assert 0 < history["zero_weights"][0] < 1
 
 

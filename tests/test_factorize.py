@@ -336,10 +336,8 @@ class Subclassed(keras.Model):
 def test_bad_models():
     with pytest.raises(ValueError, match="not built"):
         factorize(keras.Sequential([L.Dense(3)]))
-    subclassed = Subclassed()
-    subclassed.build((None, 4))
-    with pytest.raises(ValueError, match="subclassed"):
-        factorize(subclassed)
+    with pytest.raises(ValueError, match="not built"):
+        factorize(Subclassed())
     for stranger in (None, "model.keras", L.Dense(3), np.ones(3)):
         with pytest.raises(ValueError, match=r"keras\.Model"):
             factorize(stranger)

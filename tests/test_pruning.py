@@ -356,34 +356,77 @@ class Tripled(keras.Model):
         return 3 * super().call(x)
 
 
-def test_a_call_of_its_own_is_not_what_the_graph_says():
+class Branches(keras.Model):
+    """Several layers, a raw operation, and structured inputs and outputs."""
+
+    def __init__(self):
+        super().__init__(name="branches")
+        self.left, self.right = L.Dense(8, "relu", name="left"), L.Dense(8, "tanh", name="right")
+        self.drop, self.last = L.Dropout(0.5), L.Dense(3, name="last")
+
+    def call(self, inputs, training=None):
+        x = self.left(inputs["a"]) + self.right(inputs["b"])
+        return {"y": self.last(self.drop(x, training=training))}
+
+
+def test_subclassed_models_are_traced(rng):
+    inputs = {"a": rng.normal(size=(5, 4)).astype("float32"), "b": rng.normal(size=(5, 6)).astype("float32")}
+    model = Branches()
+    model(inputs)
+    randomize(model)
+    model.last.kernel.assign(keras.ops.convert_to_numpy(model.last.kernel) * (np.arange(8) > 2)[:, None])
+    small = kr.strip(model)
+    assert small.get_layer("left").units == small.get_layer("right").units == 5
+    np.testing.assert_allclose(small(inputs)["y"], model(inputs)["y"], atol=1e-6)
+    assert kr.analyze(model).opaque == {}
+
+
+def test_a_call_of_its_own_is_respected(rng):
     inputs = keras.Input((4,))
-    models = [Doubled([keras.Input((4,)), L.Dense(3)]), Tripled(inputs, L.Dense(3)(inputs))]
-    for model in models:
-        with pytest.raises(ValueError, match="subclassed"):
-            kr.strip(model)
+    x = rng.normal(size=(5, 4)).astype("float32")
+    for model in (Doubled([keras.Input((4,)), L.Dense(3)]), Tripled(inputs, L.Dense(3)(inputs))):
+        np.testing.assert_allclose(kr.strip(model)(x), model(x), atol=1e-6)
 
 
-class Subclassed(keras.Model):
+class Branching(keras.Model):
     def __init__(self):
         super().__init__()
         self.dense = L.Dense(3)
 
     def call(self, x):
-        return self.dense(x)
+        return self.dense(x) if np.sum(x) > 0 else x
 
 
 @pytest.mark.parametrize("function", [kr.analyze, kr.strip])
 def test_bad_models(function):
-    with pytest.raises(ValueError, match="not built"):
-        function(keras.Sequential([L.Dense(3)]))
-    subclassed = Subclassed()
-    subclassed.build((None, 4))
-    with pytest.raises(ValueError, match="subclassed"):
-        function(subclassed)
+    for model in (keras.Sequential([L.Dense(3)]), Branches()):
+        with pytest.raises(ValueError, match="not built"):
+            function(model)
+    branching = Branching()
+    branching(np.ones((2, 4)))
+    with pytest.raises(ValueError, match=r"'branching.*cannot be traced on symbolic inputs"):
+        function(branching)
     for stranger in (None, "model.keras", L.Dense(3), np.ones(3)):
         with pytest.raises(ValueError, match=r"keras\.Model"):
             function(stranger)
+
+
+@pytest.mark.parametrize("arguments", [{"round_to": 0}, {"round_to": 1.5}, {"strict": "yes"}])
+def test_bad_options(arguments):
+    with pytest.raises(ValueError, match=next(iter(arguments))):
+        kr.strip(ZOO_BY_NAME["sequential"]()[0], **arguments)
+
+
+def test_strict_refuses_what_it_cannot_look_into():
+    with pytest.raises(ValueError, match=r"strict=True.*unknown: Lambda"):
+        kr.strip(ZOO_BY_NAME["unknown_layers"]()[0], strict=True)
+
+
+def test_round_to_keeps_channels_that_nobody_reads():
+    model, kept = ZOO_BY_NAME["residual"]()
+    small = kr.strip(model, round_to=4)
+    widths = {name: small.get_layer(name).kernel.shape[-1] for name in kept}
+    assert widths == {"stem": 8, "b1": 6, "b2": 8, "c1": 6, "c2": 8, "d": 3}
 
 
 @pytest.mark.parametrize("tolerance", [-1.0, 0.0, float("nan"), "1e-4"])

@@ -11,7 +11,7 @@ from keras_rmda.assignment import is_kernel, own_regularizer
 from keras_rmda.optimizers.base import SparseOptimizer
 from keras_rmda.pruning.liveness import plan
 from keras_rmda.pruning.report import report
-from keras_rmda.pruning.trace import trace
+from keras_rmda.pruning.trace import Trace, trace
 from keras_rmda.regularizers import GroupLasso
 
 
@@ -36,13 +36,8 @@ class SparsityMonitor(keras.callbacks.Callback):
         self._trace = None
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        """Forget the graph of a model that was trained before; refuse a model without one."""
-        if self.macs and not _compat.has_graph(self.model):
-            raise ValueError(
-                f"SparsityMonitor cannot count `macs` of {self.model.name!r}: it is subclassed and has no graph of "
-                "layers. Use SparsityMonitor(macs=False)."
-            )
-        self._trace = None
+        """Forget the graph of a model that was trained before; refuse a model without one, if it is built."""
+        self._trace = self._traced() if self.macs and self.model.built else None
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Measure."""
@@ -69,6 +64,15 @@ class SparsityMonitor(keras.callbacks.Callback):
         logs["zero_weights"] = zero_weights / max(weights, 1)
         logs["penalty"] = penalty
         if self.macs:
-            self._trace = self._trace or trace(self.model)
+            self._trace = self._trace or self._traced()
             read = lambda v: values[id(v)] if id(v) in values else ops.convert_to_numpy(v)  # noqa: E731
             logs["macs"] = report(plan(self._trace, read), self.model.name).macs_after
+
+    def _traced(self) -> Trace:
+        """Return the trace of the model, or say how to do without it."""
+        try:
+            return trace(_compat.as_graph(self.model))
+        except ValueError as error:
+            raise ValueError(
+                f"SparsityMonitor cannot count `macs`; SparsityMonitor(macs=False) does not. {error}"
+            ) from error

@@ -10,7 +10,7 @@ import numpy as np
 from keras import layers as L
 
 from keras_rmda.channels.activations import evaluate
-from keras_rmda.channels.rule import Call, Cut, Demand, Read, Rule, Site, State
+from keras_rmda.channels.rule import Block, Call, Cut, Demand, Read, Rule, Site, State
 from keras_rmda.channels.tensors import Atoms, NotCovered, along
 
 GATES = {L.SimpleRNN: (1, 0), L.LSTM: (4, 2), L.GRU: (3, 2)}
@@ -157,6 +157,11 @@ class Recurs(Rule):
             return value
         used = [self._needed(call, state)[direction] for call in site.calls]
         return site.only(axes, value, axes[0], np.any(used, axis=0))
+
+    def blocks(self, site: Site) -> list[Block]:
+        # Keras takes the outputs of both directions to be of one size.
+        both = [site.own[u][None] for u, _ in LETTERS if u in site.own]
+        return [Block(both, same=True)]
 
     def config(self, site: Site, config: dict[str, Any], cut: Cut) -> dict[str, Any]:
         if not isinstance(site.layer, L.Bidirectional):

@@ -57,8 +57,11 @@ class Carries(Rule):
         if not self._by_channel(call):
             return [x.atoms]
         atoms = x.channels(call.axis(x), ties)
+        axis = channel_axis(call.layer, len(shape))
+        if shape[axis] != len(atoms):
+            raise NotCovered(f"{len(atoms)} channels that become {shape[axis]}")
         call.register("c", atoms, ties)
-        return [along(atoms, len(shape), channel_axis(call.layer, len(shape)))]
+        return [along(atoms, len(shape), axis)]
 
     def constants(self, call: Call, state: State) -> list[np.ndarray]:
         if self.constant is None:

@@ -14,8 +14,8 @@ from keras_rmda import _compat
 from keras_rmda.channels.activations import evaluate, is_elementwise, normalized, only_zero, pooled, unchanged
 from keras_rmda.channels.attention import Attends
 from keras_rmda.channels.linear import Linear, LooksUp, Writes, WritesEinsum, WritesInGroups
-from keras_rmda.channels.recurrent import Recurs
 from keras_rmda.channels.moves import concatenated, flattened, permuted, reduced, repeated, reshaped, transposed
+from keras_rmda.channels.recurrent import Recurs
 from keras_rmda.channels.rule import Call, Cut, Read, Rule
 from keras_rmda.channels.simple import Carries, Merges, Mixes, Moves
 from keras_rmda.channels.tensors import NotCovered
@@ -270,7 +270,7 @@ OPERATIONS: dict[str, Rule] = {
 
 def applied(operation: Any, values: np.ndarray) -> np.ndarray:
     """Return an operation of one argument on constants, with NaN, which stands for "not constant", kept."""
-    result = keras.ops.convert_to_numpy(operation.call(keras.ops.convert_to_tensor(values, "float32")))
+    result = keras.ops.convert_to_numpy(operation.call(keras.ops.convert_to_tensor(values, "float64")))
     return np.where(np.isnan(values), np.nan, result.astype("float64"))
 
 

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_rmda import _compat
 from keras_rmda.channels.rule import WRITTEN, Cut, Site
 from keras_rmda.pruning.liveness import Plan, plan
 from keras_rmda.pruning.trace import trace
@@ -146,7 +147,8 @@ def analyze(model: keras.Model) -> Report:
     """Report, layer by layer, which channels `strip` would remove and why the others stay.
 
     Args:
-        model: a built Sequential or Functional model. It is not changed.
+        model: a built Sequential or Functional model, or a subclassed one whose `call` uses layers and `keras.ops`
+            only. It is not changed.
 
     Returns:
         The report.
@@ -157,7 +159,7 @@ def analyze(model: keras.Model) -> Report:
     Example:
         >>> print(kr.analyze(model))
     """
-    return report(plan(trace(model), ops.convert_to_numpy), model.name)
+    return report(plan(trace(_compat.as_graph(model)), ops.convert_to_numpy), model.name)
 
 
 def report(plan: Plan, name: str) -> Report:

@@ -34,7 +34,8 @@ def strip(
     biases. This is decided by weights and graph alone. What stays, stays with its names and policies.
 
     Args:
-        model: a built Sequential or Functional model, with zeros from anywhere. It is not changed.
+        model: a built Sequential or Functional model, with zeros from anywhere, or a subclassed one whose `call` uses
+            layers and `keras.ops` only. It is not changed.
         tolerance: largest accepted `max|a - b| / max(1e-3, max|a|)`; None for 1e-4 in float32.
         inputs: what both models are run on to compare them, structured as the model wants; None for random numbers.
         round_to: widths become multiples of this, by channels that compute what nobody reads: 8 suits many devices.
@@ -42,7 +43,8 @@ def strip(
         strict: whether to raise instead of keeping what touches a layer that the layer table does not know.
 
     Returns:
-        A new, uncompiled model with the same inputs and outputs, also when nothing can go.
+        A new, uncompiled model with the same inputs and outputs, also when nothing can go. What was subclassed is
+        Functional, and computes at training what the original does at inference wherever its code asks for `training`.
 
     Raises:
         ValueError: if the model is not built or has no graph of layers, if an argument is out of range, if a
@@ -58,6 +60,7 @@ def strip(
         _checks.real("tolerance", tolerance, open_minimum=True)
     _checks.whole("round_to", round_to, minimum=1)
     _checks.truth("strict", strict)
+    original, model = model, _compat.as_graph(model)
     decided = plan(trace(model), ops.convert_to_numpy, round_to)
     if strict:
         refuse_opaque(model, decided)
@@ -74,7 +77,7 @@ def strip(
             new.set_weights(stripped_weights(decided, site))
             _compat.finalize_states(new)
     _compat.copy_trainable_flags(model, made)
-    verify(model, small, decided, tolerance, inputs)
+    verify(model, small, decided, tolerance, inputs, original)
     return small
 
 
@@ -125,9 +128,14 @@ def difference(a: Any, b: Any) -> float:
 
 
 def verify(
-    model: keras.Model, small: keras.Model, plan: Plan, tolerance: float | None = None, inputs: Any = None
+    model: keras.Model,
+    small: keras.Model,
+    plan: Plan,
+    tolerance: float | None = None,
+    inputs: Any = None,
+    original: keras.Model | None = None,
 ) -> float:
-    """Compare a model and its stripped version on the same inputs.
+    """Compare a model, or the subclassed model `original` that it is the graph of, and its stripped version.
 
     Returns:
         The largest relative difference.
@@ -141,7 +149,7 @@ def verify(
     tolerance = tolerance or max(TOLERANCE.get(dtype, 1e-4) for dtype in dtypes)
     try:
         flat = random_inputs(model) if inputs is None else keras.tree.flatten(inputs)
-        a = _compat.call(model, flat)
+        a = _compat.call(model, flat, original)
     except Exception as error:  # TensorFlow, JAX and NumPy raise many types
         which = "random inputs" if inputs is None else "the given `inputs`"
         raise ValueError(

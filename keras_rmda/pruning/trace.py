@@ -44,13 +44,13 @@ def trace(model: keras.Model) -> Trace:
     """Give every channel of every tensor of a model an atom.
 
     Args:
-        model: a built Sequential or Functional model, which may contain others.
+        model: a model with a graph, which may contain others.
 
     Returns:
         The trace.
 
     Raises:
-        ValueError: if the model has no graph of layers: not built, or subclassed.
+        ValueError: if the model has no graph of layers.
     """
     return Builder().build(model)
 
