@@ -225,9 +225,9 @@ def as_graph(model: keras.Model) -> keras.Model:
         return Functional(inputs, model.call(inputs), name=model.name)
     except Exception as error:  # whatever the user's code raises
         raise ValueError(
-            f"The model {model.name!r} of type {type(model).__name__} is subclassed, and its `call` cannot be "
-            "traced on symbolic inputs, so that no graph of layers says what it computes. Write it with layers and `keras.ops`, "
-            f"with one argument for all inputs, or as a Functional model. ({' '.join(str(error).split())[:200]})"
+            f"The model {model.name!r} of type {type(model).__name__} is subclassed, and its `call` cannot be traced "
+            "on symbolic inputs: no graph of layers says what it computes. Write it with layers and `keras.ops`, with "
+            f"one argument for all inputs, or as a Functional model. ({' '.join(str(error).split())[:200]})"
         ) from error
 
 
