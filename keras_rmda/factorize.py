@@ -10,7 +10,7 @@ import numpy as np
 from keras import layers as L
 from keras import ops
 
-from keras_rmda import _checks, _compat
+from keras_rmda import _checks, _compat, _graphs
 from keras_rmda.channels.linear import WritesInGroups
 from keras_rmda.channels.table import rule_of
 from keras_rmda.channels.tensors import NotCovered
@@ -59,8 +59,8 @@ def factorize(model: keras.Model, tolerance: float = 1e-4, inputs: Any = None) -
     low-rank training in Huang, Lee and Lee 2024, arXiv:2403.14398.
     """
     tolerance = _checks.real("tolerance", tolerance, maximum=1.0, open_maximum=True)
-    original, model = model, _compat.as_graph(model)
-    names = {node.operation.name for node in _compat.nodes(model)}
+    original, model = model, _graphs.as_graph(model)
+    names = {node.operation.name for node in _graphs.nodes(model)}
     filled: list[tuple[Any, list]] = []
     truncated: Truncated = []
 
@@ -68,18 +68,18 @@ def factorize(model: keras.Model, tolerance: float = 1e-4, inputs: Any = None) -
         weights = [ops.convert_to_numpy(variable) for variable in getattr(layer, "weights", [])]
         factors = factors_of(layer, tolerance)
         if factors is None:
-            filled.append((_compat.copied(layer, layer.get_config()), weights))
+            filled.append((_graphs.copied(layer, layer.get_config()), weights))
             return [filled[-1][0]]
         truncated.append((layer.kernel, np.matmul(*factors)))
         first, second = thin_layers(layer, factors[0].shape[-1], names)
         filled.extend([(first, [factors[0]]), (second, [factors[1], *weights[1:]])])
         return [first, second]
 
-    thin = _compat.rebuilt(model, replaced)
+    thin = _graphs.rebuilt(model, replaced)
     for layer, weights in filled:
         if weights:
             layer.set_weights(weights)
-            _compat.finalize_states(layer)
+            _graphs.finalize_states(layer)
     verify(model, thin, truncated, inputs, original)
     return thin
 
@@ -120,7 +120,7 @@ def thin_layers(layer: Any, rank: int, names: set[str]) -> tuple[Any, Any]:
     names.add(name)
     only_kernel = {"name": name, width: rank, "activation": None, "use_bias": False, "activity_regularizer": None}
     no_strides = {"strides": 1} if "strides" in config else {}
-    return _compat.copied(layer, config | only_kernel), _compat.copied(layer, config | no_strides)
+    return _graphs.copied(layer, config | only_kernel), _graphs.copied(layer, config | no_strides)
 
 
 def verify(
@@ -140,14 +140,14 @@ def verify(
     try:
         flat = random_inputs(model) if inputs is None else keras.tree.flatten(inputs)
         with keras.StatelessScope(truncated):  # the original's variables keep their values
-            a = _compat.call(model, flat, original)
+            a = _graphs.call(model, flat, original)
     except Exception as error:  # TensorFlow, JAX and NumPy raise many types
         which = "random inputs" if inputs is None else "the given `inputs`"
         raise ValueError(
             f"The model {model.name!r} cannot run on {which}, so that its factors cannot be verified. Call "
             f"factorize(model, inputs=...) with data that it takes. ({' '.join(str(error).split())[:200]})"
         ) from error
-    worst = max(difference(x, y) for x, y in zip(a, _compat.call(thin, flat)))
+    worst = max(difference(x, y) for x, y in zip(a, _graphs.call(thin, flat)))
     if worst > tolerance:
         name = first_difference(model, thin, truncated, flat, tolerance)
         raise VerificationError(
@@ -161,7 +161,7 @@ def first_difference(
     model: keras.Model, thin: keras.Model, truncated: Truncated, inputs: list, tolerance: float
 ) -> str:
     """Return the name of the first layer of a model with an output that none of its calls has in the other model."""
-    old, new = ([node for node in _compat.nodes(each) if not node.is_input] for each in (model, thin))
+    old, new = ([node for node in _graphs.nodes(each) if not node.is_input] for each in (model, thin))
     a = keras.Model(model.inputs, [node.output_tensors[0] for node in old])
     b = keras.Model(thin.inputs, [node.output_tensors[0] for node in new])
     outputs: dict[str, list] = {}

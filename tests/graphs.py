@@ -11,7 +11,7 @@ from keras import layers as L
 from keras import ops
 
 import keras_rmda as kr
-from keras_rmda._compat import call as outputs
+from keras_rmda._graphs import call as outputs
 from keras_rmda.pruning.strip import random_inputs
 
 TOLERANCE = 1e-7

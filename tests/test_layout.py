@@ -13,8 +13,10 @@ PACKAGE = Path(__file__).parent.parent / "keras_rmda"
 # Lower levels first; a module may import only modules of lower levels, or of its own package.
 LEVELS = [
     ["_checks", "_files", "_compat"],
+    ["_graphs"],
     ["_startup"],
     ["channels.tensors", "regularizers.base"],
+    ["channels.sites"],
     ["channels.rule"],
     ["channels.activations", "channels.moves"],
     ["channels.simple", "channels.linear", "channels.recurrent", "channels.attention", "channels.wrappers"],

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers as L
-from zoo import ZOO, block, randomize, zero
+from zoo import ZOO, block, randomize, width, zero
 
 import keras_rmda as kr
 from keras_rmda.channels.table import RULES
@@ -31,7 +31,7 @@ def case(request):
 
 def test_keeps_what_counting_by_hand_gives(case):
     _, kept, small, _ = case
-    found = {name: small.get_layer(name).kernel.shape[-1] for name in kept}
+    found = {name: width(small, name) for name in kept}
     assert found == kept
 
 
@@ -134,6 +134,23 @@ def everything(cache=[]):  # noqa: B006
         keras.config.set_dtype_policy(policy)
         cache.append((model, model.get_weights()))
     return cache[0]
+
+
+def test_numbers_of_groups_and_heads_in_configurations():
+    expected = {
+        "depthwise": ("three", {"depth_multiplier": 2}),
+        "groups": ("g", {"groups": 2, "filters": 4}),
+        "resnext": ("grouped", {"groups": 2, "filters": 4}),
+        "normalizations": ("grouped", {"groups": 3}),
+        "attention": ("attention", {"num_heads": 2, "key_dim": 2, "value_dim": 3}),
+        "grouped_query_attention": (
+            "attention",
+            {"num_query_heads": 2, "num_key_value_heads": 1, "head_dim": 3},
+        ),
+    }
+    for name, (layer, wanted) in expected.items():
+        config = kr.strip(ZOO_BY_NAME[name]()[0]).get_layer(layer).get_config()
+        assert {key: config[key] for key in wanted} == wanted
 
 
 def test_reasons_say_why_channels_stay():
@@ -425,7 +442,7 @@ def test_strict_refuses_what_it_cannot_look_into():
 def test_round_to_keeps_channels_that_nobody_reads():
     model, kept = ZOO_BY_NAME["residual"]()
     small = kr.strip(model, round_to=4)
-    widths = {name: small.get_layer(name).kernel.shape[-1] for name in kept}
+    widths = {name: width(small, name) for name in kept}
     assert widths == {"stem": 8, "b1": 6, "b2": 8, "c1": 6, "c2": 8, "d": 3}
 
 

@@ -86,9 +86,27 @@ def test_the_code_of_the_methods_page_runs(tmp_path):
     assert order == "80 True"
 
 
-def test_links_lead_somewhere():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert (ROOT / target).exists(), target
+@pytest.mark.slow
+def test_the_code_of_the_converter_page_runs(tmp_path):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "converter.md").read_text(), re.DOTALL)
+    assert len(blocks) == 2
+    result = subprocess.run(
+        [sys.executable, "-c", "\n".join(blocks)],
+        capture_output=True,
+        text=True,
+        timeout=600,
+        cwd=tmp_path,
+        env=os.environ,
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "4 tied: read by depthwise" in result.stdout
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/converter.md", "docs/methods.md", "docs/design.md"])
+def test_links_lead_somewhere(page):
+    text = (ROOT / page).read_text()
+    for target in re.findall(r"\]\(([^)#]+)\)", text):
+        assert ((ROOT / page).parent / target).exists(), target
 
 
 def test_nothing_depends_on_a_workplace():

@@ -1,8 +1,11 @@
 """Models with channels zeroed in known places, and how many stay; shared by the tests of the converter."""
 
+import operator
+
 import keras
 import numpy as np
 from keras import layers as L
+from keras import ops
 
 
 def randomize(model, seed=0):
@@ -14,11 +17,34 @@ def randomize(model, seed=0):
     return model
 
 
+def layer_at(model, name):
+    """Return a layer; "inner/conv" is the layer "conv" of the model "inner"."""
+    for part in name.split("/"):
+        model = model.get_layer(part)
+    return model
+
+
+def width(model, name):
+    """Return the number of output channels of a layer."""
+    layer = layer_at(model, name)
+    plain = isinstance(layer, (L.Dense, L.Conv1D, L.Conv2D, L.Conv3D))
+    return (layer.kernel if plain else layer.output).shape[-1]
+
+
 def zero(model, name, axis, indices, attribute="kernel", value=0.0):
     """Set slices of a weight along an axis."""
-    weight = getattr(model.get_layer(name), attribute)
+    weight = operator.attrgetter(attribute)(layer_at(model, name))
     array = np.array(keras.ops.convert_to_numpy(weight))
     array[(slice(None),) * (axis % array.ndim) + (list(indices),)] = value
+    weight.assign(array)
+
+
+def zero_recurrence(model, name, unit, keep=(), attribute="cell"):
+    """Let only the units `keep` of a recurrent layer read a unit."""
+    weight = operator.attrgetter(f"{attribute}.recurrent_kernel")(layer_at(model, name))
+    array = np.array(keras.ops.convert_to_numpy(weight))
+    gates = array.reshape(len(array), -1, len(array))
+    gates[unit][:, [k for k in range(len(array)) if k not in keep]] = 0
     weight.assign(array)
 
 
@@ -289,6 +315,305 @@ def dictionaries():
     return model, {"a": 7, "d": 3, "e": 1}
 
 
+def depthwise():
+    """Multiplier 1: a channel goes with its input; multiplier 3: channels 3k to 3k + 2 read channel k, equally many
+    stay of each."""
+    x = inputs = keras.Input((8, 8, 3))
+    x = L.DepthwiseConv2D(3, padding="same", name="one")(block(x, 6, "a"))
+    x = L.DepthwiseConv2D(3, depth_multiplier=3, name="three")(L.Conv2D(4, 1, name="b")(x))
+    model = randomize(keras.Model(inputs, L.Dense(2, name="d")(L.GlobalAveragePooling2D()(x))))
+    zero(model, "b", -2, [0, 1])
+    zero(model, "one", -2, [5])
+    zero(model, "d", 0, [0, 1, 2, 4, 6, 7, 9])
+    return model, {"a": 3, "one": 3, "b": 3, "three": 6, "d": 2}
+
+
+def groups():
+    """Of four groups of two inputs and three outputs, an unread and an unwritten one go; equally many stay in each."""
+    x = inputs = keras.Input((8, 8, 3))
+    x = L.Conv2D(12, 3, groups=4, activation="relu", name="g")(L.Conv2D(8, 1, name="a")(x))
+    model = randomize(keras.Model(inputs, L.Conv2D(5, 1, name="b")(x)))
+    zero(model, "b", -2, [0, 1, 2, 6, 9, 10])
+    zero(model, "g", -1, [3, 4, 5])
+    kernel = np.array(keras.ops.convert_to_numpy(model.get_layer("g").kernel))
+    kernel[:, :, 1, 6:9] = kernel[:, :, 0, 9:12] = 0
+    model.get_layer("g").kernel.assign(kernel)
+    return model, {"a": 2, "g": 4, "b": 5}
+
+
+def resnext():
+    """A grouped bottleneck: group 1 is unread, group 3 a constant that the normalization behind its reader takes."""
+    x = inputs = keras.Input((8, 8, 3))
+    x = y = block(x, 8, "stem")
+    y = L.ReLU()(L.BatchNormalization()(L.Conv2D(8, 1, use_bias=False, name="reduce")(y)))
+    y = block(y, 8, "grouped", groups=4)
+    x = L.ReLU()(L.Add()([x, L.BatchNormalization()(L.Conv2D(8, 1, use_bias=False, name="expand")(y))]))
+    model = randomize(keras.Model(inputs, L.Dense(3, name="d")(L.GlobalAveragePooling2D()(x))))
+    zero(model, "expand", -2, [2, 3])
+    zero(model, "grouped", -1, [6, 7])
+    zero(model, "reduce", -2, [0])
+    zero(model, "d", 0, [0, 1])
+    return model, {"stem": 7, "reduce": 4, "grouped": 4, "expand": 7, "d": 3}
+
+
+def separable():
+    """An input goes if both of its channels between the kernels are unread, or its depthwise filters are zero."""
+    x = inputs = keras.Input((8, 8, 3))
+    x = L.SeparableConv2D(5, 3, depth_multiplier=2, name="s")(block(x, 6, "a"))
+    model = randomize(keras.Model(inputs, L.Conv2D(4, 1, name="b")(x)))
+    zero(model, "s", -2, [0, 1, 2], "pointwise_kernel")
+    zero(model, "s", -2, [3], "depthwise_kernel")
+    zero(model, "b", -2, [4])
+    return model, {"a": 4, "s": 4, "b": 4}
+
+
+def transposed():
+    """A transposed convolution takes no constants but zero, and makes some."""
+    x = inputs = keras.Input((6, 6, 3))
+    x = L.Conv2DTranspose(5, 3, strides=2, padding="same", activation="relu", name="up")(block(x, 6, "a"))
+    model = randomize(keras.Model(inputs, L.Conv2D(4, 1, name="b")(x)))
+    zero(model, "up", -1, [0, 1])
+    zero(model, "a_norm", 0, [2, 3], "gamma")
+    zero(model, "a_norm", 0, [2], "beta", 2.0)
+    zero(model, "a_norm", 0, [3], "beta", -2.0)
+    zero(model, "b", -2, [3])
+    zero(model, "up", -2, [4])
+    return model, {"a": 3, "up": 3, "b": 4}
+
+
+def squeeze_and_excite():
+    """A channel goes if neither the squeeze nor the reader of the product wants it, or if it is zero."""
+    x = inputs = keras.Input((8, 8, 3))
+    x = block(x, 8, "a")
+    y = L.Reshape((1, 1, 8))(L.GlobalAveragePooling2D()(x))
+    y = L.Conv2D(4, 1, activation="relu", name="squeeze")(y)
+    y = L.Conv2D(8, 1, activation="sigmoid", name="excite")(y)
+    model = randomize(keras.Model(inputs, L.Conv2D(5, 1, name="b")(L.Multiply()([x, y]))))
+    zero(model, "b", -2, [0, 1])
+    zero(model, "squeeze", -2, [0])
+    zero(model, "excite", -2, [1])
+    zero(model, "a_norm", 0, [2], "gamma")
+    zero(model, "a_norm", 0, [2], "beta")
+    return model, {"a": 6, "squeeze": 3, "excite": 6, "b": 5}
+
+
+def raw_operations():
+    """Operations that are no layers; a constant that is not zero ends at a border of zeros."""
+    x = inputs = keras.Input((8, 8, 3))
+    y = ops.relu(L.Conv2D(6, 3, name="a")(x) + L.Conv2D(6, 3, name="b")(x))
+    y = ops.concatenate([y, 2 * L.Conv2D(4, 3, name="c")(x)], axis=-1)
+    y = ops.pad(y, [(0, 0), (1, 1), (1, 1), (0, 0)])
+    y = ops.mean(L.Conv2D(5, 3, activation="relu", name="e")(y), axis=(1, 2))
+    model = randomize(keras.Model(inputs, L.Dense(3, name="d")(y)))
+    zero(model, "e", -2, [0, 7, 8])
+    for name, channels in {"a": [1, 2], "b": [2], "c": [0]}.items():
+        zero(model, name, -1, channels)
+    for name in ("a", "b"):
+        zero(model, name, 0, [2], "bias")
+    zero(model, "d", 0, [4])
+    return model, {"a": 4, "b": 4, "c": 2, "e": 4, "d": 3}
+
+
+def dense_into_image():
+    """Channel 1 of the image is unread and 2 zero; 3 is zero at all positions but one and stays."""
+    x = inputs = keras.Input((7,))
+    x = L.Reshape((3, 3, 4))(L.Dense(36, activation="relu", name="a")(x))
+    model = randomize(keras.Model(inputs, L.Conv2D(5, 2, name="b")(x)))
+    zero(model, "b", -2, [1])
+    for axis, attribute in ((-1, "kernel"), (0, "bias")):
+        zero(model, "a", axis, [4 * p + 2 for p in range(9)] + [4 * p + 3 for p in range(8)], attribute)
+    return model, {"a": 18, "b": 5}
+
+
+def permuted():
+    """Channels in front: flattened, each is a run of 16; and back again."""
+    x = inputs = keras.Input((6, 6, 3))
+    x = L.Permute((3, 1, 2))(L.Conv2D(5, 3, name="a")(x))
+    y = L.Conv2D(4, 1, name="b")(L.Permute((2, 3, 1))(L.Activation("tanh")(x)))
+    model = randomize(keras.Model(inputs, [L.Dense(3, name="d")(L.Flatten()(x)), y]))
+    zero(model, "d", 0, range(16, 47))
+    zero(model, "b", -2, [1, 2, 3])
+    return model, {"a": 4, "b": 4, "d": 3}
+
+
+def normalizations():
+    """Layer normalization needs all it gets; groups of a group normalization go as a whole; a zero has no norm."""
+    x = inputs = keras.Input((5,))
+    x = L.LayerNormalization()(L.Dense(6, name="a")(x))
+    x = L.GroupNormalization(4, name="grouped")(L.Dense(8, name="b")(x))
+    x = L.UnitNormalization()(L.Dense(6, activation="relu", name="c")(x))
+    model = randomize(keras.Model(inputs, L.Dense(3, name="d")(x)))
+    zero(model, "b", 0, [0, 1])
+    zero(model, "c", 0, [0, 1, 2])
+    zero(model, "c", -1, [0, 1])
+    zero(model, "c", 0, [0, 1], "bias")
+    zero(model, "d", 0, [2])
+    return model, {"a": 6, "b": 6, "c": 4, "d": 3}
+
+
+def slopes():
+    """PReLU: a negative constant stays one if its slope is the same everywhere."""
+    x = inputs = keras.Input((8, 8, 3))
+    x = L.PReLU(shared_axes=[1, 2])(L.Conv2D(6, 3, name="a")(x))
+    x = L.PReLU()(L.Conv2D(5, 3, name="b")(x))
+    x = L.PReLU(shared_axes=[1, 2, 3])(L.Conv2D(4, 1, name="c")(x))
+    model = randomize(keras.Model(inputs, L.Dense(3, name="d")(L.GlobalAveragePooling2D()(x))))
+    zero(model, "b", -2, [0])
+    zero(model, "a", -1, [1])
+    zero(model, "a", 0, [1], "bias", -2.0)
+    zero(model, "c", -2, [2])
+    zero(model, "b", -1, [3, 4])
+    zero(model, "b", 0, [3], "bias")
+    zero(model, "b", 0, [4], "bias", -2.0)
+    zero(model, "d", 0, [1])
+    return model, {"a": 4, "b": 3, "c": 3, "d": 3}
+
+
+def recurrent():
+    """A unit that nobody reads goes, and one that is read by such a unit only, or whose candidate is always zero."""
+    x = inputs = keras.Input((5, 3))
+    x = L.SimpleRNN(6, return_sequences=True, name="simple")(x)
+    x = L.GRU(4, name="gru")(L.LSTM(5, return_sequences=True, name="lstm")(x))
+    model = randomize(keras.Model(inputs, L.Dense(2, name="d")(x)))
+    zero(model, "lstm", 0, [0, 1, 2], "cell.kernel")
+    zero_recurrence(model, "simple", 0, keep=[0])
+    zero_recurrence(model, "simple", 2, keep=[0, 2])
+    zero(model, "gru", 0, [0, 3], "cell.kernel")
+    zero_recurrence(model, "lstm", 0)
+    zero(model, "d", 0, [1])
+    zero_recurrence(model, "gru", 1)
+    for name, candidate in {"lstm": 2 * 5 + 4, "gru": 2 * 4 + 2}.items():
+        for attribute in ("kernel", "recurrent_kernel", "bias"):
+            zero(model, name, -1, [candidate], f"cell.{attribute}")
+    return model, {"simple": 4, "lstm": 3, "gru": 2, "d": 2}
+
+
+def both_directions():
+    """Two units of one direction and one of the other are not needed: both lose one."""
+    x = inputs = keras.Input((5, 4))
+    x = L.Bidirectional(L.LSTM(4, return_sequences=True), name="both")(x)
+    x = L.TimeDistributed(L.Dense(6, activation="relu"), name="rows")(x)
+    model = randomize(keras.Model(inputs, L.Dense(2, name="d")(L.GlobalAveragePooling1D()(x))))
+    zero(model, "rows", 0, [0, 1, 5], "layer.kernel")
+    zero_recurrence(model, "both", 0, attribute="forward_layer.cell")
+    zero_recurrence(model, "both", 1, attribute="forward_layer.cell")
+    zero_recurrence(model, "both", 1, attribute="backward_layer.cell")
+    zero(model, "d", 0, [2])
+    return model, {"both": 6, "rows": 5, "d": 2}
+
+
+def attention():
+    """Head 1 is not read; no head is asked at positions 1 and 2; position 0 of the values is not read."""
+    x = inputs = keras.Input((5, 6))
+    x = L.Dense(8, name="a")(x)
+    x = L.MultiHeadAttention(3, 4, name="attention")(x, x)
+    model = randomize(keras.Model(inputs, L.Dense(3, name="d")(x)))
+    for part in ("query", "key", "value"):
+        zero(model, "attention", 0, [0], f"{part}_dense.kernel")
+    zero(model, "attention", 0, [1], "output_dense.kernel")
+    zero(model, "attention", 1, [0], "output_dense.kernel")
+    zero(model, "attention", -1, [1, 2], "query_dense.kernel")
+    zero(model, "attention", -1, [1, 2], "query_dense.bias")
+    zero(model, "d", 0, [7])
+    return model, {"a": 7, "attention": 7, "d": 3}
+
+
+def grouped_query_attention():
+    """Query heads 0 and 1 share keys and values, which go with both, and not those of 2 and 3 with one. The output has
+    the channels of the queries; a head keeps the three positions that its keys need, one more than its values."""
+    x = inputs = keras.Input((5, 6))
+    x = L.Dense(6, name="a")(x)
+    x = L.GroupQueryAttention(4, 4, 2, name="attention")(x, x)
+    model = randomize(keras.Model(inputs, L.Dense(3, name="d")(x)))
+    for part in ("query", "key", "value"):
+        zero(model, "attention", 0, [0], f"_{part}_dense.kernel")
+    zero(model, "attention", 0, [0, 1, 2], "_output_dense.kernel")
+    zero(model, "attention", 1, [0, 1], "_output_dense.kernel")
+    zero(model, "attention", -1, [3], "_query_dense.kernel")
+    zero(model, "attention", -1, [3], "_query_dense.bias")
+    zero(model, "d", 0, [0, 1])
+    return model, {"a": 5, "attention": 5, "d": 3}
+
+
+def einsum():
+    """What is written along two axes is cut along the last."""
+    x = inputs = keras.Input((5, 4))
+    x = L.EinsumDense("abc,cd->abd", (None, 6), "relu", bias_axes="d", name="e")(L.Dense(7, name="a")(x))
+    x = L.EinsumDense("abc,cde->abde", (None, 2, 6), bias_axes="de", name="f")(x)
+    model = randomize(keras.Model(inputs, L.Dense(3, name="d")(x)))
+    zero(model, "e", 0, [0, 1])
+    zero(model, "e", -1, [3])
+    zero(model, "e", 0, [3], "bias")
+    zero(model, "f", 0, [2])
+    zero(model, "d", 0, [4])
+    return model, {"a": 5, "e": 4, "f": 5, "d": 3}
+
+
+def embedding():
+    """Columns of the table that are unread, zero, or the same in all rows."""
+    x = inputs = keras.Input((5,), dtype="int32")
+    x = L.Conv1D(6, 3, activation="relu", name="c")(L.Embedding(10, 8, name="e")(x))
+    model = randomize(keras.Model(inputs, L.Dense(3, name="d")(L.GlobalMaxPooling1D()(x))))
+    zero(model, "c", -2, [0, 1])
+    zero(model, "e", -1, [2], "embeddings")
+    zero(model, "e", -1, [3], "embeddings", 1.5)
+    zero(model, "d", 0, [5])
+    return model, {"e": 4, "c": 5, "d": 3}
+
+
+def models_in_models():
+    """Channels inside of models, and those that they read and write."""
+    x = inputs = keras.Input((8, 8, 3))
+    deep = keras.Sequential([L.Conv2D(5, 3, padding="same", activation="relu", name="conv")], name="deep")
+    y = image = keras.Input((8, 8, 6))
+    y = L.Conv2D(6, 1, name="out")(deep(y))
+    x = keras.Model(image, y, name="inner")(L.Conv2D(6, 1, name="a")(x))
+    layers = [L.Conv2D(7, 1, activation="relu", name="first"), L.Conv2D(4, 1, name="second")]
+    x = L.GlobalAveragePooling2D()(keras.Sequential(layers, name="tail")(x))
+    model = randomize(keras.Model(inputs, L.Dense(3, name="d")(x)))
+    zero(model, "inner/deep/conv", -2, [0])
+    zero(model, "inner/out", -2, [1, 2])
+    zero(model, "tail/first", -2, [3])
+    zero(model, "tail/second", -2, [0, 1])
+    zero(model, "d", 0, [0])
+    kept = {"a": 5, "inner/deep/conv": 3, "inner/out": 5, "tail/first": 5, "tail/second": 3, "d": 3}
+    return model, kept
+
+
+def siamese():
+    """A model that is called twice loses what is read of neither of its outputs."""
+    a, b = keras.Input((6,), name="left"), keras.Input((6,), name="right")
+    layers = [keras.Input((6,)), L.Dense(8, activation="relu", name="one"), L.Dense(5, name="two")]
+    tower = keras.Sequential(layers, name="tower")
+    model = randomize(keras.Model([a, b], L.Dense(3, name="d")(L.Concatenate()([tower(a), tower(b)]))))
+    zero(model, "tower/two", 0, [3])
+    zero(model, "d", 0, [0, 1, 5 + 0, 5 + 2])
+    return model, {"tower/one": 7, "tower/two": 4, "d": 3}
+
+
+def shared_layer_on_itself():
+    """A layer that reads what it writes; one of the two channels that are unread in the end is read in between."""
+    x = inputs = keras.Input((6,))
+    shared = L.Dense(5, activation="tanh", name="shared")
+    x = shared(shared(L.Dense(5, name="a")(x)))
+    model = randomize(keras.Model(inputs, L.Dense(3, name="d")(x)))
+    zero(model, "d", 0, [0, 1])
+    zero(model, "shared", 0, [0])
+    return model, {"a": 4, "shared": 4, "d": 3}
+
+
+def constants_for_a_normalization():
+    """A reader without bias leaves a constant to the batch normalization behind it."""
+    x = inputs = keras.Input((8, 8, 3))
+    x = L.Conv2D(5, 1, use_bias=False, name="b")(block(x, 6, "a"))
+    x = L.ReLU()(L.BatchNormalization()(x))
+    model = randomize(keras.Model(inputs, L.Dense(3, name="d")(L.GlobalAveragePooling2D()(x))))
+    zero(model, "a", -1, [0, 1])
+    zero(model, "a_norm", 0, [0, 1], "moving_mean")
+    zero(model, "a_norm", 0, [0, 1], "beta", 2.0)
+    return model, {"a": 4, "b": 5, "d": 3}
+
+
 ZOO = [
     chain,
     flatten_needs_every_position,
@@ -312,4 +637,25 @@ ZOO = [
     open_axes,
     sequential,
     dictionaries,
+    depthwise,
+    groups,
+    resnext,
+    separable,
+    transposed,
+    squeeze_and_excite,
+    raw_operations,
+    dense_into_image,
+    permuted,
+    normalizations,
+    slopes,
+    recurrent,
+    both_directions,
+    attention,
+    grouped_query_attention,
+    einsum,
+    embedding,
+    models_in_models,
+    siamese,
+    shared_layer_on_itself,
+    constants_for_a_normalization,
 ]

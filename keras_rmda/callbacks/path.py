@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_rmda import _checks, _compat
+from keras_rmda import _checks, _compat, _graphs
 from keras_rmda.optimizers.base import SparseOptimizer
 
 NEVER = np.inf
@@ -140,7 +140,7 @@ class SolutionPath(keras.callbacks.Callback):
         """
         support = self.support(epoch)
         model = self._recorded
-        ticket = _compat.rebuilt(model, lambda layer: _compat.copied(layer, layer.get_config()))
+        ticket = _graphs.rebuilt(model, lambda layer: _graphs.copied(layer, layer.get_config()))
         ticket.set_weights(self._initial_weights)
         for old, new in zip(model.trainable_variables, ticket.trainable_variables, strict=True):
             if old.path in support:

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from keras import layers as L
 
-from keras_rmda.channels.rule import Block, Call, Cut, Demand, Rule, Site, State, sizes
+from keras_rmda.channels.rule import Demand, Rule, State
+from keras_rmda.channels.sites import Block, Call, Cut, Site, sizes
 from keras_rmda.channels.tensors import Atoms, NotCovered, Tensor, along
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from keras_rmda.channels.activations import evaluate, is_elementwise
-from keras_rmda.channels.rule import Block, Call, Cut, Demand, Read, Rule, Site, State, channel_axis, sizes
+from keras_rmda.channels.rule import Demand, Read, Rule, State
+from keras_rmda.channels.sites import Block, Call, Cut, Site, channel_axis, sizes
 from keras_rmda.channels.tensors import Atoms, NotCovered, along
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from keras_rmda.channels.rule import Call
+from keras_rmda.channels.sites import Call
 from keras_rmda.channels.tensors import NotCovered, Shape
 
 

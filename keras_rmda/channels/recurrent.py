@@ -10,7 +10,8 @@ import numpy as np
 from keras import layers as L
 
 from keras_rmda.channels.activations import evaluate
-from keras_rmda.channels.rule import Block, Call, Cut, Demand, Read, Rule, Site, State
+from keras_rmda.channels.rule import Demand, Read, Rule, State
+from keras_rmda.channels.sites import Block, Call, Cut, Site
 from keras_rmda.channels.tensors import Atoms, NotCovered, along
 
 GATES = {L.SimpleRNN: (1, 0), L.LSTM: (4, 2), L.GRU: (3, 2)}
@@ -96,6 +97,8 @@ class Recurs(Rule):
         zeros = [np.where(zero, 0.0, np.nan) for zero in self._zeros(call, state)]
         mode = getattr(call.layer, "merge_mode", "concat")
         merged = np.concatenate(zeros) if mode == "concat" else zeros[0] + zeros[-1]
+        if mode == "mul":
+            merged = np.where((zeros[0] == 0) | (zeros[-1] == 0), 0.0, np.nan)
         outputs = list(zeros) if mode is None else [merged]
         per_direction = (len(call.shapes) - len(outputs)) // len(zeros)
         outputs += [each for each in zeros for _ in range(per_direction)]

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from keras_rmda.channels.tensors import Atoms, NotCovered, Shape, Tensor
+from keras_rmda.channels.sites import Block, Call, Cut, Site, weight_named
+from keras_rmda.channels.tensors import Atoms, NotCovered, Tensor
 
 Read = Callable[[Any], np.ndarray]
 """Returns the value of a variable."""
@@ -44,203 +43,6 @@ class State:
         """Return what is needed of a tensor, or whether anything is along an axis."""
         needs = self.needs[tensor.index]
         return needs if axis is None else tensor.any(needs, axis)
-
-
-WRITTEN = "ouU"
-"""The letters of new channels: outputs, and units of recurrent layers, forward and backward."""
-
-
-@dataclass(frozen=True)
-class Block:
-    """Matrices of atoms that lose whole rows together, and otherwise keep equally many atoms in each row.
-
-    Attributes:
-        matrices: with equally many rows.
-        same: whether the matrices keep equally many in each row, too.
-    """
-
-    matrices: list[np.ndarray]
-    same: bool = False
-
-
-@dataclass
-class Site:
-    """One layer in a model.
-
-    Attributes:
-        layer: the layer or operation.
-        rule: its rule; `OPAQUE` where none covers all of its calls.
-        name: its name, with those of the models around it.
-        own: by letter, the atoms along the axes of its weights: a vector; or a matrix of one row for each group of a
-            grouped layer, whose rows keep equally many; or an integer, a size that nothing is cut from.
-        calls: its calls in order of execution.
-        opaque: why it is opaque, "" where it is not.
-    """
-
-    layer: Any
-    rule: Rule
-    name: str
-    own: dict[str, np.ndarray | int] = field(default_factory=dict)
-    calls: list[Call] = field(default_factory=list)
-    opaque: str = ""
-
-    @functools.cached_property
-    def axes(self) -> Mapping[str, str | Sequence[str]]:
-        """The letters of the axes of its weights, by name."""
-        return self.rule.letters(self.layer)
-
-    def weights(self) -> list[tuple[str, Any]]:
-        """Return the layer's variables in its own order, each behind the name its rule has for it, or ""."""
-        found = {id(weight_named(self.layer, name)): name for name in self.axes}
-        return [(found.get(id(variable), ""), variable) for variable in getattr(self.layer, "weights", [])]
-
-    def weight(self, name: str) -> Any:
-        """Return the variable of this name, or None."""
-        return weight_named(self.layer, name)
-
-    def view(self, axes: Sequence[str], shape: tuple[int, ...]) -> list[int]:
-        """Return the shape of a weight with one axis for each letter."""
-        result = []
-        for axis, size in zip(axes, shape):
-            known = [self.own.get(letter) for letter in axis] if len(axis) > 1 else []
-            inner = [-1 if own is None else int(own) if np.ndim(own) == 0 else own.shape[-1] for own in known]
-            result += [size // -math.prod(inner) if n == -1 else n for n in inner] or [size]
-        return result
-
-    def row(self, letters: str) -> int | None:
-        """Return the position of the letter that stands for the groups of a grouped layer, or None."""
-        return next((k for k, letter in enumerate(letters) if letter not in ".m" and letter not in self.own), None)
-
-    def only(self, axes: Sequence[str], value: np.ndarray, letter: str, used: np.ndarray) -> np.ndarray:
-        """Return a weight with zeros where what an axis stands for is not used."""
-        if used.all() or letter not in "".join(axes):
-            return value
-        shape, letters, k = self.view(axes, value.shape), "".join(axes), "".join(axes).index(letter)
-        used = used.reshape(self.own[letter].shape)
-        if used.ndim == 1:
-            laid = used.reshape([-1 if n == k else 1 for n in range(len(shape))])
-        else:
-            row = self.row(letters)
-            laid = (used if row < k else used.T).reshape(crossed(len(shape), row, k, used.shape))
-        return np.where(laid, value.reshape(shape), 0).reshape(value.shape)
-
-
-@dataclass
-class Call:
-    """One call of a layer.
-
-    Attributes:
-        site: the layer.
-        inputs: the tensors among the arguments, in their order, without masks.
-        masks: the tensors among the arguments that are masks.
-        shapes: of the outputs.
-        arguments: all arguments, with tensors where the model has tensors.
-        outputs: the tensors that come out.
-        partner: of a layer that takes no constants, the call behind it that does; of that one, the first.
-    """
-
-    site: Site
-    inputs: list[Tensor]
-    shapes: list[Shape]
-    arguments: tuple[tuple, dict]
-    outputs: list[Tensor] = field(default_factory=list)
-    masks: list[Tensor] = field(default_factory=list)
-    partner: Call | None = None
-
-    @property
-    def layer(self) -> Any:
-        """The layer."""
-        return self.site.layer
-
-    @property
-    def alone(self) -> bool:
-        """Whether the layer is called only here."""
-        return len(self.site.calls) == 1
-
-    def axis(self, tensor: Tensor) -> int:
-        """Return the layer's channel axis in a tensor."""
-        return channel_axis(self.layer, len(tensor.shape))
-
-    def register(self, letter: str, atoms: np.ndarray, ties: Atoms) -> np.ndarray:
-        """Let `letter` stand for these atoms, which are tied to those of the calls before."""
-        known = self.site.own.setdefault(letter, atoms)
-        if known is not atoms:
-            ties.tie(known, atoms)
-        return known
-
-    def fresh(self, letter: str, ties: Atoms, *shape: int) -> np.ndarray:
-        """Let `letter` stand for new atoms; a layer that is called again makes the same ones again."""
-        if letter not in self.site.own:
-            self.site.own[letter] = ties.fresh(*shape)
-        return self.site.own[letter]
-
-
-class Cut:
-    """Which atoms stay, and what that leaves of arrays.
-
-    Args:
-        ties: the atoms.
-        keep: for each atom, whether it stays.
-    """
-
-    def __init__(self, ties: Atoms, keep: np.ndarray):
-        self.ties = ties
-        self.keep = keep
-
-    def stays(self, atoms: np.ndarray) -> np.ndarray:
-        """Return for each of `atoms` whether it stays."""
-        return self.keep[self.ties.find(atoms)]
-
-    def rows(self, site: Site) -> np.ndarray:
-        """Return for each group of a grouped layer whether it stays."""
-        return np.any([self.stays(own).any(axis=1) for own in site.own.values() if np.ndim(own) == 2], axis=0)
-
-    def count(self, site: Site, letters: str) -> int:
-        """Return how many positions stay along an axis of these letters."""
-        result = 1
-        for letter in letters:
-            own = site.own.get(letter)
-            if own is None:
-                result *= int(self.rows(site).sum())
-            elif np.ndim(own) == 0:
-                result *= int(own)
-            else:
-                result *= int(self.stays(own).sum(axis=-1).max())
-        return result
-
-    def shape(self, site: Site, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the shape that stays of a weight."""
-        axes = site.axes.get(name, "." * len(shape))
-        return tuple(n if axis in ".m" else self.count(site, axis) for n, axis in zip(shape, axes, strict=True))
-
-    def of(self, site: Site, name: str, value: np.ndarray) -> np.ndarray:
-        """Return what stays of a weight's value."""
-        shape = self.shape(site, name, value.shape)
-        axes = site.axes.get(name, "." * value.ndim)
-        letters = "".join(axes)
-        value = value.reshape(site.view(axes, value.shape))
-        row = site.row(letters)
-        if row is not None:
-            alive = np.flatnonzero(self.rows(site))
-            value = np.take(value, alive, axis=row)
-        for k, letter in enumerate(letters):
-            own = site.own.get(letter)
-            if letter in ".m" or np.ndim(own) == 0:
-                continue
-            stays = self.stays(own)
-            if stays.ndim == 1:
-                value = np.take(value, np.flatnonzero(stays), axis=k)
-            else:
-                # Each row keeps positions of its own, all the same number of them.
-                positions = np.stack([np.flatnonzero(each) for each in stays[alive]])
-                laid = positions if row < k else positions.T
-                value = np.take_along_axis(value, laid.reshape(crossed(value.ndim, row, k, positions.shape)), axis=k)
-        return value.reshape(shape)
-
-
-def crossed(rank: int, row: int, axis: int, shape: tuple[int, int]) -> list[int]:
-    """Return the shape of an array of `rank` axes of which two are not 1."""
-    return [shape[0] if k == row else shape[1] if k == axis else 1 for k in range(rank)]
 
 
 class Rule:
@@ -304,30 +106,6 @@ class Rule:
             raise NotCovered(reason)
 
 
-def weight_named(layer: Any, name: str) -> Any:
-    """Return the variable of a layer that is an attribute of this name, or whose path ends in it, or None."""
-    attribute = getattr(layer, name, None) if "/" not in name else None
-    if attribute is not None:
-        return attribute
-    found = [weight for weight in getattr(layer, "weights", []) if f"/{weight.path}".endswith(f"/{name}")]
-    return found[0] if len(found) == 1 else None
-
-
-def channel_axis(layer: Any, rank: int) -> int:
-    """Return the layer's channel axis among the `rank` axes without the batch axis."""
-    axis = getattr(layer, "axis", None)
-    if isinstance(axis, (list, tuple)) and len(axis) == 1:
-        [axis] = axis
-    if isinstance(axis, int):
-        return axis - 1 if axis > 0 else rank + axis
-    return 0 if getattr(layer, "data_format", None) == "channels_first" else rank - 1
-
-
-def sizes(shape: Shape) -> int:
-    """Return the number of positions of a shape; an open axis counts as 1."""
-    return math.prod(n or 1 for n in shape)
-
-
 class Opaque(Rule):
     """Not known: everything that touches it stays as it is."""
 
@@ -337,7 +115,7 @@ class Opaque(Rule):
     def demands(self, call: Call, state: State) -> list[Demand]:
         if not any(state.needed(y).any() for y in call.outputs):
             return []
-        return [(x, np.ones(x.atoms.shape, bool), f"read by {call.site.name}") for x in call.inputs]
+        return [(x, np.ones(x.atoms.shape, bool), f"opaque: {call.site.name}") for x in call.inputs]
 
     def check(self, layer: Any) -> None:
         pass

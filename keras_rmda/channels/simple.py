@@ -9,7 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_rmda.channels.rule import Call, Cut, Demand, Rule, Site, State, channel_axis
+from keras_rmda.channels.rule import Demand, Rule, State
+from keras_rmda.channels.sites import Call, Cut, Site, channel_axis
 from keras_rmda.channels.tensors import Atoms, NotCovered, Shape, Tensor, along
 
 
@@ -132,9 +133,20 @@ class Mixes(Rule):
         return [along(atoms, len(x.shape), call.axis(x))]
 
     def constants(self, call: Call, state: State) -> list[np.ndarray]:
+        if self.groups is not None:
+            return [self._shifts(call, state)]
         if not self.ignores_zeros:
             return super().constants(call, state)
         return [np.where(state.constants(call.inputs[0]) == 0, 0.0, np.nan)]
+
+    def _shifts(self, call: Call, state: State) -> np.ndarray:
+        """Return beta for groups of zeros."""
+        x, layer = call.inputs[0], call.layer
+        axis = call.axis(x)
+        zero = (state.constants(x, axis) == 0).reshape(self.groups(layer, x.shape[axis]), -1)
+        zero = np.repeat(zero.all(axis=1), zero.shape[1])
+        beta = np.zeros(len(zero)) if layer.beta is None else state.read(layer.beta).astype("float64")
+        return along(np.where(zero, beta, np.nan), len(x.shape), axis)
 
     def demands(self, call: Call, state: State) -> list[Demand]:
         x, y = call.inputs[0], call.outputs[0]

@@ -10,15 +10,16 @@ import keras
 import numpy as np
 from keras import layers as L
 
-from keras_rmda import _compat
+from keras_rmda import _compat, _graphs
 from keras_rmda.channels.activations import evaluate, is_elementwise, normalized, only_zero, pooled, unchanged
 from keras_rmda.channels.attention import Attends
 from keras_rmda.channels.linear import Linear, LooksUp, Writes, WritesEinsum, WritesInGroups
 from keras_rmda.channels.moves import concatenated, flattened, permuted, reduced, repeated, reshaped, transposed
 from keras_rmda.channels.recurrent import Recurs
-from keras_rmda.channels.rule import Call, Cut, Read, Rule
+from keras_rmda.channels.rule import Read, Rule, State
 from keras_rmda.channels.simple import Carries, Merges, Mixes, Moves
-from keras_rmda.channels.tensors import NotCovered
+from keras_rmda.channels.sites import Call, Cut
+from keras_rmda.channels.tensors import NotCovered, Tensor
 from keras_rmda.channels.wrappers import Distributes
 
 # ---- convolutions
@@ -140,9 +141,21 @@ def spatial_padding(operation: Any) -> str | None:
     return None if tuple(operation.pad_width[-1]) == (0, 0) else f"pad_width={operation.pad_width}"
 
 
-def constant_padding(operation: Any, values: np.ndarray, read: Read) -> np.ndarray:
-    """A zero stays zero behind a border of zeros, anything does behind a border of itself."""
-    return only_zero(operation, values, read) if operation.mode == "constant" else values
+@dataclass(frozen=True)
+class Pads(Carries):
+    """`ops.pad`: a constant stays one behind a border of the same number, or of itself."""
+
+    def constants(self, call: Call, state: State) -> list[np.ndarray]:
+        [values] = super().constants(call, state)
+        if call.layer.mode != "constant":
+            return [values]
+        border = [x for x in keras.tree.flatten(call.arguments) if not isinstance(x, Tensor) and x is not None]
+        return [np.where(values == (border[0] if border else 0.0), values, np.nan)]
+
+
+def resized(layer: Any, values: np.ndarray, read: Read) -> np.ndarray:
+    """A constant image keeps its constant, except behind a border of another number."""
+    return np.where(values == layer.fill_value, values, np.nan) if layer.pad_to_aspect_ratio else values
 
 
 @dataclass(frozen=True)
@@ -170,7 +183,7 @@ POOLING = (
     L.AveragePooling1D, L.AveragePooling2D, L.AveragePooling3D, L.MaxPooling1D, L.MaxPooling2D, L.MaxPooling3D,
 )  # fmt: skip
 PADDING = (L.ZeroPadding1D, L.ZeroPadding2D, L.ZeroPadding3D)
-CROPPING = (L.Cropping1D, L.Cropping2D, L.Cropping3D, L.UpSampling1D, L.UpSampling2D, L.UpSampling3D, L.Resizing)
+CROPPING = (L.Cropping1D, L.Cropping2D, L.Cropping3D, L.UpSampling1D, L.UpSampling2D, L.UpSampling3D)
 NORMALIZATION = {"gamma": "c", "beta": "c", "moving_mean": "c", "moving_variance": "c"}
 MERGES = {
     "Add": Merges(lambda layer, xs: sum(xs[1:], xs[0])),
@@ -230,6 +243,7 @@ RULES: dict[type, Rule | Callable[[Any], Rule]] = {
     **dict.fromkeys(POOLING, Carries(mixes_positions=True, constant=pooled)),
     **dict.fromkeys(PADDING, Carries(mixes_positions=True, constant=only_zero)),
     **dict.fromkeys(CROPPING, Carries(mixes_positions=True, constant=unchanged)),
+    L.Resizing: Carries(mixes_positions=True, constant=resized),
     **{getattr(L, name): rule for name, rule in MERGES.items()},
     _compat.CustomScaleLayer: Merges(lambda layer, xs: xs[0] + xs[1] * layer.scale),
     L.Concatenate: CONCATENATES,
@@ -248,8 +262,8 @@ UNARY = (
 )
 OPERATIONS: dict[str, Rule] = {
     **MERGES,
-    "TrueDivide": Merges(),
-    "Divide": Merges(),
+    "TrueDivide": Merges(lambda layer, xs: xs[0] / xs[1]),
+    "Divide": Merges(lambda layer, xs: xs[0] / xs[1]),
     "Power": Merges(),
     **dict.fromkeys(UNARY.split(), Carries(constant=lambda layer, x, read: applied(layer, x))),
     "NotEqual": Carries(),
@@ -263,14 +277,15 @@ OPERATIONS: dict[str, Rule] = {
     "Mean": Moves(reduced),
     "Max": Moves(reduced),
     "Min": Moves(reduced),
-    "Pad": Carries(mixes_positions=True, constant=constant_padding, refusal=spatial_padding),
+    "Pad": Pads(mixes_positions=True, constant=unchanged, refusal=spatial_padding),
 }
 """Rules of the operations of `keras.ops` that are no layers, by the names of their classes."""
 
 
 def applied(operation: Any, values: np.ndarray) -> np.ndarray:
     """Return an operation of one argument on constants, with NaN, which stands for "not constant", kept."""
-    result = keras.ops.convert_to_numpy(operation.call(keras.ops.convert_to_tensor(values, "float64")))
+    dtype = "float32" if keras.backend.backend() == "jax" else "float64"
+    result = keras.ops.convert_to_numpy(operation.call(keras.ops.convert_to_tensor(values, dtype)))
     return np.where(np.isnan(values), np.nan, result.astype("float64"))
 
 
@@ -299,7 +314,7 @@ def rule_of(layer: Any) -> Rule:
         NotCovered: if there is none for this very layer; the message says why.
     """
     rule = RULES.get(type(layer))
-    if rule is None and _compat.is_raw_operation(layer):
+    if rule is None and _graphs.is_raw_operation(layer):
         rule = OPERATIONS.get(type(layer).__name__)
     if rule is None:
         raise NotCovered(f"{type(layer).__name__} is not in the layer table (keras_rmda.channels.register_rule)")

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_rmda.channels.rule import Block, Call, Cut, Demand, Rule, Site, State
+from keras_rmda.channels.rule import Demand, Rule, State
+from keras_rmda.channels.sites import Block, Call, Cut, Site
 from keras_rmda.channels.tensors import Atoms, NotCovered, Tensor
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from keras_rmda.channels.rule import WRITTEN, Block, Cut, Read, State
+from keras_rmda.channels.rule import Read, State
+from keras_rmda.channels.sites import WRITTEN, Block, Cut
 from keras_rmda.channels.tensors import fitted
 from keras_rmda.pruning.trace import Trace
 
@@ -78,10 +79,12 @@ def propagate_constants(trace: Trace, state: State) -> None:
         if x.index not in made:
             state.values[x.index] = np.full(x.atoms.shape, np.nan)
     for call in trace.calls:
-        constants = call.site.rule.constants(call, state)
+        with np.errstate(all="ignore"):
+            constants = call.site.rule.constants(call, state)
         for k, y in enumerate(call.outputs):
             values = constants[k] if k < len(constants) else np.full(y.atoms.shape, np.nan)
-            state.values[y.index] = fitted(np.asarray(values, dtype="float64"), y.atoms)
+            values = np.asarray(values, dtype="float64")
+            state.values[y.index] = fitted(np.where(np.isfinite(values), values, np.nan), y.atoms)
 
 
 def propagate_needs(plan: Plan) -> None:

@@ -11,8 +11,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_rmda import _compat
-from keras_rmda.channels.rule import WRITTEN, Cut, Site
+from keras_rmda import _graphs
+from keras_rmda.channels.sites import WRITTEN, Cut, Site
 from keras_rmda.pruning.liveness import Plan, plan
 from keras_rmda.pruning.trace import trace
 
@@ -159,7 +159,7 @@ def analyze(model: keras.Model) -> Report:
     Example:
         >>> print(kr.analyze(model))
     """
-    return report(plan(trace(_compat.as_graph(model)), ops.convert_to_numpy), model.name)
+    return report(plan(trace(_graphs.as_graph(model)), ops.convert_to_numpy), model.name)
 
 
 def report(plan: Plan, name: str) -> Report:

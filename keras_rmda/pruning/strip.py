@@ -8,8 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_rmda import _checks, _compat
-from keras_rmda.channels.rule import Site
+from keras_rmda import _checks, _graphs
+from keras_rmda.channels.sites import Site
 from keras_rmda.pruning.liveness import Plan, plan
 from keras_rmda.pruning.trace import trace
 
@@ -60,7 +60,7 @@ def strip(
         _checks.real("tolerance", tolerance, open_minimum=True)
     _checks.whole("round_to", round_to, minimum=1)
     _checks.truth("strict", strict)
-    original, model = model, _compat.as_graph(model)
+    original, model = model, _graphs.as_graph(model)
     decided = plan(trace(model), ops.convert_to_numpy, round_to)
     if strict:
         refuse_opaque(model, decided)
@@ -68,15 +68,15 @@ def strip(
 
     def resized(layer: Any) -> Any:
         site = decided.trace.sites[id(layer)]
-        return _compat.copied(layer, site.rule.config(site, layer.get_config(), decided.cut))
+        return _graphs.copied(layer, site.rule.config(site, layer.get_config(), decided.cut))
 
-    small = _compat.rebuilt(model, resized, made)
+    small = _graphs.rebuilt(model, resized, made)
     for site in decided.trace.sites.values():
         if getattr(site.layer, "weights", None):
             [new] = made[id(site.layer)]
             new.set_weights(stripped_weights(decided, site))
-            _compat.finalize_states(new)
-    _compat.copy_trainable_flags(model, made)
+            _graphs.finalize_states(new)
+    _graphs.copy_trainable_flags(model, made)
     verify(model, small, decided, tolerance, inputs, original)
     return small
 
@@ -149,14 +149,14 @@ def verify(
     tolerance = tolerance or max(TOLERANCE.get(dtype, 1e-4) for dtype in dtypes)
     try:
         flat = random_inputs(model) if inputs is None else keras.tree.flatten(inputs)
-        a = _compat.call(model, flat, original)
+        a = _graphs.call(model, flat, original)
     except Exception as error:  # TensorFlow, JAX and NumPy raise many types
         which = "random inputs" if inputs is None else "the given `inputs`"
         raise ValueError(
             f"The model {model.name!r} cannot run on {which}, so that stripping it cannot be verified. Call "
             f"strip(model, inputs=...) with data that it takes. ({' '.join(str(error).split())[:200]})"
         ) from error
-    b = _compat.call(small, flat)
+    b = _graphs.call(small, flat)
     worst = max(difference(x, y) for x, y in zip(a, b))
     if worst <= tolerance:
         return worst
@@ -193,12 +193,12 @@ def outputs_of_calls(model: keras.Model, inputs: list) -> list[list[np.ndarray]]
     found = []
 
     def call(node: Any, arguments: tuple, keyword_arguments: dict) -> list:
-        if _compat.is_inner_graph(node.operation):
+        if _graphs.is_inner_graph(node.operation):
             given = [x for x in keras.tree.flatten((arguments, keyword_arguments)) if keras.ops.is_tensor(x)]
-            return keras.tree.flatten(_compat.replayed(node.operation, given, call))
+            return keras.tree.flatten(_graphs.replayed(node.operation, given, call))
         outputs = keras.tree.flatten(node.operation(*arguments, **keyword_arguments))
         found.append([ops.convert_to_numpy(y) for y in outputs])
         return outputs
 
-    _compat.replayed(model, [ops.convert_to_tensor(x) for x in inputs], call)
+    _graphs.replayed(model, [ops.convert_to_tensor(x) for x in inputs], call)
     return found

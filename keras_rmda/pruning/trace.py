@@ -8,8 +8,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_rmda import _compat
-from keras_rmda.channels.rule import OPAQUE, Call, Site
+from keras_rmda import _graphs
+from keras_rmda.channels.rule import OPAQUE
+from keras_rmda.channels.sites import Call, Site
 from keras_rmda.channels.table import rule_of
 from keras_rmda.channels.tensors import Atoms, NotCovered, Shape, Tensor
 
@@ -70,10 +71,10 @@ class Builder:
 
     def build(self, model: keras.Model) -> Trace:
         """Return the trace of a model."""
-        inputs = [self.make(x.shape[1:]) for x in _compat.inputs_of(model)]
+        inputs = [self.make(x.shape[1:]) for x in _graphs.inputs_of(model)]
         for x in inputs:
             self.pin("model input", x)
-        self.trace.outputs = keras.tree.flatten(_compat.replayed(model, inputs, self.visit))
+        self.trace.outputs = keras.tree.flatten(_graphs.replayed(model, inputs, self.visit))
         for y in self.trace.outputs:
             self.pin("model output", y)
         for x in self.trace.tensors:
@@ -96,7 +97,7 @@ class Builder:
         operation = node.operation
         masks = tensors_in([x for key, x in keyword_arguments.items() if key.endswith("mask")])
         inputs = [x for x in tensors_in((arguments, keyword_arguments)) if all(x is not mask for mask in masks)]
-        if _compat.is_inner_graph(operation):
+        if _graphs.is_inner_graph(operation):
             return self.enter(operation, inputs)
         site = self.trace.sites.get(id(operation))
         if site is None:
@@ -127,7 +128,7 @@ class Builder:
         """Add the calls inside a model; a model that is called again has the same channels at every call."""
         outside, self.prefix = self.prefix, f"{self.prefix}{model.name}/"
         first = len(self.trace.tensors)
-        outputs = keras.tree.flatten(_compat.replayed(model, inputs, self.visit))
+        outputs = keras.tree.flatten(_graphs.replayed(model, inputs, self.visit))
         self.prefix = outside
         tensors = [*inputs, *self.trace.tensors[first:]]
         for earlier, x in zip(self.inside.setdefault(id(model), tensors), tensors):

@@ -1,0 +1,185 @@
+"""Strip every network of keras.applications: what goes, whether the outputs stay, seconds and memory.
+
+    python benchmarks/applications.py [--only NAME ...] [--dtype float64]
+
+Weights and batch statistics are random. `unread`: a random half of the channels that can be cut is not read by any of
+its readers. `unwritten`: a random half is written by nobody, that is, all kernels, biases and scales that write it are
+zero. Both along residual sums, gates and concatenations, as the atoms of the converter say. Channels that a
+normalization over channels mixes are left alone (ConvNeXt). Each network runs in a process of its own; results are
+kept in `benchmarks/results/applications/` and not made again; the table goes to docs/applications.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+import keras_rmda as kr
+from keras_rmda.channels.simple import Mixes
+from keras_rmda.channels.sites import Site
+from keras_rmda.pruning.strip import difference, random_inputs
+from keras_rmda.pruning.trace import Trace, trace
+
+HERE = Path(__file__).resolve().parent
+RESULTS, TABLE = HERE / "results" / "applications", HERE.parent / "docs" / "applications.md"
+NAMES = sorted(name for name in vars(keras.applications) if name[0].isupper())
+SIZE = 96
+CASES = ("unread", "unwritten")
+TEXT = """\
+Made by `python benchmarks/applications.py`, which says how: a random half of the channels that can be cut is unread or
+unwritten, images of {size} x {size}, 2 CPU cores beside other jobs. `chosen`: written channels whose zeros were made;
+`gone`: all that `strip` removed: with a channel of a depthwise convolution goes the one that it is made from.
+`difference`: `max|a - b| / max(1e-3, max|a|)` of the outputs. Seconds are those of `strip`, which runs both models.
+"""
+
+
+def network(name: str, seed: int = 0) -> keras.Model:
+    """Return a network of keras.applications for small images, with random weights and statistics."""
+    keras.utils.set_random_seed(seed)
+    model = getattr(keras.applications, name)(weights=None, input_shape=(SIZE, SIZE, 3), classifier_activation=None)
+    random = np.random.default_rng(seed)
+    for weight in model.weights:
+        if "moving_mean" in weight.path or "beta" in weight.path or "bias" in weight.path:
+            weight.assign(random.normal(scale=0.1, size=weight.shape))
+        elif "moving_variance" in weight.path or "gamma" in weight.path:
+            weight.assign(random.uniform(0.5, 1.5, size=weight.shape))
+    return model
+
+
+def half(traced: Trace, seed: int = 0) -> np.ndarray:
+    """Return for each atom whether it is chosen: a random half of those that can be cut."""
+    free = np.ones(len(traced.ties.parent), dtype=bool)
+    for atoms, _ in traced.pinned:
+        free[traced.ties.find(atoms)] = False
+    for call in traced.calls:
+        if isinstance(call.site.rule, Mixes):
+            free[traced.ties.find(call.inputs[0].atoms)] = False
+    return free & (np.random.default_rng(seed).random(free.size) < 0.5)
+
+
+def zero(traced: Trace, chosen: np.ndarray, case: str) -> None:
+    """Zero what reads, or what writes, the chosen atoms."""
+    letters = {"unread": "ip", "unwritten": "oqc"}[case]
+    for site in traced.sites.values():
+        for name, variable in site.weights():
+            axes = site.axes.get(name, "")
+            if not any(letter in axis for axis in axes for letter in letters) or "moving" in name:
+                continue
+            value = np.array(keras.ops.convert_to_numpy(variable))
+            for letter in letters:
+                if letter in site.own:
+                    value = site.only(axes, value, letter, ~chosen[traced.ties.find(site.own[letter])].reshape(-1))
+            variable.assign(value)
+
+
+def cut_everywhere(site: Site, traced: Trace, chosen: np.ndarray) -> int:
+    """Return how many chosen channels a layer writes."""
+    return int(chosen[traced.ties.find(site.own["o"])].sum()) if "o" in site.own and not site.opaque else 0
+
+
+def measure(name: str, case: str) -> dict[str, Any]:
+    """Return what stripping a network took away, how long it took and how much the outputs differ."""
+    model = network(name)
+    traced = trace(model)
+    chosen = half(traced)
+    zero(traced, chosen, case)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.perf_counter()
+    report = kr.analyze(model)
+    analyzed = time.perf_counter()
+    small = kr.strip(model, tolerance=1.0)
+    stripped = time.perf_counter()
+    inputs = random_inputs(model)[0]
+    return {
+        "parameters": report.parameters,
+        "parameters_after": small.count_params(),
+        "macs": report.macs,
+        "macs_after": report.macs_after,
+        "chosen": sum(cut_everywhere(site, traced, chosen) for site in traced.sites.values()),
+        "removed": report.removable,
+        "opaque": report.opaque,
+        "difference": difference(model(inputs, training=False), small(inputs, training=False)),
+        "analyze_seconds": analyzed - start,
+        "strip_seconds": stripped - analyzed,
+        "memory_bytes": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024,
+        "model_bytes": sum(w.size * w.dtype.itemsize for w in model.get_weights()),
+        "dtype": keras.config.floatx(),
+        "versions": {"keras": keras.__version__, "numpy": np.__version__},
+    }
+
+
+def write_table(results: dict[tuple[str, str, str], dict[str, Any]]) -> None:
+    """Write docs/applications.md."""
+    lines = [
+        "# The networks of keras.applications",
+        "",
+        *TEXT.format(size=SIZE).splitlines(),
+        "",
+        "| network | zeros | parameters | after | MACs | after | chosen | gone | error 32 bit | 64 bit | seconds |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name in NAMES:
+        for case in CASES:
+            run = results.get((name, case, "float32"))
+            if run is None:
+                continue
+            double = results.get((name, case, "float64"))
+            exact = f"{double['difference']:.1e}" if double else ""
+            lines.append(
+                f"| {name} | {case} | {run['parameters']:,} | {run['parameters_after']:,} | {run['macs']:,} | "
+                f"{run['macs_after']:,} | {run['chosen']:,} | {run['removed']:,} | {run['difference']:.1e} | "
+                f"{exact} | {run['strip_seconds']:.1f} |"
+            )
+    TABLE.write_text("\n".join(lines) + "\n")
+
+
+def main() -> None:
+    """Measure what is missing, each network in a process of its own, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME")
+    parser.add_argument("--dtype", nargs="+", choices=["float32", "float64"], default=["float32", "float64"])
+    parser.add_argument("--here", metavar="CASE", choices=CASES, help="measure one case in this process")
+    arguments = parser.parse_args()
+    if arguments.here:
+        keras.config.set_floatx(arguments.dtype[0])
+        print(json.dumps(measure(arguments.only[0], arguments.here)))
+        return
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    results = {}
+    for name in arguments.only:
+        for case in CASES:
+            for dtype in arguments.dtype:
+                path = RESULTS / f"{name}-{case}-{dtype}.json"
+                if not path.exists():
+                    command = [sys.executable, __file__, "--only", name, "--dtype", dtype, "--here", case]
+                    done = subprocess.run(command, capture_output=True, text=True)
+                    if done.returncode:
+                        print(f"{name} {case} {dtype} failed: {done.stderr[-500:]}", flush=True)
+                        continue
+                    path.write_text(done.stdout.splitlines()[-1] + "\n")
+                run = results[name, case, dtype] = json.loads(path.read_text())
+                print(
+                    f"{name} {case} {dtype}: {run['parameters']:,} to {run['parameters_after']:,}, "
+                    f"chosen {run['chosen']}, gone {run['removed']}, "
+                    f"difference {run['difference']:.1e}, {run['strip_seconds']:.1f} s",
+                    flush=True,
+                )
+    write_table({**results, **saved()})
+
+
+def saved() -> dict[tuple[str, str, str], dict[str, Any]]:
+    """Return all results on disk."""
+    return {tuple(path.stem.split("-")): json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))}
+
+
+if __name__ == "__main__":
+    main()

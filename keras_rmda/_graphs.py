@@ -1,0 +1,226 @@
+"""Graphs of Keras models: walking, rebuilding and calling them. Keras has no public way to walk one.
+
+Checked with Keras 3.8 and 3.15.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras.src.models.functional import Functional  # the class of `keras.Model(inputs, outputs)`
+from keras.src.saving.serialization_lib import SafeModeScope
+
+from keras_rmda._compat import layers_of
+
+
+def has_graph(model: keras.Model) -> bool:
+    """Return whether a model computes what its graph of layers says: with a `call` of its own it does not."""
+    return type(model).call in (keras.Sequential.call, Functional.call)
+
+
+def as_graph(model: keras.Model) -> keras.Model:
+    """Return a model whose graph says what it computes: the model itself, or what its `call` makes of symbolic inputs.
+
+    Raises:
+        ValueError: if the model is not built, or its `call` cannot be traced.
+    """
+    if not isinstance(model, keras.Model) or has_graph(model):
+        nodes(model)
+        return model
+    known = model.built and (getattr(functional(model), "inputs", None) or model.get_build_config())
+    if not known:
+        raise ValueError(
+            f"The model {model.name!r} is not built: it has no shapes and no weights yet. Call it on data first."
+        )
+
+    def symbolic(shape: Any) -> Any:
+        if isinstance(shape, dict):
+            return {key: symbolic(each) for key, each in shape.items()}
+        if any(isinstance(each, list | tuple) for each in shape):
+            return [symbolic(each) for each in shape]
+        return keras.Input(shape=tuple(shape[1:]))
+
+    if isinstance(known, dict):
+        inputs = symbolic(known["input_shape"])
+    else:
+        inputs = keras.tree.map_structure(lambda x: fresh_input(x, x.shape), functional(model).input)
+    try:
+        return Functional(inputs, model.call(inputs), name=model.name)
+    except Exception as error:  # whatever the user's code raises
+        raise ValueError(
+            f"The model {model.name!r} of type {type(model).__name__} is subclassed, and its `call` cannot be traced "
+            "on symbolic inputs: no graph of layers says what it computes. Write it with layers and `keras.ops`, with "
+            f"one argument for all inputs, or as a Functional model. ({' '.join(str(error).split())[:200]})"
+        ) from error
+
+
+def nodes(model: keras.Model) -> list:
+    """Return the nodes of a model's graph in order of execution.
+
+    Keras has no public way to walk a graph; `_nodes_by_depth` is what its own cloning and saving use.
+
+    Raises:
+        ValueError: if the model has no graph of layers.
+    """
+    if not isinstance(model, keras.Model):
+        raise ValueError(f"Expected a keras.Model. Received: {model!r} of type {type(model).__name__}")
+    if not has_graph(model):
+        raise ValueError(
+            f"The model {model.name!r} of type {type(model).__name__} is subclassed, with a `call` of its own: "
+            "no graph of layers says what it computes. Write it as a Functional or Sequential model."
+        )
+    if not model.built or functional(model) is None:
+        raise ValueError(
+            f"The model {model.name!r} is not built: it has no shapes and no weights yet. "
+            "Give it a `keras.Input`, call `model.build(input_shape)`, or call it on data first."
+        )
+    by_depth = functional(model)._nodes_by_depth
+    # Copies must call a layer in the same order: Keras 3.15 cannot always sort a graph that is called in another.
+    order = lambda node: node.operation._inbound_nodes.index(node)  # noqa: E731
+    return [node for depth in sorted(by_depth, reverse=True) for node in sorted(by_depth[depth], key=order)]
+
+
+def replayed(model: keras.Model, inputs: list, call: Callable[[Any, tuple, dict], Any]) -> Any:
+    """Go through a model's graph in order of execution, with anything in the place of its tensors.
+
+    Args:
+        model: a model with a graph.
+        inputs: what stands for the inputs.
+        call: called with (node, arguments, keyword arguments) of each call; returns what stands for the outputs.
+
+    Returns:
+        What stands for the outputs, structured as those.
+    """
+    steps, graph = nodes(model), functional(model)
+    known = dict(zip(map(id, keras.tree.flatten(graph.inputs)), inputs, strict=True))
+    for node in steps:
+        if not node.is_input:
+            given = (node.arguments.args, node.arguments.kwargs)
+            arguments, keyword_arguments = keras.tree.map_structure(lambda x: known.get(id(x), x), given)
+            outputs = keras.tree.flatten(call(node, arguments, keyword_arguments))
+            known.update(zip(map(id, node.output_tensors), outputs, strict=True))
+    return keras.tree.map_structure(lambda x: known[id(x)], graph.output)
+
+
+def inputs_of(model: keras.Model) -> list:
+    """Return the input tensors of a model's graph.
+
+    Raises:
+        ValueError: if the model has no graph of layers.
+    """
+    nodes(model)
+    return keras.tree.flatten(functional(model).inputs)
+
+
+def functional(model: keras.Model) -> Any:
+    """Return the Functional model inside a Sequential one, else the model."""
+    return model._functional if isinstance(model, keras.Sequential) else model
+
+
+def is_raw_operation(operation: Any) -> bool:
+    """Return whether an operation of a graph is one of `keras.ops`, no layer."""
+    return not isinstance(operation, keras.Layer) and type(operation).__module__.startswith("keras.src.ops")
+
+
+def rebuilt(model: keras.Model, replace: Callable[[Any], Any], made: dict[int, Any] | None = None) -> keras.Model:
+    """Return an uncompiled copy of a model's graph in which each layer is `replace(layer)`.
+
+    That is a layer, or a list of layers to call one after the other. Models inside, if they have a graph, are
+    rebuilt too, and what is shared stays shared. `keras.models.clone_model` would also compile the copy, with a copy
+    of the optimizer and the loss, and give models inside inputs of the old shapes.
+
+    Args:
+        model: a model with a graph.
+        replace: called once with each layer or raw operation that is no model with a graph.
+        made: by `id`, what has been made of layers so far.
+    """
+    inputs = [fresh_input(x, x.shape) for x in inputs_of(model)]
+    return _rebuilt_on(model, inputs, replace, {} if made is None else made)
+
+
+def fresh_input(tensor: Any, batch_shape: tuple) -> Any:
+    """Return a new input like one of a model, with another shape."""
+    return keras.Input(batch_shape=batch_shape, dtype=tensor.dtype, name=tensor._keras_history.operation.name)
+
+
+def _rebuilt_on(model: keras.Model, inputs: list, replace: Callable[[Any], Any], made: dict[int, Any]) -> keras.Model:
+    """Return a copy of a model that takes these tensors of `keras.Input`."""
+
+    def new(layer: Any, arguments: tuple, keyword_arguments: dict) -> list:
+        if id(layer) not in made:
+            if is_inner_graph(layer):
+                given = keras.tree.flatten((arguments, keyword_arguments))
+                given = [x for x in given if isinstance(x, keras.KerasTensor)]
+                fresh = [
+                    fresh_input(x, (x.shape[0], *y.shape[1:])) for x, y in zip(inputs_of(layer), given, strict=True)
+                ]
+                made[id(layer)] = [_rebuilt_on(layer, fresh, replace, made)]
+            else:
+                replaced = replace(layer)
+                made[id(layer)] = replaced if isinstance(replaced, list) else [replaced]
+        return made[id(layer)]
+
+    def call(node: Any, arguments: tuple, keyword_arguments: dict) -> Any:
+        first, *others = new(node.operation, arguments, keyword_arguments)
+        return functools.reduce(lambda x, layer: layer(x), others, first(*arguments, **keyword_arguments))
+
+    outputs = replayed(model, inputs, call)
+    if isinstance(model, keras.Sequential):
+        layers = [layer for old in model.layers for layer in made[id(old)]]
+        result = keras.Sequential([inputs[0], *layers], name=model.name)
+    else:
+        structured = keras.tree.pack_sequence_as(model.input, inputs)
+        result = Functional(structured, outputs, name=model.name)
+    return result
+
+
+def is_inner_graph(operation: Any) -> bool:
+    """Return whether an operation of a graph is a model whose own graph says what it computes."""
+    return isinstance(operation, keras.Model) and has_graph(operation) and operation.built
+
+
+def copied(layer: Any, config: dict[str, Any]) -> Any:
+    """Return a new layer of the same class from a configuration; Python lambdas in it are this process's own.
+
+    Raises:
+        ValueError: naming the layer, if its class cannot be made from it.
+    """
+    try:
+        with SafeModeScope(safe_mode=False):
+            return type(layer).from_config(config)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        kind = type(layer).__name__
+        raise ValueError(
+            f"The layer {layer.name!r} of type {kind} cannot be rebuilt from its `get_config()`: {reason}"
+        ) from error
+
+
+def call(model: keras.Model, inputs: list, original: keras.Model | None = None) -> list:
+    """Return the outputs of a model at inference for a flat list of inputs.
+
+    With `original` it is called instead, on inputs that are structured as those of `model`.
+    """
+    single = isinstance(model, keras.Sequential)
+    structured = inputs[0] if single else keras.tree.pack_sequence_as(model.input, inputs)
+    return keras.tree.flatten((model if original is None else original)(structured, training=False))
+
+
+def copy_trainable_flags(model: keras.Model, made: dict[int, Any]) -> None:
+    """Give the models inside a rebuilt one the flag of their originals, and leave those of their layers alone.
+
+    The setter of Keras would set it for all layers inside.
+    """
+    for layer in layers_of(model):
+        if is_inner_graph(layer) and id(layer) in made:
+            made[id(layer)][0]._trainable = layer._trainable
+
+
+def finalize_states(layer: keras.Layer) -> None:
+    """Recompute what preprocessing layers, such as Normalization, derive from their weights."""
+    for each in layers_of(layer):
+        if hasattr(each, "finalize_state"):
+            each.finalize_state()
