@@ -12,6 +12,7 @@ kept in `benchmarks/results/applications/` and not made again; the table goes to
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import resource
 import subprocess
@@ -154,26 +155,25 @@ def main() -> None:
         print(json.dumps(measure(arguments.only[0], arguments.here)))
         return
     RESULTS.mkdir(parents=True, exist_ok=True)
-    results = {}
-    for name in arguments.only:
-        for case in CASES:
-            for dtype in arguments.dtype:
-                path = RESULTS / f"{name}-{case}-{dtype}.json"
-                if not path.exists():
-                    command = [sys.executable, __file__, "--only", name, "--dtype", dtype, "--here", case]
-                    done = subprocess.run(command, capture_output=True, text=True)
-                    if done.returncode:
-                        print(f"{name} {case} {dtype} failed: {done.stderr[-500:]}", flush=True)
-                        continue
-                    path.write_text(done.stdout.splitlines()[-1] + "\n")
-                run = results[name, case, dtype] = json.loads(path.read_text())
-                print(
-                    f"{name} {case} {dtype}: {run['parameters']:,} to {run['parameters_after']:,}, "
-                    f"chosen {run['chosen']}, gone {run['removed']}, "
-                    f"difference {run['difference']:.1e}, {run['strip_seconds']:.1f} s",
-                    flush=True,
-                )
-    write_table({**results, **saved()})
+    # Float64 convolutions of ConvNeXt take minutes each, so they come last.
+    names = sorted(arguments.only, key=lambda name: (name.startswith("ConvNeXt"), name))
+    for dtype, name, case in itertools.product(arguments.dtype, names, CASES):
+        path = RESULTS / f"{name}-{case}-{dtype}.json"
+        if not path.exists():
+            command = [sys.executable, __file__, "--only", name, "--dtype", dtype, "--here", case]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                print(f"{name} {case} {dtype} failed: {done.stderr[-500:]}", flush=True)
+                continue
+            path.write_text(done.stdout.splitlines()[-1] + "\n")
+        run = json.loads(path.read_text())
+        print(
+            f"{name} {case} {dtype}: {run['parameters']:,} to {run['parameters_after']:,}, "
+            f"chosen {run['chosen']}, gone {run['removed']}, "
+            f"difference {run['difference']:.1e}, {run['strip_seconds']:.1f} s",
+            flush=True,
+        )
+        write_table(saved())
 
 
 def saved() -> dict[tuple[str, str, str], dict[str, Any]]:
