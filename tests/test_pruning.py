@@ -450,3 +450,13 @@ def test_round_to_keeps_channels_that_nobody_reads():
 def test_bad_tolerance(tolerance):
     with pytest.raises(ValueError, match="tolerance"):
         kr.strip(ZOO_BY_NAME["sequential"]()[0], tolerance=tolerance)
+
+
+def test_a_layer_called_in_training_mode_is_opaque():
+    x = inputs = keras.Input((6,))
+    x = L.BatchNormalization(name="norm")(L.Dense(8, name="a")(x), training=True)
+    model = randomize(keras.Model(inputs, L.Dense(3, name="d")(x)))
+    zero(model, "a", -1, [0, 1])
+    zero(model, "d", 0, [0])
+    assert kr.strip(model).get_layer("a").units == 8
+    assert "training=True" in kr.analyze(model).opaque["norm"]

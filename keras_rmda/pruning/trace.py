@@ -67,6 +67,7 @@ class Builder:
     def __init__(self) -> None:
         self.trace = Trace()
         self.prefix = ""
+        self.training = False
         self.inside: dict[int, list[Tensor]] = {}
 
     def build(self, model: keras.Model) -> Trace:
@@ -97,8 +98,9 @@ class Builder:
         operation = node.operation
         masks = tensors_in([x for key, x in keyword_arguments.items() if key.endswith("mask")])
         inputs = [x for x in tensors_in((arguments, keyword_arguments)) if all(x is not mask for mask in masks)]
+        training = self.training or keyword_arguments.get("training") is True
         if _graphs.is_inner_graph(operation):
-            return self.enter(operation, inputs)
+            return self.enter(operation, inputs, training)
         site = self.trace.sites.get(id(operation))
         if site is None:
             site = self.trace.sites[id(operation)] = Site(operation, OPAQUE, self.prefix + operation.name)
@@ -111,6 +113,8 @@ class Builder:
         atoms: list[np.ndarray | None] = [None] * len(shapes)
         if not site.opaque:
             try:
+                if training:
+                    raise NotCovered("training=True, which changes what it computes")
                 atoms = site.rule.atoms(call, self.trace.ties)
             except NotCovered as reason:
                 site.rule, site.opaque = OPAQUE, f"{type(operation).__name__} with {reason}"
@@ -124,12 +128,13 @@ class Builder:
         self.trace.calls.append(call)
         return call.outputs[: len(shapes)]
 
-    def enter(self, model: keras.Model, inputs: list[Tensor]) -> list[Tensor]:
+    def enter(self, model: keras.Model, inputs: list[Tensor], training: bool) -> list[Tensor]:
         """Add the calls inside a model; a model that is called again has the same channels at every call."""
-        outside, self.prefix = self.prefix, f"{self.prefix}{model.name}/"
+        outside = self.prefix, self.training
+        self.prefix, self.training = f"{self.prefix}{model.name}/", training
         first = len(self.trace.tensors)
         outputs = keras.tree.flatten(_graphs.replayed(model, inputs, self.visit))
-        self.prefix = outside
+        self.prefix, self.training = outside
         tensors = [*inputs, *self.trace.tensors[first:]]
         for earlier, x in zip(self.inside.setdefault(id(model), tensors), tensors):
             if earlier is not x and earlier.atoms.shape == x.atoms.shape:
