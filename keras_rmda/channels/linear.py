@@ -215,6 +215,11 @@ class WritesEinsum(Writes):
             "bias": "".join("o" if letter == o and o in (layer.bias_axes or "") else "." for letter in bias),
         }
 
+    def groups_by(self, layer: Any) -> Mapping[str, str]:
+        inputs, kernel, outputs = specification(layer)
+        letter = {(True, False): "i", (False, True): "o", (True, True): "c"}
+        return {"kernel": "".join(letter[k in inputs, k in outputs] for k in kernel)}
+
     @staticmethod
     def _ends(layer: Any) -> tuple[str, str]:
         """Return the letters of the equation that are read and written."""

@@ -65,6 +65,11 @@ class Rule:
         """Return `weights` for this very layer."""
         return getattr(self, "weights", {})
 
+    def groups_by(self, layer: Any) -> Mapping[str, str]:
+        """Return the letters by which regularizers find their groups: i, o, c, m and ".", one for each axis."""
+        known = {"p": "i", "q": "m", "Gq": "o", "Gp": "c", "j": "i"}
+        return {name: "".join(known.get(axis, axis) for axis in axes) for name, axes in self.letters(layer).items()}
+
     def atoms(self, call: Call, ties: Atoms) -> list[np.ndarray]:
         """Return the atoms of each output; register those of the weights. `NotCovered` makes the layer opaque."""
         raise NotImplementedError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -328,20 +328,12 @@ def rule_of(layer: Any) -> Rule:
 
 
 def axes_of(layer: Any) -> dict[str, str]:
-    """Return, for each weight attribute of a layer that the table knows, the letters i, o, c and m of its axes."""
+    """Return, for each weight attribute of a layer that the table knows, the letters by which regularizers group it."""
     rule = RULES.get(type(layer))
     if rule is None:
         return {}
-    rule = rule if isinstance(rule, Rule) else rule(layer)
     try:
-        named = rule.letters(layer)
+        named = (rule if isinstance(rule, Rule) else rule(layer)).groups_by(layer)
     except NotCovered:
         return {}
-    return {
-        name: _known(axes) for name, axes in named.items() if isinstance(getattr(layer, name, None), keras.Variable)
-    }
-
-
-def _known(axes: str | Sequence[str]) -> str:
-    """Return letters that regularizers know: groups of a depthwise kernel go along, those of others mean nothing."""
-    return "".join({"p": "i", "q": "m", "Gq": "o", "Gp": "c", "j": "i"}.get(axis, axis) for axis in axes)
+    return {name: axes for name, axes in named.items() if isinstance(getattr(layer, name, None), keras.Variable)}
