@@ -142,7 +142,8 @@ def rebuilt(model: keras.Model, replace: Callable[[Any], Any], made: dict[int, A
 
 
 def fresh_input(tensor: Any, batch_shape: tuple) -> Any:
-    """Return a new input like one of a model, with another shape."""
+    """Return a new input like one of a model, with another shape; what was open stays open."""
+    batch_shape = tuple(None if old is None else new for old, new in zip(tensor.shape, batch_shape))
     return keras.Input(batch_shape=batch_shape, dtype=tensor.dtype, name=tensor._keras_history.operation.name)
 
 
@@ -174,12 +175,28 @@ def _rebuilt_on(model: keras.Model, inputs: list, replace: Callable[[Any], Any],
     else:
         structured = keras.tree.pack_sequence_as(model.input, inputs)
         result = Functional(structured, outputs, name=model.name)
+    result.dtype_policy = model.dtype_policy
     return result
 
 
 def is_inner_graph(operation: Any) -> bool:
     """Return whether an operation of a graph is a model whose own graph says what it computes."""
     return isinstance(operation, keras.Model) and has_graph(operation) and operation.built
+
+
+def config_of(layer: Any) -> dict[str, Any]:
+    """Return a layer's configuration.
+
+    Raises:
+        ValueError: naming the layer, if it has none.
+    """
+    try:
+        return layer.get_config()
+    except Exception as error:
+        raise ValueError(
+            f"The layer {layer.name!r} of type {type(layer).__name__} cannot be rebuilt: its `get_config()` raises "
+            f"{' '.join(str(error).split())[:300]}"
+        ) from error
 
 
 def copied(layer: Any, config: dict[str, Any]) -> Any:
@@ -209,11 +226,12 @@ def call(model: keras.Model, inputs: list, original: keras.Model | None = None) 
     return keras.tree.flatten((model if original is None else original)(structured, training=False))
 
 
-def copy_trainable_flags(model: keras.Model, made: dict[int, Any]) -> None:
-    """Give the models inside a rebuilt one the flag of their originals, and leave those of their layers alone.
+def copy_trainable_flags(model: keras.Model, copy: keras.Model, made: dict[int, Any]) -> None:
+    """Give a rebuilt model and those inside it the flag of their originals, and leave those of their layers alone.
 
     The setter of Keras would set it for all layers inside.
     """
+    copy._trainable = model._trainable
     for layer in layers_of(model):
         if is_inner_graph(layer) and id(layer) in made:
             made[id(layer)][0]._trainable = layer._trainable

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers as L
+from keras import ops
 from zoo import ZOO, block, randomize, width, zero
 
 import keras_rmda as kr
@@ -460,3 +461,94 @@ def test_a_layer_called_in_training_mode_is_opaque():
     zero(model, "d", 0, [0])
     assert kr.strip(model).get_layer("a").units == 8
     assert "training=True" in kr.analyze(model).opaque["norm"]
+
+
+def model_on_two_sizes():
+    inner = keras.Sequential([keras.Input((None, None, 3)), L.Conv2D(4, 1)], name="inner")
+    a, b = keras.Input((8, 8, 3)), keras.Input((4, 4, 3))
+    return keras.Model([a, b], [inner(a), inner(b)])
+
+
+def channels_folded_into_the_batch():
+    inputs = keras.Input((6,))
+    rows = [L.Reshape((1, 8))(L.Dense(8)(inputs)) for _ in range(2)]
+    x = ops.reshape(L.Concatenate(axis=1)(rows), (-1, 8))
+    return keras.Model(inputs, L.Dense(4)(x))
+
+
+def nested_time_distribution():
+    inputs = keras.Input((3, 4, 6))
+    return keras.Model(inputs, L.TimeDistributed(L.TimeDistributed(L.Dense(5)))(inputs))
+
+
+def constant_initial_state():
+    inputs = keras.Input((4, 6), batch_size=2)
+    return keras.Model(inputs, L.Dense(2)(L.GRU(5)(inputs, initial_state=ops.ones((2, 5)))))
+
+
+def mask_by_position():
+    inputs, mask = keras.Input((5, 8)), keras.Input((5,), dtype="bool")
+    return keras.Model([inputs, mask], L.GRU(5)(inputs, None, mask))
+
+
+def operands_by_keyword():
+    inputs = keras.Input((6,))
+    return keras.Model(inputs, L.Dense(2)(L.Multiply()(inputs=[L.Dense(8)(inputs), L.Dense(8)(inputs)])))
+
+
+def attention_with_outputs_of_two_axes():
+    inputs = keras.Input((5, 8))
+    return keras.Model(inputs, L.MultiHeadAttention(2, 3, output_shape=(3, 4))(inputs, inputs))
+
+
+def maximum_with_an_initial_value():
+    inputs = keras.Input((4, 6))
+    return keras.Model(inputs, L.Dense(2)(ops.max(L.Dense(8)(inputs), axis=1, initial=0.0)))
+
+
+def array_initializer():
+    inputs = keras.Input((6,))
+    last = L.Dense(4, kernel_initializer=keras.initializers.Constant(np.ones((6, 4))))
+    return keras.Model(inputs, last(L.Dense(6)(inputs)))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(
+    "build",
+    [
+        model_on_two_sizes,
+        channels_folded_into_the_batch,
+        nested_time_distribution,
+        constant_initial_state,
+        mask_by_position,
+        operands_by_keyword,
+        attention_with_outputs_of_two_axes,
+        maximum_with_an_initial_value,
+        array_initializer,
+    ],
+)
+def test_odd_but_valid_models(build, seed):
+    random = np.random.default_rng(seed)
+    model = randomize(build(), seed)
+    for weight in model.weights:
+        value = np.array(ops.convert_to_numpy(weight))
+        axis = random.integers(value.ndim)
+        value[(slice(None),) * axis + (random.random(value.shape[axis]) < 0.5,)] = 0
+        weight.assign(value)
+    small = kr.strip(model)
+    assert kr.analyze(model).parameters_after == small.count_params()
+    assert [x.shape for x in small.inputs] == [x.shape for x in model.inputs]
+
+
+def test_policy_and_flags_of_the_model_itself_are_kept():
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_float16")
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, L.Dense(2)(L.Dense(4)(inputs)))
+    keras.config.set_dtype_policy(policy)
+    model.trainable = False
+    model.layers[-1].trainable = True
+    small = kr.strip(model)
+    assert small.dtype_policy.name == "mixed_float16"
+    assert small.trainable_weights == []
+    assert small.layers[-1].trainable

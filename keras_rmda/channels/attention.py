@@ -52,6 +52,8 @@ class Attends(Rule):
             raise NotCovered("return_attention_scores=True")
         if any(not isinstance(x, Tensor) or len(x.shape) < 2 for x in given):
             raise NotCovered("an argument that is no tensor of the model")
+        if len(call.shapes[0]) != len(given[0].shape) or len(call.site.weight("attention_output/kernel").shape) != 3:
+            raise NotCovered("an output of several axes")
         for letter, x in zip("ijw", given):
             call.register(letter, x.channels(len(x.shape) - 1, ties), ties)
         groups, n_key = call.site.weight("key/kernel").shape[1:]

@@ -39,7 +39,7 @@ def reshaped(call: Call, arrays: list[np.ndarray], shape: Shape) -> np.ndarray:
                 b.insert(0, new.pop())
         end = array.ndim - len(expanded)
         varies = max(array.shape[end - len(a) : end], default=1) > 1
-        if varies and a != b and None in a + b:
+        if varies and a != b and (None in a + b or not a or not b):
             raise NotCovered(f"channels along open axes of shape {call.inputs[0].shape}")
         if a == b:
             kept = list(array.shape[end - len(a) : end])
@@ -81,6 +81,8 @@ def repeated(call: Call, arrays: list[np.ndarray], shape: Shape) -> np.ndarray:
 
 def reduced(call: Call, arrays: list[np.ndarray], shape: Shape) -> np.ndarray:
     """Take the mean or an extremum over axes that are no channel axes."""
+    if getattr(call.layer, "initial", None) is not None:
+        raise NotCovered("an initial value")
     [array], axes = arrays, call.layer.axis
     axes = [axes] if isinstance(axes, int) else axes or [0]
     axes = [axis - 1 if axis > 0 else array.ndim + axis if axis < 0 else -1 for axis in axes]

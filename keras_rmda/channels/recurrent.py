@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import keras
 import numpy as np
 from keras import layers as L
 
@@ -50,6 +52,12 @@ class Recurs(Rule):
     def atoms(self, call: Call, ties: Atoms) -> list[np.ndarray]:
         x, *states = call.inputs
         layer = call.layer
+        bound = inspect.signature(layer.call).bind(*call.arguments[0], **call.arguments[1]).arguments
+        given = [y for y in keras.tree.flatten(bound.get("initial_state")) if y is not None]
+        if len(given) != len(states) or any(y is not state for y, state in zip(given, states)):
+            raise NotCovered("an initial state that is a constant, or a mask given by position")
+        if len(states) % len(directions(layer)):
+            raise NotCovered(f"{len(states)} states")
         call.register("i", x.channels(len(x.shape) - 1, ties), ties)
         units = []
         for each, (u, g) in zip(directions(layer), LETTERS):

@@ -219,7 +219,7 @@ def only_input(call: Call) -> list[Tensor]:
 
 def _flat(call: Call) -> list[Any]:
     """Return the operands of a merging layer or operation, in their order."""
-    return keras.tree.flatten(call.arguments[0])
+    return [x for x in keras.tree.flatten(call.arguments) if x is not None]
 
 
 @dataclass(frozen=True)

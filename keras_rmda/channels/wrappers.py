@@ -27,6 +27,8 @@ class Distributes(Rule):
         return self.rule_of(layer.layer).letters(layer.layer)
 
     def check(self, layer: Any) -> None:
+        if isinstance(layer.layer, type(layer)):
+            raise NotCovered("another one inside")
         self.rule_of(layer.layer).check(layer.layer)
 
     def _inner(self, site: Site) -> Site:

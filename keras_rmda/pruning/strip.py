@@ -68,17 +68,26 @@ def strip(
 
     def resized(layer: Any) -> Any:
         site = decided.trace.sites[id(layer)]
-        return _graphs.copied(layer, site.rule.config(site, layer.get_config(), decided.cut))
+        config = site.rule.config(site, _graphs.config_of(layer), decided.cut)
+        return _graphs.copied(layer, config | replaced_initializers(layer))
 
     small = _graphs.rebuilt(model, resized, made)
     for site in decided.trace.sites.values():
         if getattr(site.layer, "weights", None):
             [new] = made[id(site.layer)]
             new.set_weights(stripped_weights(decided, site))
+            for old_weight, new_weight in zip(site.layer.weights, new.weights, strict=True):
+                new_weight.trainable = old_weight.trainable
             _graphs.finalize_states(new)
-    _graphs.copy_trainable_flags(model, made)
+    _graphs.copy_trainable_flags(original, small, made)
     verify(model, small, decided, tolerance, inputs, original)
     return small
+
+
+def replaced_initializers(layer: Any) -> dict[str, str]:
+    """Return zeros for the initializers of a layer that hold arrays, which have the shapes of uncut weights."""
+    named = {name: value for name, value in vars(layer).items() if name.endswith("_initializer")}
+    return {name: "zeros" for name, value in named.items() if np.ndim(getattr(value, "value", 0)) > 0}
 
 
 def refuse_opaque(model: keras.Model, plan: Plan) -> None:
