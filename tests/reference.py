@@ -25,4 +25,5 @@ class Problem:
         self.variable = keras.Variable(self.start, dtype=dtype, name="kernel")
 
     def gradients_at(self, values: list, noise) -> list:
-        return [self.h * (values[0] - self.target) + noise]
+        h, target = (keras.ops.convert_to_tensor(x) for x in (self.h, self.target))
+        return [h * (values[0] - target) + noise]

@@ -208,9 +208,11 @@ def mixed_float16():
 
 @every_optimizer
 def test_mixed_precision_with_loss_scaling(make, request):
-    expected = weights(train(make(regularizer=PSI)))
+    # A first gradient near zero makes the metric of adaptive methods near epsilon, and its rounding a large step.
+    arguments = {"regularizer": PSI} | ({"epsilon": 1e-3} if hasattr(make(), "epsilon") else {})
+    expected = weights(train(make(**arguments)))
     request.getfixturevalue("mixed_float16")
-    model = train(make(regularizer=PSI))
+    model = train(make(**arguments))
     assert type(model.optimizer).__name__ == "LossScaleOptimizer"
     np.testing.assert_allclose(weights(model), expected, atol=1e-2)
     assert model.losses == []

@@ -38,6 +38,7 @@ class NuclearNorm(ProximalRegularizer):
     compiles_well = False  # a singular value decomposition
 
     def __call__(self, w: Tensor) -> Tensor:
+        w = ops.convert_to_tensor(w)
         # <U V^T, M> is the sum of singular values; with U V^T held fixed its gradient is a subgradient everywhere,
         # where the derivative of a singular value decomposition is not finite at equal singular values.
         return ops.sum(ops.stop_gradient(self.subgradient(w)) * w)
@@ -106,7 +107,11 @@ class NuclearNorm(ProximalRegularizer):
 
     @staticmethod
     def _svd(w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return ops.svd(ops.reshape(w, (-1, w.shape[-1])), full_matrices=False)
+        """Return the decomposition; that of a matrix with NaN is NaN, where backends raise or do not end."""
+        m = ops.reshape(w, (-1, w.shape[-1]))
+        finite = ops.all(ops.isfinite(m))
+        u, sigma, vt = ops.svd(ops.where(finite, m, ops.zeros_like(m)), full_matrices=False)
+        return u, ops.where(finite, sigma, as_type_of(sigma, float("nan"))), vt
 
     @staticmethod
     def _positive(sigma: Tensor, w: Tensor) -> Tensor:
