@@ -27,8 +27,8 @@ import numpy as np
 import keras_rmda as kr
 from keras_rmda.channels.simple import Mixes
 from keras_rmda.channels.sites import Site
-from keras_rmda.pruning.strip import difference, random_inputs
 from keras_rmda.pruning.trace import Trace, trace
+from keras_rmda.pruning.verification import difference, random_inputs
 
 HERE = Path(__file__).resolve().parent
 RESULTS, TABLE = HERE / "results" / "applications", HERE.parent / "docs" / "applications.md"

@@ -6,6 +6,7 @@ Checked with Keras 3.8 and 3.15.
 from __future__ import annotations
 
 import functools
+import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -16,45 +17,9 @@ from keras.src.saving.serialization_lib import SafeModeScope
 from keras_rmda._compat import layers_of
 
 
-def has_graph(model: keras.Model) -> bool:
+def has_graph(model: Any) -> bool:
     """Return whether a model computes what its graph of layers says: with a `call` of its own it does not."""
-    return type(model).call in (keras.Sequential.call, Functional.call)
-
-
-def as_graph(model: keras.Model) -> keras.Model:
-    """Return a model whose graph says what it computes: the model itself, or what its `call` makes of symbolic inputs.
-
-    Raises:
-        ValueError: if the model is not built, or its `call` cannot be traced.
-    """
-    if not isinstance(model, keras.Model) or has_graph(model):
-        nodes(model)
-        return model
-    known = model.built and (getattr(functional(model), "inputs", None) or model.get_build_config())
-    if not known:
-        raise ValueError(
-            f"The model {model.name!r} is not built: it has no shapes and no weights yet. Call it on data first."
-        )
-
-    def symbolic(shape: Any) -> Any:
-        if isinstance(shape, dict):
-            return {key: symbolic(each) for key, each in shape.items()}
-        if any(isinstance(each, list | tuple) for each in shape):
-            return [symbolic(each) for each in shape]
-        return keras.Input(shape=tuple(shape[1:]))
-
-    if isinstance(known, dict):
-        inputs = symbolic(known["input_shape"])
-    else:
-        inputs = keras.tree.map_structure(lambda x: fresh_input(x, x.shape), functional(model).input)
-    try:
-        return Functional(inputs, model.call(inputs), name=model.name)
-    except Exception as error:  # whatever the user's code raises
-        raise ValueError(
-            f"The model {model.name!r} of type {type(model).__name__} is subclassed, and its `call` cannot be traced "
-            "on symbolic inputs: no graph of layers says what it computes. Write it with layers and `keras.ops`, with "
-            f"one argument for all inputs, or as a Functional model. ({' '.join(str(error).split())[:200]})"
-        ) from error
+    return getattr(type(model), "call", None) in (keras.Sequential.call, Functional.call)
 
 
 def nodes(model: keras.Model) -> list:
@@ -81,6 +46,11 @@ def nodes(model: keras.Model) -> list:
     # Copies must call a layer in the same order: Keras 3.15 cannot always sort a graph that is called in another.
     order = lambda node: node.operation._inbound_nodes.index(node)  # noqa: E731
     return [node for depth in sorted(by_depth, reverse=True) for node in sorted(by_depth[depth], key=order)]
+
+
+def tensors_in(structure: Any) -> list:
+    """Return the symbolic tensors in a nested structure of arguments."""
+    return [x for x in keras.tree.flatten(structure) if isinstance(x, keras.KerasTensor)]
 
 
 def replayed(model: keras.Model, inputs: list, call: Callable[[Any, tuple, dict], Any]) -> Any:
@@ -143,8 +113,10 @@ def rebuilt(model: keras.Model, replace: Callable[[Any], Any], made: dict[int, A
 
 def fresh_input(tensor: Any, batch_shape: tuple) -> Any:
     """Return a new input like one of a model, with another shape; what was open stays open."""
+    layer = tensor._keras_history.operation
     batch_shape = tuple(None if old is None else new for old, new in zip(tensor.shape, batch_shape))
-    return keras.Input(batch_shape=batch_shape, dtype=tensor.dtype, name=tensor._keras_history.operation.name)
+    config = {"optional": getattr(layer, "optional", False)} | layer.get_config() | {"batch_shape": batch_shape}
+    return keras.layers.InputLayer(**config).output
 
 
 def _rebuilt_on(model: keras.Model, inputs: list, replace: Callable[[Any], Any], made: dict[int, Any]) -> keras.Model:
@@ -153,8 +125,7 @@ def _rebuilt_on(model: keras.Model, inputs: list, replace: Callable[[Any], Any],
     def new(layer: Any, arguments: tuple, keyword_arguments: dict) -> list:
         if id(layer) not in made:
             if is_inner_graph(layer):
-                given = keras.tree.flatten((arguments, keyword_arguments))
-                given = [x for x in given if isinstance(x, keras.KerasTensor)]
+                given = tensors_in((arguments, keyword_arguments))
                 fresh = [
                     fresh_input(x, (x.shape[0], *y.shape[1:])) for x, y in zip(inputs_of(layer), given, strict=True)
                 ]
@@ -166,6 +137,9 @@ def _rebuilt_on(model: keras.Model, inputs: list, replace: Callable[[Any], Any],
 
     def call(node: Any, arguments: tuple, keyword_arguments: dict) -> Any:
         first, *others = new(node.operation, arguments, keyword_arguments)
+        if has_graph(first) and not has_graph(node.operation):  # a block's, which takes all tensors as one argument
+            tensors = tensors_in((arguments, keyword_arguments))
+            arguments, keyword_arguments = (tensors[0] if len(tensors) == 1 else tensors,), {}
         return functools.reduce(lambda x, layer: layer(x), others, first(*arguments, **keyword_arguments))
 
     outputs = replayed(model, inputs, call)
@@ -176,6 +150,7 @@ def _rebuilt_on(model: keras.Model, inputs: list, replace: Callable[[Any], Any],
         structured = keras.tree.pack_sequence_as(model.input, inputs)
         result = Functional(structured, outputs, name=model.name)
     result.dtype_policy = model.dtype_policy
+    result._trainable = model._trainable  # the setter would also set those of all layers inside
     return result
 
 
@@ -207,13 +182,28 @@ def copied(layer: Any, config: dict[str, Any]) -> Any:
     """
     try:
         with SafeModeScope(safe_mode=False):
-            return type(layer).from_config(config)
+            new = type(layer).from_config(config)
+        copy_assets(layer, new)
+        new.name = config.get("name", layer.name)  # which a `get_config` may leave out
+        return new
     except Exception as error:
         reason = " ".join(str(error).split())[:300]
         kind = type(layer).__name__
         raise ValueError(
             f"The layer {layer.name!r} of type {kind} cannot be rebuilt from its `get_config()`: {reason}"
         ) from error
+
+
+def copy_assets(layer: Any, new: Any) -> None:
+    """Give a copy what is neither configuration nor weights, such as the adapted table of a StringLookup."""
+    for one, other in zip(*(layers_of(x) if isinstance(x, keras.Layer) else [] for x in (layer, new))):
+        if hasattr(one, "save_assets"):
+            variables: dict[str, Any] = {}
+            one.save_own_variables(variables)
+            other.load_own_variables(variables)
+            with tempfile.TemporaryDirectory() as folder:
+                one.save_assets(folder)
+                other.load_assets(folder)
 
 
 def call(model: keras.Model, inputs: list, original: keras.Model | None = None) -> list:
@@ -224,17 +214,6 @@ def call(model: keras.Model, inputs: list, original: keras.Model | None = None) 
     single = isinstance(model, keras.Sequential)
     structured = inputs[0] if single else keras.tree.pack_sequence_as(model.input, inputs)
     return keras.tree.flatten((model if original is None else original)(structured, training=False))
-
-
-def copy_trainable_flags(model: keras.Model, copy: keras.Model, made: dict[int, Any]) -> None:
-    """Give a rebuilt model and those inside it the flag of their originals, and leave those of their layers alone.
-
-    The setter of Keras would set it for all layers inside.
-    """
-    copy._trainable = model._trainable
-    for layer in layers_of(model):
-        if is_inner_graph(layer) and id(layer) in made:
-            made[id(layer)][0]._trainable = layer._trainable
 
 
 def finalize_states(layer: keras.Layer) -> None:

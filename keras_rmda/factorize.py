@@ -14,7 +14,8 @@ from keras_rmda import _checks, _compat, _graphs
 from keras_rmda.channels.linear import WritesInGroups
 from keras_rmda.channels.table import rule_of
 from keras_rmda.channels.tensors import NotCovered
-from keras_rmda.pruning.strip import TOLERANCE, VerificationError, difference, random_inputs
+from keras_rmda.pruning.trace import as_graph
+from keras_rmda.pruning.verification import TOLERANCE, VerificationError, difference, outputs_of_both
 
 FACTORED = (L.Dense, L.Conv1D, L.Conv2D, L.Conv3D)
 """The layers that are a product with one matrix where their kernel has size 1."""
@@ -59,7 +60,12 @@ def factorize(model: keras.Model, tolerance: float = 1e-4, inputs: Any = None) -
     low-rank training in Huang, Lee and Lee 2024, arXiv:2403.14398.
     """
     tolerance = _checks.real("tolerance", tolerance, maximum=1.0, open_maximum=True)
-    original, model = model, _graphs.as_graph(model)
+    with as_graph(model) as graph:
+        return _factorized(graph, tolerance, inputs, model)
+
+
+def _factorized(model: keras.Model, tolerance: float, inputs: Any, original: keras.Model) -> keras.Model:
+    """Factorize the model that is the graph of `original`."""
     names = {node.operation.name for node in _graphs.nodes(model)}
     filled: list[tuple[Any, list]] = []
     truncated: Truncated = []
@@ -137,17 +143,8 @@ def verify(
     if "float32" in dtypes and not _compat.runs_on_cpu():
         dtypes.add("float16")  # TensorFloat-32, the default of GPUs, multiplies with as many bits
     tolerance = max((TOLERANCE.get(dtype, 1e-4) for dtype in dtypes), default=1e-4)
-    try:
-        flat = random_inputs(model) if inputs is None else keras.tree.flatten(inputs)
-        with keras.StatelessScope(truncated):  # the original's variables keep their values
-            a = _graphs.call(model, flat, original)
-    except Exception as error:  # TensorFlow, JAX and NumPy raise many types
-        which = "random inputs" if inputs is None else "the given `inputs`"
-        raise ValueError(
-            f"The model {model.name!r} cannot run on {which}, so that its factors cannot be verified. Call "
-            f"factorize(model, inputs=...) with data that it takes. ({' '.join(str(error).split())[:200]})"
-        ) from error
-    worst = max(difference(x, y) for x, y in zip(a, _graphs.call(thin, flat)))
+    flat, a, b = outputs_of_both(model, thin, inputs, original, truncated)
+    worst = max(difference(x, y) for x, y in zip(a, b))
     if worst > tolerance:
         name = first_difference(model, thin, truncated, flat, tolerance)
         raise VerificationError(

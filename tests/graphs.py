@@ -12,7 +12,7 @@ from keras import ops
 
 import keras_rmda as kr
 from keras_rmda._graphs import call as outputs
-from keras_rmda.pruning.strip import random_inputs
+from keras_rmda.pruning.verification import random_inputs
 
 TOLERANCE = 1e-7
 """In float64. Keras adds -1e9 to masked scores of attention, which leaves them 1e-7."""

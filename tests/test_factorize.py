@@ -10,7 +10,7 @@ from zoo import ZOO, randomize
 
 import keras_rmda as kr
 from keras_rmda.factorize import factorize
-from keras_rmda.pruning.strip import VerificationError, difference, random_inputs
+from keras_rmda.pruning.verification import VerificationError, difference, random_inputs
 
 
 def array(x):

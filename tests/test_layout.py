@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "keras_rmda"
 LEVELS = [
     ["_checks", "_files", "_compat"],
     ["_graphs"],
-    ["_startup"],
+    ["_symbolic", "_startup"],
     ["channels.tensors", "regularizers.base"],
     ["channels.sites"],
     ["channels.rule"],
@@ -30,7 +30,7 @@ LEVELS = [
     ["optimizers.rmda", "optimizers.ramda", "optimizers.prox_sgd", "optimizers.prox_adamw"],
     ["optimizers.linbreg", "optimizers.adabreg", "optimizers.dessilbi"],
     ["optimizers"],
-    ["pruning.trace"],
+    ["pruning.trace", "pruning.verification"],
     ["pruning.liveness"],
     ["pruning.strip"],
     ["pruning.report"],

@@ -8,7 +8,7 @@ from keras import layers as L
 from zoo import block, randomize, width, zero
 
 import keras_rmda as kr
-from keras_rmda.pruning.strip import difference, random_inputs
+from keras_rmda.pruning.verification import difference, random_inputs
 
 
 def array(x):

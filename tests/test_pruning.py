@@ -11,7 +11,7 @@ from zoo import ZOO, block, randomize, width, zero
 
 import keras_rmda as kr
 from keras_rmda.channels.table import RULES
-from keras_rmda.pruning.strip import VerificationError, difference, random_inputs
+from keras_rmda.pruning.verification import VerificationError, difference, random_inputs
 
 
 def structure(model):
@@ -552,3 +552,140 @@ def test_policy_and_flags_of_the_model_itself_are_kept():
     assert small.dtype_policy.name == "mixed_float16"
     assert small.trainable_weights == []
     assert small.layers[-1].trainable
+
+
+# ---- blocks: layers that consist of layers
+
+
+class Doubling(L.Layer):
+    """Does something of its own at training, which no graph would say."""
+
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.dense = L.Dense(5, name="dense")
+
+    def call(self, x, training=False):
+        return 2 * self.dense(x) if training else self.dense(x)
+
+
+def test_blocks_that_do_more_at_training_or_cannot_be_traced_stay(rng):
+    class Untraceable(Doubling):
+        def call(self, x):
+            return self.dense(x) if keras.ops.convert_to_numpy(x).sum() > 0 else -self.dense(x)
+
+    class WithWeight(Doubling):
+        def build(self, shape):
+            self.shift = self.add_weight(shape=(1,), name="shift")
+            self.dense.build(shape)
+
+        def call(self, x):
+            return self.dense(x) + self.shift
+
+    class OnSeveralSizes(Doubling):
+        def call(self, x):
+            return self.dense(x) * x.shape[1]
+
+    x = L.Dense(8, name="a")(keras.Input((4, 3)))
+    for kind in (Doubling, WithWeight):
+        model = randomize(keras.Model(x._keras_history.operation.input, kind(name="kind")(x)))
+        zero(model, "kind/dense", 0, [1])
+        assert set(kr.analyze(model).opaque) == {"kind"}
+        small = kr.strip(model)
+        assert small.get_layer("a").units == 8
+        assert type(small.get_layer("kind")) is kind
+    shared = OnSeveralSizes(name="kind")
+    ends = [keras.Input((4, 3)), keras.Input((2, 3))]
+    assert set(kr.analyze(keras.Model(ends, [shared(x) for x in ends])).opaque) == {"kind"}
+
+
+def test_models_forget_that_they_were_looked_into():
+    model, _ = ZOO_BY_NAME["blocks_of_layers"]()
+    inside = model.get_layer("join").one.first
+    before = [len(layer._inbound_nodes) for layer in (*model.layers, inside)]
+    small = kr.strip(model)
+    assert [len(layer._inbound_nodes) for layer in (*model.layers, inside)] == before
+    assert model.get_layer("a").output.shape == (None, 8, 8, 6)
+    assert isinstance(small.get_layer("join").get_layer("one"), keras.Model)
+    small.get_layer("join").get_layer("one").get_layer("drop")
+
+
+def test_flags_and_training_of_blocks_survive(rng):
+    model, _ = ZOO_BY_NAME["blocks_of_layers"]()
+    model.get_layer("join").two.trainable = False
+    small = kr.strip(model)
+    assert not small.get_layer("join").get_layer("two").trainable
+    assert len(small.trainable_weights) == len(model.trainable_weights)
+    inputs = random_inputs(small, batch=4)
+    a, b = (keras.ops.convert_to_numpy(small(inputs, training=training)) for training in (True, False))
+    assert np.abs(a - b).max() > 1e-3  # dropout and batch statistics
+    assert not any(np.abs(x - y).max() for x, y in zip(outputs(small, inputs), [b]))
+
+
+# ---- what is neither configuration nor weights, and unusual ways to say usual things
+
+
+def test_adapted_tables_survive():
+    words = keras.Input((1,), dtype="string", name="words")
+    lookup, vectorize = L.StringLookup(output_mode="multi_hot"), L.TextVectorization(output_mode="tf_idf")
+    numbers = L.IntegerLookup(output_mode="one_hot")
+    lookup.adapt(["red", "green", "blue"])
+    vectorize.adapt(["red blue", "green red", "blue"])
+    numbers.adapt(np.array([3, 5, 9, 3]))
+    digit = keras.Input((1,), dtype="int64", name="digit")
+    x = L.Concatenate()([lookup(words), L.Flatten()(vectorize(words)), numbers(digit)])
+    model = randomize(keras.Model([words, digit], L.Dense(3, name="d")(L.Dense(6, "relu", name="a")(x))))
+    zero(model, "d", 0, [1, 2])
+    small = kr.strip(model)
+    assert small.get_layer("a").units == 4
+    given = [keras.ops.convert_to_tensor([["red"], ["blue"], ["other"]]), keras.ops.convert_to_tensor([[3], [9], [4]])]
+    np.testing.assert_allclose(small(given), model(given), atol=1e-6)
+
+
+def test_activations_that_are_layers_or_operations():
+    x = inputs = keras.Input((6,))
+    for k, activation in enumerate([ops.relu, L.LeakyReLU(), L.ELU(), keras.activations.gelu]):
+        x = L.Dense(5, activation=activation, name=f"a{k}")(x)
+    model = randomize(keras.Model(inputs, L.Dense(3, name="d")(x)))
+    for name in ("a1", "a2", "a3", "d"):
+        zero(model, name, 0, [0, 3])
+    small = kr.strip(model)
+    assert [small.get_layer(f"a{k}").units for k in range(4)] == [3, 3, 3, 3]
+
+
+def test_arrays_in_configurations_follow_their_channels():
+    x = inputs = keras.Input((6,))
+    x = L.Rescaling(np.arange(1.0, 6.0), offset=np.ones(5))(L.Dense(5, name="a")(x))
+    model = randomize(keras.Model(inputs, L.Dense(3, name="d")(x)))
+    zero(model, "d", 0, [0, 3])
+    assert kr.strip(model).get_layer("a").units == 3
+
+
+def test_the_last_channel_is_the_same_everywhere():
+    """A tensor and its mirror image, of which nothing is read, keep the same channel."""
+    x = inputs = keras.Input((6,))
+    x = L.Dense(6, name="a")(x)
+    model = randomize(keras.Model(inputs, L.Dense(3, name="b")(ops.flip(x, axis=-1))))
+    zero(model, "b", -2, range(6))
+    small = kr.strip(model)
+    assert width(small, "a") == 1
+    assert kr.strip(small).count_params() == small.count_params()
+
+
+def test_inputs_stay_sparse_and_optional(rng):
+    a, b = keras.Input((6,), name="a", sparse=True), keras.Input((6,), name="b", optional=True)
+    model = keras.Model({"a": a, "b": b}, L.Dense(3)(a))
+    made = {x._keras_history.operation.name: x._keras_history.operation for x in kr.strip(model).inputs}
+    assert made["a"].sparse
+    assert made["b"].optional
+
+
+def test_inputs_for_verification(rng):
+    one, two = keras.Input((4,), name="one"), keras.Input((6,), name="another")
+    model = keras.Model([one, two], L.Dense(3)(L.Concatenate()([one, two])))
+    data = {"one": rng.normal(size=(2, 4)), "another": rng.normal(size=(2, 6))}
+    kr.strip(model, inputs=data)
+    kr.strip(model, inputs=list(data.values()))
+    with pytest.raises(ValueError, match="at least one sample"):
+        kr.strip(model, inputs=[x[:0] for x in data.values()])
+    with pytest.raises(ValueError, match="the given `inputs`: give others"):
+        kr.strip(model, inputs=list(data.values())[::-1])

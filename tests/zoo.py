@@ -20,7 +20,8 @@ def randomize(model, seed=0):
 def layer_at(model, name):
     """Return a layer; "inner/conv" is the layer "conv" of the model "inner"."""
     for part in name.split("/"):
-        model = model.get_layer(part)
+        inside = getattr(model, "layers", None) or [x for x in vars(model).values() if isinstance(x, L.Layer)]
+        [model] = [layer for layer in inside if layer.name == part]
     return model
 
 
@@ -278,14 +279,15 @@ def same(x):
 
 @keras.saving.register_keras_serializable(package="tests")
 class Inner(keras.Model):
-    """A model whose code says what it computes."""
+    """A model with a weight that no layer has."""
 
     def __init__(self, **arguments):
         super().__init__(**arguments)
         self.last = L.Conv2D(3, 1)
+        self.shift = self.add_weight(shape=(3,), name="shift")
 
     def call(self, x):
-        return self.last(x)
+        return self.last(x) + self.shift
 
 
 def open_axes():
@@ -412,6 +414,67 @@ def raw_operations():
         zero(model, name, 0, [2], "bias")
     zero(model, "d", 0, [4])
     return model, {"a": 4, "b": 4, "c": 2, "e": 4, "d": 3}
+
+
+class Residual(L.Layer):
+    """A block as users write them: a layer that consists of layers."""
+
+    def __init__(self, filters, **arguments):
+        super().__init__(**arguments)
+        self.first = L.Conv2D(2 * filters, 3, padding="same", name="first")
+        self.norm = L.BatchNormalization(name="norm")
+        self.drop = L.Dropout(0.5, name="drop")
+        self.second = L.Conv2D(filters, 1, name="second")
+
+    def call(self, x, training=None):
+        y = ops.relu(self.norm(self.first(x), training=training))
+        return x + self.second(self.drop(y, training=training))
+
+
+class Join(keras.Model):
+    """Two blocks and another tensor, in a model of its own."""
+
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.one, self.two = Residual(6, name="one"), Residual(6, name="two")
+        self.last = L.Dense(5, name="last")
+
+    def call(self, x, other, scale=1.0):
+        return {"y": self.last(ops.concatenate([self.two(self.one(x)), other], axis=-1)) * scale}
+
+
+def blocks_of_layers():
+    """Layers and models written as code, within each other, with several tensors and a number as arguments."""
+    x, other = inputs = [keras.Input((8, 8, 3)), keras.Input((8, 8, 4))]
+    x = L.Conv2D(6, 3, padding="same", name="a")(x)
+    other = L.Conv2D(7, 3, padding="same", name="b")(other)
+    y = Join(name="join")(x, other=other, scale=0.5)["y"]
+    model = randomize(keras.Model(inputs, L.Dense(3, name="d")(y)))
+    zero(model, "join/one/second", -2, [0, 3])
+    zero(model, "join/two/second", -2, [5])
+    zero(model, "join/two/first", -2, [1])
+    zero(model, "join/one/first", -2, [1])
+    zero(model, "join/last", 0, [1, 6, 7])
+    zero(model, "d", 0, [4])
+    kept = {"a": 5, "b": 5, "join/one/first": 10, "join/one/second": 5, "join/two/first": 11, "join/two/second": 5}
+    return model, kept | {"join/last": 4, "d": 3}
+
+
+def raw_positions():
+    """Operations that take, sum, stack and reorder positions, and compare and select numbers."""
+    x = inputs = keras.Input((6, 5))
+    x = L.Dense(8, name="a")(x)
+    y = L.Dense(8, name="b")(ops.flip(x, axis=1)[:, 1:5])
+    y = ops.where(y > 0.1, y, ops.zeros_like(y)) * ops.ones_like(L.Dense(8, name="unread")(y))
+    y = ops.concatenate([y[:, None, 0], x[:, -1:], ops.stack([y[:, 1], y[:, 2]], axis=1)], axis=1)
+    y = ops.swapaxes(ops.sum(ops.moveaxis(y[..., None], 1, 3), axis=-1), 1, 2)[:, 0]
+    model = randomize(keras.Model(inputs, L.Dense(3, name="d")(y)))
+    zero(model, "d", 0, [1, 4])
+    zero(model, "b", -2, [1])
+    for attribute in ("kernel", "bias"):
+        zero(model, "a", -1, [6], attribute)
+        zero(model, "b", -1, [6], attribute)
+    return model, {"a": 7, "b": 7, "unread": 7, "d": 3}
 
 
 def dense_into_image():
@@ -644,6 +707,8 @@ ZOO = [
     transposed,
     squeeze_and_excite,
     raw_operations,
+    raw_positions,
+    blocks_of_layers,
     dense_into_image,
     permuted,
     normalizations,

@@ -6,12 +6,12 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_rmda import _compat, _graphs
+from keras_rmda import _compat
 from keras_rmda.assignment import is_kernel, own_regularizer
 from keras_rmda.optimizers.base import SparseOptimizer
 from keras_rmda.pruning.liveness import plan
 from keras_rmda.pruning.report import report
-from keras_rmda.pruning.trace import Trace, trace
+from keras_rmda.pruning.trace import Trace, as_graph, trace
 from keras_rmda.regularizers import GroupLasso
 
 
@@ -71,7 +71,8 @@ class SparsityMonitor(keras.callbacks.Callback):
     def _traced(self) -> Trace:
         """Return the trace of the model, or say how to do without it."""
         try:
-            return trace(_graphs.as_graph(self.model))
+            with as_graph(self.model) as graph:
+                return trace(graph)
         except ValueError as error:
             raise ValueError(
                 f"SparsityMonitor cannot count `macs`; SparsityMonitor(macs=False) does not. {error}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -19,10 +20,17 @@ ELEMENTWISE = frozenset([
 """Names of the Keras activations that look at each number by itself."""
 
 
+ELEMENTWISE_LAYERS = (keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.ELU)
+
+
 def is_elementwise(activation: Callable | None) -> bool:
     """Return whether an activation is known to look at each number by itself."""
+    if activation is None or type(activation) in ELEMENTWISE_LAYERS:
+        return True
     name = getattr(activation, "__name__", "")
-    return activation is None or (name in ELEMENTWISE and getattr(keras.activations, name, None) is activation)
+    backends = [getattr(sys.modules.get(backend), "nn", None) for backend in ("tensorflow", "jax")]
+    modules = [keras.activations, keras.ops, *backends]
+    return name in ELEMENTWISE and any(getattr(module, name, None) is activation for module in modules)
 
 
 def evaluate(layer: Any, function: Callable, values: np.ndarray) -> np.ndarray:

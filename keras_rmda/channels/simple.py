@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_rmda.channels.rule import Demand, Rule, State
 from keras_rmda.channels.sites import Call, Cut, Site, channel_axis
-from keras_rmda.channels.tensors import Atoms, NotCovered, Shape, Tensor, along
+from keras_rmda.channels.tensors import Atoms, NotCovered, Tensor, along
 
 
 @dataclass(frozen=True)
@@ -76,12 +76,11 @@ class Carries(Rule):
     def demands(self, call: Call, state: State) -> list[Demand]:
         x, y = call.inputs[0], call.outputs[0]
         reason = f"read by {call.site.name}"
-        if not self._by_channel(call):
-            return [(x, state.needed(y), reason)]
-        wanted = state.needed(y, call.axis(y))
+        by_channel = self._by_channel(call)
+        wanted = state.needed(y, call.axis(y) if by_channel else None)
         if self.ignores is not None:
             wanted = wanted & ~self.ignores(call.layer, state.read)
-        return [(x, x.spread(wanted, call.axis(x)), reason)]
+        return [(x, x.spread(wanted, call.axis(x)) if by_channel else wanted, reason)]
 
     def value(self, site: Site, name: str, value: np.ndarray, state: State) -> np.ndarray:
         writer = site.calls[0].partner
@@ -92,7 +91,8 @@ class Carries(Rule):
     def config(self, site: Site, config: dict[str, Any], cut: Cut) -> dict[str, Any]:
         config = super().config(site, config, cut)
         for key in self.arrays:
-            array = np.asarray(config.get(key))
+            value = config.get(key)  # a dictionary, where the layer holds an array
+            array = np.asarray(getattr(site.layer, key) if isinstance(value, dict) else value)
             if array.ndim > 0:
                 config = config | {key: np.take(array, np.flatnonzero(cut.stays(site.own["c"])), axis=-1).tolist()}
         return config
@@ -220,41 +220,3 @@ def only_input(call: Call) -> list[Tensor]:
 def _flat(call: Call) -> list[Any]:
     """Return the operands of a merging layer or operation, in their order."""
     return [x for x in keras.tree.flatten(call.arguments) if x is not None]
-
-
-@dataclass(frozen=True)
-class Moves(Rule):
-    """The same numbers in another arrangement.
-
-    Args:
-        move: (call, arrays, shape) -> array: what becomes of arrays like the atoms of the inputs.
-        target: the configuration key that holds the shape of the output, or None.
-        refusal: (layer) -> the reason why this rule does not cover this very layer, or None.
-    """
-
-    move: Callable[[Call, list[np.ndarray], Shape], np.ndarray]
-    target: str | None = None
-    refusal: Callable[[Any], str | None] | None = None
-
-    def atoms(self, call: Call, ties: Atoms) -> list[np.ndarray]:
-        return [self.move(call, [x.atoms for x in call.inputs], call.shapes[0])]
-
-    def constants(self, call: Call, state: State) -> list[np.ndarray]:
-        return [self.move(call, [state.constants(x) for x in call.inputs], call.shapes[0])]
-
-    def demands(self, call: Call, state: State) -> list[Demand]:
-        ends = np.cumsum([0, *(x.atoms.size for x in call.inputs)])
-        places = [np.arange(a, b).reshape(x.atoms.shape) for a, b, x in zip(ends, ends[1:], call.inputs)]
-        wanted = np.zeros(ends[-1], dtype=bool)
-        wanted[self.move(call, places, call.shapes[0])[state.needed(call.outputs[0])]] = True
-        return [(x, wanted[place], f"read by {call.site.name}") for x, place in zip(call.inputs, places)]
-
-    def config(self, site: Site, config: dict[str, Any], cut: Cut) -> dict[str, Any]:
-        if self.target is None:
-            return config
-        stays = cut.stays(site.calls[0].outputs[0].atoms)
-        kept = [np.moveaxis(stays, k, 0).reshape(n, -1).any(axis=1).sum() for k, n in enumerate(stays.shape)]
-        asked = config[self.target]
-        lead = len(asked) - len(kept)  # of raw operations, the batch axis
-        new = [m if n == 1 or m == -1 else int(k) for n, k, m in zip(stays.shape, kept, asked[lead:])]
-        return config | {self.target: (*asked[:lead], *new)}

@@ -11,13 +11,35 @@ import numpy as np
 from keras import layers as L
 
 from keras_rmda import _compat, _graphs
-from keras_rmda.channels.activations import evaluate, is_elementwise, normalized, only_zero, pooled, unchanged
+from keras_rmda.channels.activations import (
+    ELEMENTWISE_LAYERS,
+    evaluate,
+    is_elementwise,
+    normalized,
+    only_zero,
+    pooled,
+    unchanged,
+)
 from keras_rmda.channels.attention import Attends
 from keras_rmda.channels.linear import Linear, LooksUp, Writes, WritesEinsum, WritesInGroups
-from keras_rmda.channels.moves import concatenated, flattened, permuted, reduced, repeated, reshaped, transposed
+from keras_rmda.channels.moves import (
+    Joins,
+    Moves,
+    Sums,
+    concatenated,
+    flattened,
+    flipped,
+    indexed,
+    permuted,
+    reduced,
+    repeated,
+    reshaped,
+    stacked,
+    transposed,
+)  # fmt: skip
 from keras_rmda.channels.recurrent import Recurs
 from keras_rmda.channels.rule import Read, Rule, State
-from keras_rmda.channels.simple import Carries, Merges, Mixes, Moves
+from keras_rmda.channels.simple import Carries, Merges, Mixes
 from keras_rmda.channels.sites import Call, Cut
 from keras_rmda.channels.tensors import NotCovered, Tensor
 from keras_rmda.channels.wrappers import Distributes
@@ -111,6 +133,11 @@ def has_zero_gamma(layer: Any, read: Read) -> np.ndarray:
     return read(layer.gamma) == 0 if layer.gamma is not None else np.zeros(layer.moving_mean.shape, bool)
 
 
+def everything(layer: Any, read: Read) -> np.ndarray:
+    """No output depends on its input."""
+    return np.ones(1, bool)
+
+
 def product(layer: Any, operands: list) -> np.ndarray:
     """Zero times anything is zero."""
     zero = np.any(np.broadcast_arrays(*(np.asarray(x) == 0 for x in operands)), axis=0)
@@ -174,7 +201,6 @@ SILENT = (
     L.Dropout, L.SpatialDropout1D, L.SpatialDropout2D, L.SpatialDropout3D, L.GaussianNoise, L.GaussianDropout,
     L.AlphaDropout, L.ActivityRegularization, L.Identity, _compat.Cast, _compat.StochasticDepth,
 )  # fmt: skip
-ACTIVATIONS = (L.ReLU, L.LeakyReLU, L.ELU)
 GLOBAL_POOLING = (
     L.GlobalAveragePooling1D, L.GlobalAveragePooling2D, L.GlobalAveragePooling3D,
     L.GlobalMaxPooling1D, L.GlobalMaxPooling2D, L.GlobalMaxPooling3D,
@@ -193,7 +219,7 @@ MERGES = {
     "Maximum": Merges(lambda layer, xs: np.stack(np.broadcast_arrays(*xs)).max(axis=0)),
     "Minimum": Merges(lambda layer, xs: np.stack(np.broadcast_arrays(*xs)).min(axis=0)),
 }
-CONCATENATES = Moves(concatenated, refusal=one_axis)
+CONCATENATES = Joins(concatenated, refusal=one_axis)
 
 RULES: dict[type, Rule | Callable[[Any], Rule]] = {
     L.Dense: Writes({"kernel": "io", "bias": "o"}, {"units": "o"}),
@@ -231,7 +257,7 @@ RULES: dict[type, Rule | Callable[[Any], Rule]] = {
     L.Softmax: Mixes(),
     L.Masking: Mixes(),
     L.Activation: of_activation,
-    **dict.fromkeys(ACTIVATIONS, Carries(constant=activated)),
+    **dict.fromkeys(ELEMENTWISE_LAYERS, Carries(constant=activated)),
     L.PReLU: SlopesAlongLastAxis({"alpha": "c"}, constant=parametric),
     L.Rescaling: Carries(constant=rescaled, arrays=("scale", "offset")),
     L.Normalization: Carries(
@@ -258,15 +284,19 @@ if hasattr(L, "RMSNormalization"):  # Keras 3.9
 
 UNARY = (
     "Relu Relu6 LeakyRelu Elu Celu Selu Gelu Silu Mish Sigmoid HardSigmoid LogSigmoid HardSilu Tanh HardTanh "
-    "TanhShrink Softplus Softsign Squareplus Exp Expm1 Log1p Sqrt Square Negative Absolute Abs Sign Sin Cos Clip"
+    "TanhShrink Softplus Softsign Squareplus Exp Expm1 Log1p Sqrt Rsqrt Reciprocal Square Negative Absolute Abs Sign "
+    "Sin Cos Clip StopGradient"
 )
+COMPARISONS = "Equal NotEqual Greater GreaterEqual Less LessEqual LogicalAnd LogicalOr LogicalNot LogicalXor Where"
 OPERATIONS: dict[str, Rule] = {
     **MERGES,
     "TrueDivide": Merges(lambda layer, xs: xs[0] / xs[1]),
     "Divide": Merges(lambda layer, xs: xs[0] / xs[1]),
     "Power": Merges(),
     **dict.fromkeys(UNARY.split(), Carries(constant=lambda layer, x, read: applied(layer, x))),
-    "NotEqual": Carries(),
+    **dict.fromkeys(COMPARISONS.split(), Merges()),
+    "ZerosLike": Carries(constant=lambda layer, x, read: np.zeros(x.shape), ignores=everything),
+    "OnesLike": Carries(constant=lambda layer, x, read: np.ones(x.shape), ignores=everything),
     "Softmax": Mixes(),
     "LogSoftmax": Mixes(),
     "Concatenate": CONCATENATES,
@@ -274,6 +304,14 @@ OPERATIONS: dict[str, Rule] = {
     "ExpandDims": Moves(reshaped),
     "Squeeze": Moves(reshaped),
     "Transpose": Moves(transposed),
+    "Swapaxes": Moves(transposed),
+    "Moveaxis": Moves(transposed),
+    "Flip": Moves(flipped),
+    "GetItem": Moves(indexed),
+    "Stack": Joins(stacked),
+    "Sum": Sums(reduced),
+    "AveragePool": Carries(mixes_positions=True, constant=pooled),
+    "MaxPool": Carries(mixes_positions=True, constant=pooled),
     "Mean": Moves(reduced),
     "Max": Moves(reduced),
     "Min": Moves(reduced),

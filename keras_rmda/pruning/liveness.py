@@ -116,7 +116,8 @@ def complete(plan: Plan, round_to: int) -> None:
     while before != (before := int(plan.cut.keep.sum())):
         for atoms in vectors:
             if not plan.cut.stays(atoms).any():
-                add(plan, atoms[:1], "last channel")
+                # The same one in every tensor that has them, in whatever order.
+                add(plan, plan.trace.ties.find(atoms).min(), "last channel")
         for name, block in blocks:
             even_out(plan, block, f"groups of equal size in {name}")
         if round_to > 1:

@@ -11,10 +11,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_rmda import _graphs
 from keras_rmda.channels.sites import WRITTEN, Cut, Site
 from keras_rmda.pruning.liveness import Plan, plan
-from keras_rmda.pruning.trace import trace
+from keras_rmda.pruning.trace import as_graph, trace
 
 
 @dataclass(frozen=True)
@@ -159,7 +158,8 @@ def analyze(model: keras.Model) -> Report:
     Example:
         >>> print(kr.analyze(model))
     """
-    return report(plan(trace(_graphs.as_graph(model)), ops.convert_to_numpy), model.name)
+    with as_graph(model) as graph:
+        return report(plan(trace(graph), ops.convert_to_numpy), model.name)
 
 
 def report(plan: Plan, name: str) -> Report:

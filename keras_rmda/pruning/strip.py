@@ -11,14 +11,8 @@ from keras import ops
 from keras_rmda import _checks, _graphs
 from keras_rmda.channels.sites import Site
 from keras_rmda.pruning.liveness import Plan, plan
-from keras_rmda.pruning.trace import trace
-
-TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 1e-1, "float16": 1e-2}
-"""Largest accepted difference of outputs, relative to the largest output: rounding, amplified by depth."""
-
-
-class VerificationError(RuntimeError):
-    """The stripped model does not compute what the original does."""
+from keras_rmda.pruning.trace import as_graph, trace
+from keras_rmda.pruning.verification import TOLERANCE, VerificationError, difference, outputs_of_both
 
 
 def strip(
@@ -60,27 +54,32 @@ def strip(
         _checks.real("tolerance", tolerance, open_minimum=True)
     _checks.whole("round_to", round_to, minimum=1)
     _checks.truth("strict", strict)
-    original, model = model, _graphs.as_graph(model)
-    decided = plan(trace(model), ops.convert_to_numpy, round_to)
-    if strict:
-        refuse_opaque(model, decided)
+    with as_graph(model) as graph:
+        decided = plan(trace(graph), ops.convert_to_numpy, round_to)
+        if strict:
+            refuse_opaque(graph, decided)
+        small = rebuilt_without(graph, decided)
+        verify(graph, small, decided, tolerance, inputs, model)
+    return small
+
+
+def rebuilt_without(model: keras.Model, plan: Plan) -> keras.Model:
+    """Return a copy of a model with a graph that holds only what the plan keeps."""
     made: dict[int, Any] = {}
 
     def resized(layer: Any) -> Any:
-        site = decided.trace.sites[id(layer)]
-        config = site.rule.config(site, _graphs.config_of(layer), decided.cut)
+        site = plan.trace.sites[id(layer)]
+        config = site.rule.config(site, _graphs.config_of(layer), plan.cut)
         return _graphs.copied(layer, config | replaced_initializers(layer))
 
     small = _graphs.rebuilt(model, resized, made)
-    for site in decided.trace.sites.values():
+    for site in plan.trace.sites.values():
         if getattr(site.layer, "weights", None):
             [new] = made[id(site.layer)]
-            new.set_weights(stripped_weights(decided, site))
+            new.set_weights(stripped_weights(plan, site))
             for old_weight, new_weight in zip(site.layer.weights, new.weights, strict=True):
                 new_weight.trainable = old_weight.trainable
             _graphs.finalize_states(new)
-    _graphs.copy_trainable_flags(original, small, made)
-    verify(model, small, decided, tolerance, inputs, original)
     return small
 
 
@@ -107,35 +106,6 @@ def stripped_weights(plan: Plan, site: Site) -> list[np.ndarray]:
     return result
 
 
-def random_inputs(model: keras.Model, batch: int = 2, open_axis: int = 32) -> list[np.ndarray]:
-    """Return inputs of the model's shapes and types: normal numbers, or the integers 0 and 1.
-
-    Args:
-        model: the model.
-        batch: the number of samples.
-        open_axis: the size of axes that the model leaves open.
-
-    Returns:
-        One array for each input tensor.
-    """
-    random = np.random.default_rng(0)
-    arrays = []
-    for tensor in model.inputs:
-        shape = [tensor.shape[0] or batch] + [open_axis if n is None else n for n in tensor.shape[1:]]
-        is_float = "float" in keras.backend.standardize_dtype(tensor.dtype)
-        arrays.append((random.normal(size=shape) if is_float else random.integers(2, size=shape)).astype(tensor.dtype))
-    return arrays
-
-
-def difference(a: Any, b: Any) -> float:
-    """Return max|a - b| / max(1e-3, max|a|), infinite where only one of them is finite."""
-    a, b = (ops.convert_to_numpy(x).astype("float64") for x in (a, b))
-    both = np.isfinite(a) & np.isfinite(b)
-    if (np.isfinite(a) != np.isfinite(b)).any():
-        return float("inf")
-    return float(np.abs(a - b)[both].max(initial=0.0) / max(1e-3, np.abs(a[both]).max(initial=0.0)))
-
-
 def verify(
     model: keras.Model,
     small: keras.Model,
@@ -156,16 +126,7 @@ def verify(
     dtypes = {keras.backend.standardize_dtype(tensor.dtype) for tensor in keras.tree.flatten(model.outputs)}
     dtypes.add(model.dtype_policy.compute_dtype)
     tolerance = tolerance or max(TOLERANCE.get(dtype, 1e-4) for dtype in dtypes)
-    try:
-        flat = random_inputs(model) if inputs is None else keras.tree.flatten(inputs)
-        a = _graphs.call(model, flat, original)
-    except Exception as error:  # TensorFlow, JAX and NumPy raise many types
-        which = "random inputs" if inputs is None else "the given `inputs`"
-        raise ValueError(
-            f"The model {model.name!r} cannot run on {which}, so that stripping it cannot be verified. Call "
-            f"strip(model, inputs=...) with data that it takes. ({' '.join(str(error).split())[:200]})"
-        ) from error
-    b = _graphs.call(small, flat)
+    flat, a, b = outputs_of_both(model, small, inputs, original)
     worst = max(difference(x, y) for x, y in zip(a, b))
     if worst <= tolerance:
         return worst

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_rmda import _graphs
+from keras_rmda import _graphs, _symbolic
 from keras_rmda.channels.rule import OPAQUE
 from keras_rmda.channels.sites import Call, Site
-from keras_rmda.channels.table import rule_of
+from keras_rmda.channels.table import RULES, rule_of
 from keras_rmda.channels.tensors import Atoms, NotCovered, Shape, Tensor
 
 
@@ -39,6 +40,15 @@ class Trace:
     def opaque(self) -> dict[str, str]:
         """Why layers are opaque, by name."""
         return {site.name: site.opaque for site in self.sites.values() if site.opaque}
+
+
+def as_graph(model: keras.Model) -> AbstractContextManager[keras.Model]:
+    """Give, inside a context, a model with a graph that has the layers of `model`, subclassed or not.
+
+    Raises:
+        ValueError: if the model is not built, or is subclassed and its `call` cannot be traced.
+    """
+    return _symbolic.as_graph(model, is_known=lambda layer: type(layer) in RULES)
 
 
 def trace(model: keras.Model) -> Trace:
