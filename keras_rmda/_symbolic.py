@@ -121,7 +121,7 @@ def _traced(calls: list) -> keras.Model | None:
     given = [
         (node.arguments.args, {k: v for k, v in node.arguments.kwargs.items() if k != "training"}) for node in calls
     ]
-    if any(_signature(each) != _signature(given[0]) for each in given) or any(
+    if len({_signature(each, layer) for each in given}) > 1 or any(
         node.arguments.kwargs.get("training") for node in calls
     ):
         return None
@@ -149,18 +149,18 @@ def _traced(calls: list) -> keras.Model | None:
 
 def _input_like(x: Any, layer: keras.Layer) -> Any:
     """Return an input like a tensor that a layer gets, as it casts it, and anything else as it is."""
-    if not isinstance(x, keras.KerasTensor):
-        return x
-    casts = layer.autocast and "float" in x.dtype
-    return keras.Input(batch_shape=x.shape, dtype=layer.compute_dtype if casts else x.dtype)
+    return keras.Input(batch_shape=x.shape, dtype=_dtype(x, layer)) if isinstance(x, keras.KerasTensor) else x
 
 
-def _signature(arguments: Any) -> Any:
-    """Return what code can make a difference between in arguments: shapes, and what is no tensor."""
-    leaves = [
-        (x.shape, x.dtype) if isinstance(x, keras.KerasTensor) else repr(x) for x in keras.tree.flatten(arguments)
-    ]
-    return leaves, repr(keras.tree.map_structure(lambda x: None, arguments))
+def _signature(arguments: Any, layer: keras.Layer) -> str:
+    """Return what code can make a difference between in arguments: shapes and types, and what is no tensor."""
+    is_tensor = lambda x: isinstance(x, keras.KerasTensor)  # noqa: E731
+    return repr(keras.tree.map_structure(lambda x: (x.shape, _dtype(x, layer)) if is_tensor(x) else repr(x), arguments))
+
+
+def _dtype(x: keras.KerasTensor, layer: keras.Layer) -> str:
+    """Return the type to which a layer casts a tensor."""
+    return layer.compute_dtype if layer.autocast and "float" in x.dtype else x.dtype
 
 
 def _program(model: keras.Model) -> list:

@@ -20,6 +20,20 @@ TOLERANCE = 1e-7
 ACTIVATIONS = ["linear", "relu", "relu6", "tanh", "sigmoid", "gelu", "elu", "softplus", "softmax"]
 
 
+class Block(L.Layer):
+    """Layers within a layer, and a sum around them."""
+
+    def __init__(self, width, channels, activation, inner=None, **arguments):
+        super().__init__(**arguments)
+        self.first, self.last = L.Dense(width, activation=activation), L.Dense(channels)
+        self.norm, self.inner = L.BatchNormalization(), inner
+
+    def call(self, x, other=None, training=None):
+        y = self.norm(self.last(self.first(x)), training=training)
+        y = y if self.inner is None else self.inner(y)
+        return y + (x if other is None else other)
+
+
 class Graph:
     """Grows a random graph; `self.tensors` holds what has not been used as the last of its branch."""
 
@@ -46,7 +60,7 @@ class Graph:
         kind = self.pick(
             "dense", "dense", "norm", "layer_norm", "group_norm", "unit", "activation", "prelu", "scale", "softmax",
             "rescaling", "add_scalar", "multiply_scalar", "raw_relu", "dropout", "leaky", "residual", "gate",
-            "reversed_norm", "einsum", "normalization", "rms", "layer_scale", "pair",
+            "reversed_norm", "einsum", "normalization", "rms", "layer_scale", "pair", "block", "where",
         )  # fmt: skip
         if kind == "dense":
             return L.Dense(self.width(), activation=self.activation(), use_bias=self.some(0.7))(x)
@@ -102,6 +116,12 @@ class Graph:
             return L.Normalization(mean=self.random.normal(size=c).tolist(), variance=[2.0] * c)(x)
         if kind == "rms" and hasattr(L, "RMSNormalization"):
             return L.RMSNormalization()(x)
+        if kind == "block":
+            inner = Block(self.width(), c, "relu") if self.some(0.3) else None
+            new = Block(self.width(), c, self.activation(), inner)
+            return new(new(x)) if self.some(0.3) else new(x, other=ops.tanh(x)) if self.some(0.3) else new(x)
+        if kind == "where":
+            return self.pick(lambda: ops.where(x > 0.2, x, 0.5), lambda: ops.where(x < 0, ops.zeros_like(x), x))()
         if kind == "pair":
             same = [y for y in self.made if None not in y.shape[1:] and y.shape[1:-1] == x.shape[1:-1] and y is not x]
             equal = [y for y in same if y.shape == x.shape]
@@ -129,6 +149,7 @@ class Graph:
         kind = self.pick(
             "conv", "conv", "grouped", "transposed", "depthwise", "separable", "pool", "pad", "crop", "up", "global",
             "flatten", "reshape", "permute", "rows", "raw_pad", "inner", "shared", "distributed", "transpose",
+            "positions", "positions",
         )  # fmt: skip
         conv = {1: L.Conv1D, 2: L.Conv2D, 3: L.Conv3D}[rank]
         padding = self.pick("same", "valid") if not small else "same"
@@ -185,6 +206,15 @@ class Graph:
             return L.TimeDistributed(inner)(x)
         if None in x.shape[1:]:
             return None
+        if kind == "positions":
+            axis, last = int(self.random.integers(1, rank + 1)), (slice(None),) * rank
+            return self.pick(
+                lambda: x[:, 0], lambda: x[:, 1:], lambda: x[:, ::2], lambda: x[..., None, :], lambda: x[:, -1],
+                lambda: ops.flip(x, axis=self.pick(axis, -1)), lambda: ops.sum(x, axis=axis, keepdims=self.some()),
+                lambda: ops.stack([x[:, 0], ops.tanh(x[:, 1])], axis=1), lambda: ops.swapaxes(x, 1, rank + 1),
+                lambda: ops.concatenate([x[:, :1], ops.relu(x)], axis=1), lambda: ops.moveaxis(x, -1, axis),
+                lambda: x[(*last, slice(0, 1))],
+            )()  # fmt: skip
         if kind == "flatten" and np.prod(x.shape[1:]) < 300:
             return L.Flatten()(x)
         if kind == "reshape":
