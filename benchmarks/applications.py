@@ -81,7 +81,9 @@ def zero(traced: Trace, chosen: np.ndarray, case: str) -> None:
     for site in traced.sites.values():
         for name, variable in site.weights():
             axes = site.axes.get(name, "")
-            if not any(letter in axis for axis in axes for letter in letters) or "moving" in name:
+            if not any(letter in axis for axis in axes for letter in letters) or name == "moving_variance":
+                continue
+            if name == "moving_mean" and site.layer.gamma is not None:  # without it, 0 - mean would be left
                 continue
             value = np.array(keras.ops.convert_to_numpy(variable))
             for letter in letters:

@@ -233,12 +233,12 @@ def search(experiment: Experiment) -> None:
 def compare(experiment: Experiment) -> None:
     """Run every method at its learning rate on all seeds and print the table."""
     header = ["method", "learning rate", "test accuracy %", "zero groups %", "objective", "groups unlike minimizer"]
-    for strength in STRENGTHS:
+    for strength in experiment.arguments.strengths:
         solved = minimizer(experiment, strength)["final"]
         figures = percent([solved["test_accuracy"]]), percent([solved["zero_groups"]]), f"{solved['objective']:.5f}"
         rows = [["minimizer", "", *figures, "0"]]
         for method in experiment.selected(LEARNING_RATES):
-            rate = LEARNING_RATES[method][strength]
+            rate = LEARNING_RATES[method][min(STRENGTHS, key=lambda searched: abs(searched - strength))]
             runs = [train(experiment, method, rate, strength, seed) for seed in experiment.arguments.seeds]
             column = lambda key, runs=runs: [run["final"][key] for run in runs]  # noqa: E731
             figures = percent(column("test_accuracy")), percent(column("zero_groups")), mean_sd(column("objective"), 5)
@@ -248,6 +248,7 @@ def compare(experiment: Experiment) -> None:
 
 if __name__ == "__main__":
     parser = command_line(__doc__.splitlines()[0], list(LEARNING_RATES), epochs=25)
-    parser.add_argument("--search", action="store_true", help="four learning rates of every method on seed 0")
+    parser.add_argument("--search", action="store_true", help="six learning rates of every method on seed 0")
+    parser.add_argument("--strengths", type=float, nargs="+", default=STRENGTHS, help="of the penalty")
     experiment = standardized(Experiment.start(__file__, parser))
     (search if experiment.arguments.search else compare)(experiment)

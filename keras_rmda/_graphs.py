@@ -53,6 +53,11 @@ def tensors_in(structure: Any) -> list:
     return [x for x in keras.tree.flatten(structure) if isinstance(x, keras.KerasTensor)]
 
 
+def without_masks(keyword_arguments: dict[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a call that are no masks, which Keras adds to those of models inside."""
+    return {key: value for key, value in keyword_arguments.items() if not key.endswith("mask")}
+
+
 def replayed(model: keras.Model, inputs: list, call: Callable[[Any, tuple, dict], Any]) -> Any:
     """Go through a model's graph in order of execution, with anything in the place of its tensors.
 
@@ -125,7 +130,7 @@ def _rebuilt_on(model: keras.Model, inputs: list, replace: Callable[[Any], Any],
     def new(layer: Any, arguments: tuple, keyword_arguments: dict) -> list:
         if id(layer) not in made:
             if is_inner_graph(layer):
-                given = tensors_in((arguments, keyword_arguments))
+                given = tensors_in((arguments, without_masks(keyword_arguments)))
                 fresh = [
                     fresh_input(x, (x.shape[0], *y.shape[1:])) for x, y in zip(inputs_of(layer), given, strict=True)
                 ]

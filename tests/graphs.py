@@ -244,11 +244,14 @@ class Graph:
             _, *states = L.LSTM(units, return_state=True)(x)
             return L.LSTM(units, return_sequences=True)(x, initial_state=states)
         if kind == "attention":
-            y = L.MultiHeadAttention(self.pick(1, 2, 3), self.width(), self.pick(None, 3), use_bias=self.some())(x, x)
+            # Keras 3.15 on TensorFlow adds a bias of shape (heads, 1) along the steps where there are as many as heads.
+            size = max(2, self.width())
+            y = L.MultiHeadAttention(self.pick(1, 2, 3), size, self.pick(None, 3), use_bias=self.some())(x, x)
             return L.Add()([x, y]) if self.some() else y
         if kind == "grouped_attention":
             heads = self.pick(1, 2)
-            return L.GroupQueryAttention(self.width(), heads * self.pick(1, 2), heads, use_bias=self.some())(x, x) + x
+            size = max(2, self.width())
+            return L.GroupQueryAttention(size, heads * self.pick(1, 2), heads, use_bias=self.some())(x, x) + x
         if kind == "cross":
             y = L.Dense(self.width(), activation=self.activation())(x)
             return L.MultiHeadAttention(2, 3, output_shape=self.width())(x, y, use_causal_mask=self.some(0.3))

@@ -70,7 +70,10 @@ class Attends(Rule):
         return call.site.weight("value/kernel").shape[2]
 
     def blocks(self, site: Site) -> list[Block]:
-        return [Block([site.own["k"], site.own["v"]], same="r" in site.own)]
+        # Keras on TensorFlow takes a bias of shape (heads, 1) for one along the steps, where there are as many of them.
+        biased, repeats = site.weight("query/bias") is not None, site.own.get("r", 1)
+        least = lambda groups: 2 if biased and groups * repeats > 1 else 1  # noqa: E731
+        return [Block([site.own["k"], site.own["v"]], same="r" in site.own, least=least)]
 
     def _weights(self, site: Site, state: State) -> dict[str, np.ndarray]:
         """Return the weights with query heads on an axis of their own: (channels, groups, heads, positions)."""

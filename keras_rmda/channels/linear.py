@@ -246,6 +246,11 @@ class WritesEinsum(Writes):
         written = [letter for letter in kernel if letter not in inputs]
         return len(written) == 1 and layer.bias_axes in (None, "", *written)
 
+    def blocks(self, site: Site) -> list[Block]:
+        # Keras on TensorFlow takes a bias of shape (n, 1) for one along the steps, where there are as many of them.
+        several = len(site.layer.bias_axes or "") > 1
+        return [Block([site.own["o"][None]], least=lambda rows: 2)] if several else []
+
     def constants(self, call: Call, state: State) -> list[np.ndarray]:
         return super().constants(call, state) if self._is_vector(call.layer) else Rule.constants(self, call, state)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,10 +22,12 @@ class Block:
     Attributes:
         matrices: with equally many rows.
         same: whether the matrices keep equally many in each row, too.
+        least: how many each row keeps at least, for the number of rows that stay.
     """
 
     matrices: list[np.ndarray]
     same: bool = False
+    least: Callable[[int], int] = lambda rows: 1
 
 
 @dataclass

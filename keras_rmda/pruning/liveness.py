@@ -133,7 +133,8 @@ def even_out(plan: Plan, block: Block, reason: str) -> None:
     rows = np.any([each.any(axis=1) for each in stays], axis=0)
     if not rows.any():
         rows[0] = True
-    counts = [max(1, int(each[rows].sum(axis=1).max())) for each in stays]
+    least = block.least(int(rows.sum()))
+    counts = [max(min(least, each.shape[1]), int(each[rows].sum(axis=1).max())) for each in stays]
     if block.same:
         counts = [max(counts)] * len(counts)
     for matrix, each, count in zip(block.matrices, stays, counts):

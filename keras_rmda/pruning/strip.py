@@ -164,7 +164,8 @@ def outputs_of_calls(model: keras.Model, inputs: list) -> list[list[np.ndarray]]
 
     def call(node: Any, arguments: tuple, keyword_arguments: dict) -> list:
         if _graphs.is_inner_graph(node.operation):
-            given = [x for x in keras.tree.flatten((arguments, keyword_arguments)) if keras.ops.is_tensor(x)]
+            given = keras.tree.flatten((arguments, _graphs.without_masks(keyword_arguments)))
+            given = [x for x in given if keras.ops.is_tensor(x)]
             return keras.tree.flatten(_graphs.replayed(node.operation, given, call))
         outputs = keras.tree.flatten(node.operation(*arguments, **keyword_arguments))
         found.append([ops.convert_to_numpy(y) for y in outputs])
