@@ -80,6 +80,15 @@ def replayed(model: keras.Model, inputs: list, call: Callable[[Any, tuple, dict]
     return keras.tree.map_structure(lambda x: known[id(x)], graph.output)
 
 
+def has_masks(model: keras.Model) -> bool:
+    """Return whether any tensor in a model's graph, or in those of models inside, carries a mask."""
+    return any(
+        (is_inner_graph(node.operation) and has_masks(node.operation))
+        or any(getattr(y, "_keras_mask", None) is not None for y in node.output_tensors)
+        for node in nodes(model)
+    )
+
+
 def inputs_of(model: keras.Model) -> list:
     """Return the input tensors of a model's graph.
 

@@ -304,7 +304,7 @@ class Graph:
             self.made.append(y)
         used = {id(t) for y in self.made for t in y._keras_history.operation._inbound_nodes[-1].input_tensors}
         ends = [y for y in self.made if id(y) not in used] or self.made[-1:]
-        ends = [e if len(e.shape) == 2 or self.some(0.3) else self.pooled(e) for e in ends]
+        ends = [e if len(e.shape) in (2, 6) or self.some(0.3) else self.pooled(e) for e in ends]
         ends = [L.Dense(self.width())(e) if e.shape[-1] and self.some(0.7) else e for e in ends]
         model = keras.Model([x for x, _ in pairs], ends)
         self.randomize(model)

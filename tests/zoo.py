@@ -477,6 +477,19 @@ def raw_positions():
     return model, {"a": 7, "b": 7, "unread": 7, "d": 3}
 
 
+def masked_gate():
+    """Where a position is masked, Keras multiplies by one: a zero channel does not make a product zero."""
+    x = inputs = keras.Input((6,), dtype="int32")
+    x = L.Embedding(2, 4, mask_zero=True, name="a")(x)
+    gate = L.Dense(4, activation="sigmoid", name="gate")(L.GlobalMaxPooling1D(keepdims=True)(x))
+    x = L.Conv1D(5, 2, name="b")(L.Multiply()([gate, x]))
+    model = randomize(keras.Model(inputs, L.Dense(3, name="d")(x)))
+    zero(model, "a", -1, [1], "embeddings")
+    zero(model, "b", -2, [2])
+    zero(model, "gate", -2, [2])
+    return model, {"a": 3, "gate": 3, "b": 5, "d": 3}
+
+
 def dense_into_image():
     """Channel 1 of the image is unread and 2 zero; 3 is zero at all positions but one and stays."""
     x = inputs = keras.Input((7,))
@@ -708,6 +721,7 @@ ZOO = [
     squeeze_and_excite,
     raw_operations,
     raw_positions,
+    masked_gate,
     blocks_of_layers,
     dense_into_image,
     permuted,

@@ -165,7 +165,8 @@ class Merges(Rule):
     Args:
         constant: (layer, operands) -> the outputs for constants and scalars, NaN where there are none; None for no
             constants.
-        product: whether a zero makes the output zero, whatever the others are.
+        product: whether a zero makes the output zero, whatever the others are. The layers of Keras that multiply take
+            what is masked for ones, so that they are no products where there are masks.
     """
 
     constant: Callable[[Any, list], np.ndarray] | None = None
@@ -191,7 +192,7 @@ class Merges(Rule):
         return [tied[0]]
 
     def constants(self, call: Call, state: State) -> list[np.ndarray]:
-        if self.constant is None:
+        if self.constant is None or (self.product and call.masked):
             return super().constants(call, state)
         operands = [state.constants(x) if isinstance(x, Tensor) else float(x) for x in _flat(call)]
         return [self.constant(call.layer, operands)]
@@ -202,7 +203,7 @@ class Merges(Rule):
         demands = []
         for k, x in enumerate(call.inputs):
             wanted = needed
-            if self.product:  # one zero is enough: what it is multiplied by does not matter
+            if self.product and not call.masked:  # one zero is enough: what it is multiplied by does not matter
                 wanted = wanted & (~zeros.any(axis=0) | (zeros.argmax(axis=0) == k))
             axes = tuple(axis for axis, n in enumerate(x.atoms.shape) if n == 1)
             wanted = np.broadcast_to(wanted.any(axis=axes, keepdims=True), x.atoms.shape)

@@ -78,18 +78,21 @@ class Site:
         """Return the position of the letter that stands for the groups of a grouped layer, or None."""
         return next((k for k, letter in enumerate(letters) if letter not in ".m" and letter not in self.own), None)
 
+    def laid(self, axes: Sequence[str], letter: str, values: np.ndarray) -> np.ndarray:
+        """Return one value for each of what a letter stands for, laid along its axes in the `view` of a weight."""
+        letters = "".join(axes)
+        k, values = letters.index(letter), values.reshape(self.own[letter].shape)
+        if values.ndim == 1:
+            return values.reshape([-1 if n == k else 1 for n in range(len(letters))])
+        row = self.row(letters)
+        return (values if row < k else values.T).reshape(crossed(len(letters), row, k, values.shape))
+
     def only(self, axes: Sequence[str], value: np.ndarray, letter: str, used: np.ndarray) -> np.ndarray:
         """Return a weight with zeros where what an axis stands for is not used."""
         if used.all() or letter not in "".join(axes):
             return value
-        shape, letters, k = self.view(axes, value.shape), "".join(axes), "".join(axes).index(letter)
-        used = used.reshape(self.own[letter].shape)
-        if used.ndim == 1:
-            laid = used.reshape([-1 if n == k else 1 for n in range(len(shape))])
-        else:
-            row = self.row(letters)
-            laid = (used if row < k else used.T).reshape(crossed(len(shape), row, k, used.shape))
-        return np.where(laid, value.reshape(shape), 0).reshape(value.shape)
+        view = value.reshape(self.view(axes, value.shape))
+        return np.where(self.laid(axes, letter, used), view, 0).reshape(value.shape)
 
 
 @dataclass
@@ -103,6 +106,7 @@ class Call:
         shapes: of the outputs.
         arguments: all arguments, with tensors where the model has tensors.
         outputs: the tensors that come out.
+        masked: whether its inputs may carry a mask of Keras.
         partner: of a layer that takes no constants, the call behind it that does; of that one, the first.
     """
 
@@ -112,6 +116,7 @@ class Call:
     arguments: tuple[tuple, dict]
     outputs: list[Tensor] = field(default_factory=list)
     masks: list[Tensor] = field(default_factory=list)
+    masked: bool = False
     partner: Call | None = None
 
     @property

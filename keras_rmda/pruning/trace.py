@@ -77,12 +77,13 @@ class Builder:
     def __init__(self) -> None:
         self.trace = Trace()
         self.prefix = ""
-        self.training = False
+        self.training = self.has_masks = False
         self.inside: dict[int, list[Tensor]] = {}
 
     def build(self, model: keras.Model) -> Trace:
         """Return the trace of a model."""
         inputs = [self.make(x.shape[1:]) for x in _graphs.inputs_of(model)]
+        self.has_masks = _graphs.has_masks(model)
         for x in inputs:
             self.pin("model input", x)
         self.trace.outputs = keras.tree.flatten(_graphs.replayed(model, inputs, self.visit))
@@ -119,7 +120,8 @@ class Builder:
             except NotCovered as reason:
                 site.opaque = str(reason)
         shapes = [tuple(y.shape[1:]) for y in node.output_tensors]
-        call = Call(site, inputs, shapes, (arguments, keyword_arguments), masks=masks)
+        masked = self.has_masks and isinstance(operation, keras.Layer)
+        call = Call(site, inputs, shapes, (arguments, keyword_arguments), masks=masks, masked=masked)
         atoms: list[np.ndarray | None] = [None] * len(shapes)
         if not site.opaque:
             try:
