@@ -118,12 +118,9 @@ def _is_block(layer: Any) -> bool:
 def _traced(calls: list) -> keras.Model | None:
     """Return what a block makes of symbolic inputs, or None if its code does not say, or says several things."""
     layer = calls[0].operation
-    given = [
-        (node.arguments.args, {k: v for k, v in node.arguments.kwargs.items() if k != "training"}) for node in calls
-    ]
-    if len({_signature(each, layer) for each in given}) > 1 or any(
-        node.arguments.kwargs.get("training") for node in calls
-    ):
+    given = [(node.arguments.args, dict(node.arguments.kwargs)) for node in calls]
+    trains = any([keywords.pop("training", None) for _, keywords in given])
+    if trains or len({_signature(each, layer) for each in given}) > 1:
         return None
 
     def graph(**training: Any) -> keras.Model:
