@@ -74,7 +74,7 @@ def _factorized(model: keras.Model, tolerance: float, inputs: Any, original: ker
         weights = [ops.convert_to_numpy(variable) for variable in getattr(layer, "weights", [])]
         factors = factors_of(layer, tolerance)
         if factors is None:
-            filled.append((_graphs.copied(layer, layer.get_config()), weights))
+            filled.append((_graphs.copied(layer, _graphs.config_of(layer)), weights))
             return [filled[-1][0]]
         truncated.append((layer.kernel, np.matmul(*factors)))
         first, second = thin_layers(layer, factors[0].shape[-1], names)

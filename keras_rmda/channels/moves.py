@@ -18,6 +18,12 @@ def inner_axis(axis: int, rank: int) -> int:
     return axis - 1 if axis > 0 else rank + axis if axis < 0 else -1
 
 
+def inner_axes(call: Call) -> list[int]:
+    """Return the axes of an operation on one tensor, as `inner_axis` does; all axes are the batch axis too."""
+    axes, rank = call.layer.axis, len(call.inputs[0].shape)
+    return [inner_axis(axis, rank) for axis in ([axes] if isinstance(axes, int) else axes or [0])]
+
+
 def concatenated(call: Call, arrays: list[np.ndarray], shape: Shape) -> np.ndarray:
     """Concatenate along the layer's axis, each array expanded along it."""
     axis = inner_axis(call.layer.axis, len(shape))
@@ -92,8 +98,7 @@ def transposed(call: Call, arrays: list[np.ndarray], shape: Shape) -> np.ndarray
 
 def flipped(call: Call, arrays: list[np.ndarray], shape: Shape) -> np.ndarray:
     """Reverse the order along axes."""
-    [array], axes = arrays, call.layer.axis
-    axes = [inner_axis(axis, array.ndim) for axis in ([axes] if isinstance(axes, int) else axes or [0])]
+    [array], axes = arrays, inner_axes(call)
     if min(axes) < 0:
         raise NotCovered(f"axis={call.layer.axis}, over the batch")
     return np.flip(array, axes)
@@ -138,9 +143,7 @@ def reduced(call: Call, arrays: list[np.ndarray], shape: Shape) -> np.ndarray:
     """Take the mean or an extremum over axes that are no channel axes."""
     if getattr(call.layer, "initial", None) is not None:
         raise NotCovered("an initial value")
-    [array], axes = arrays, call.layer.axis
-    axes = [axes] if isinstance(axes, int) else axes or [0]
-    axes = [inner_axis(axis, array.ndim) for axis in axes]
+    [array], axes = arrays, inner_axes(call)
     if min(axes) < 0 or any(array.shape[axis] > 1 or call.inputs[0].shape[axis] == 1 for axis in axes):
         raise NotCovered(f"axis={call.layer.axis}, over channels")
     return array if call.layer.keepdims else np.squeeze(array, axis=tuple(axes))
@@ -220,9 +223,7 @@ class Joins(Moves):
         axis = inner_axis(call.layer.axis, needed.ndim)
         for x in call.inputs:
             wanted = needed if x.atoms.ndim == needed.ndim else needed.any(axis=axis)
-            repeated = tuple(k for k, n in enumerate(x.atoms.shape) if n == 1)
-            wanted = np.broadcast_to(wanted.any(axis=repeated, keepdims=True), x.atoms.shape)
-            demands.append((x, wanted, f"read by {call.site.name}"))
+            demands.append((x, x.unrepeated(wanted), f"read by {call.site.name}"))
         return demands
 
 
@@ -232,7 +233,5 @@ class Sums(Moves):
 
     def constants(self, call: Call, state: State) -> list[np.ndarray]:
         [values] = super().constants(call, state)
-        x, axes = call.inputs[0], call.layer.axis
-        axes = [inner_axis(axis, len(x.shape)) for axis in ([axes] if isinstance(axes, int) else axes)]
-        count = np.prod([x.shape[axis] or np.nan for axis in axes])
+        count = np.prod([call.inputs[0].shape[axis] or np.nan for axis in inner_axes(call)])
         return [np.where(values == 0, 0.0, values * count)]

@@ -205,9 +205,7 @@ class Merges(Rule):
             wanted = needed
             if self.product and not call.masked:  # one zero is enough: what it is multiplied by does not matter
                 wanted = wanted & (~zeros.any(axis=0) | (zeros.argmax(axis=0) == k))
-            axes = tuple(axis for axis, n in enumerate(x.atoms.shape) if n == 1)
-            wanted = np.broadcast_to(wanted.any(axis=axes, keepdims=True), x.atoms.shape)
-            demands.append((x, wanted, f"read by {call.site.name}"))
+            demands.append((x, x.unrepeated(wanted), f"read by {call.site.name}"))
         return demands
 
 

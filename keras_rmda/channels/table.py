@@ -36,7 +36,7 @@ from keras_rmda.channels.moves import (
     reshaped,
     stacked,
     transposed,
-)  # fmt: skip
+)
 from keras_rmda.channels.recurrent import Recurs
 from keras_rmda.channels.rule import Read, Rule, State
 from keras_rmda.channels.simple import Carries, Merges, Mixes

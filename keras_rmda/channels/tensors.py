@@ -83,6 +83,11 @@ class Tensor:
         """Return whether anything is needed, along an axis."""
         return rows_of(needed, axis, self.shape[axis]).any(axis=1)
 
+    def unrepeated(self, needed: np.ndarray) -> np.ndarray:
+        """Return needs of a tensor along whose axes this one is repeated, in the shape of `atoms`."""
+        repeated = tuple(axis for axis, n in enumerate(self.atoms.shape) if n == 1)
+        return np.broadcast_to(needed.any(axis=repeated, keepdims=True), self.atoms.shape)
+
     def spread(self, vector: np.ndarray, axis: int) -> np.ndarray:
         """Return a vector of needs along an axis as an array like `atoms`."""
         if self.atoms.shape[axis] == 1:
