@@ -115,6 +115,12 @@ def is_distributed() -> bool:
     return keras.backend.backend() == "tensorflow" and sys.modules["tensorflow"].distribute.has_strategy()
 
 
+def summed_over_replicas(grads: list) -> list:
+    """Return gradients summed over the replicas of a TensorFlow strategy; elsewhere as they are."""
+    context = sys.modules["tensorflow"].distribute.get_replica_context() if is_distributed() else None
+    return list(context.all_reduce("SUM", grads)) if context and grads else grads
+
+
 def compiled(function: Callable) -> Callable:
     """Return a function of tensors compiled by XLA where the backend is TensorFlow, elsewhere the function."""
     if keras.backend.backend() != "tensorflow":

@@ -10,7 +10,7 @@ import keras
 
 from keras_rmda import _compat
 from keras_rmda.channels.table import axes_of
-from keras_rmda.regularizers import ProximalRegularizer
+from keras_rmda.regularizers import ProximalRegularizer, Share
 
 Regularizers = ProximalRegularizer | Mapping[str, ProximalRegularizer | None] | None
 """What an optimizer takes: one penalty for every kernel, or penalties by patterns of variable paths."""
@@ -106,16 +106,34 @@ def assign(
         if psi is not None:
             psi.check_shape(tuple(variable.shape), variable.path)
         assigned.append(psi)
+    check_complete(regularizers, assigned)
     warn_of_unused(regularizers, exclude, [names_of(variable, model) for variable in variables], uses_default)
     return assigned
 
 
 def chosen(regularizers: Regularizers, variable: keras.Variable, names: tuple[str, ...]) -> ProximalRegularizer | None:
-    """Return what an optimizer's `regularizer` argument says about a variable."""
-    if not isinstance(regularizers, Mapping):
-        return regularizers if is_kernel(variable) else None
-    pattern = matching(regularizers, names)
-    return None if pattern is None else regularizers[pattern]
+    """Return what an optimizer's `regularizer` argument says about a variable; coupled groups name theirs."""
+    if isinstance(regularizers, Mapping):
+        pattern = matching(regularizers, names)
+        regularizers = None if pattern is None else regularizers[pattern]
+        applies = True
+    else:
+        applies = is_kernel(variable)
+    bound = regularizers and regularizers.bound_to(names)
+    return bound if applies or isinstance(bound, Share) else None
+
+
+def check_complete(regularizers: Regularizers, assigned: Sequence[ProximalRegularizer | None]) -> None:
+    """Raise `ValueError` if a part of coupled groups has no variable, so that they could never be removed."""
+    for psi in regularizers.values() if isinstance(regularizers, Mapping) else [regularizers]:
+        bound = [each.path for each in assigned if isinstance(each, Share) and each.penalty is psi]
+        missing = [path for path in getattr(psi, "parts", ()) if path not in bound]
+        if missing:
+            raise ValueError(
+                "The optimizer must train, and apply the penalty to, all variables of coupled groups. Call "
+                "`coupled_groups` again for the model as it is now: frozen weights have no part in its groups, nor "
+                f"have those that its `exclude` names. Missing: {', '.join(missing)}"
+            )
 
 
 def warn_of_unused(regularizers: Regularizers, exclude: Sequence[str], names: list, uses_default: bool) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import keras
 import numpy as np
 from keras import ops
@@ -12,19 +14,20 @@ from keras_rmda.optimizers.base import SparseOptimizer
 from keras_rmda.pruning.liveness import plan
 from keras_rmda.pruning.report import report
 from keras_rmda.pruning.trace import Trace, as_graph, trace
-from keras_rmda.regularizers import GroupLasso
+from keras_rmda.regularizers import GroupLasso, Joint, ProximalRegularizer, Tensor
 
 
 class SparsityMonitor(keras.callbacks.Callback):
     """Put the sparsity of the structured iterate into `logs` at the end of every epoch.
 
     Adds `zero_groups` and `zero_weights` (fractions of all groups and weights under a regularizer), `penalty`
-    (the value of all penalties) and `macs` (multiply-accumulates that `strip` would leave). Callbacks that come
-    after it in the list see them, as do the progress bar, History and TensorBoard. With an optimizer that is not of
-    this package it measures the weights themselves, over the input groups of every kernel without regularizer.
+    (the value of all penalties), `macs` (multiply-accumulates that `strip` would leave), `removable_macs` and
+    `removable_parameters` (fractions of all of the model that `strip` would take). Callbacks that come after it in the
+    list see them, as do the progress bar, History and TensorBoard. With an optimizer that is not of this package it
+    measures the weights themselves, over the input groups of every kernel without regularizer.
 
     Args:
-        macs: whether to compute `macs`, the costlier part.
+        macs: whether to compute what `strip` would do, the costlier part.
 
     Example:
         >>> model.fit(x, y, callbacks=[kr.callbacks.SparsityMonitor()])
@@ -46,27 +49,25 @@ class SparsityMonitor(keras.callbacks.Callback):
         values: dict[int, np.ndarray] = {}
         zero_groups = groups = zero_weights = weights = 0
         penalty = 0.0
-        for variable in self.model.trainable_variables:
-            optimizer = _compat.inner_optimizer(getattr(self.model, "optimizer", None), variable)
-            ours = isinstance(optimizer, SparseOptimizer) and optimizer.built
-            psi = optimizer.penalty_of(variable) if ours else own_regularizer(variable)
-            counted = psi or (GroupLasso(0.0) if not ours and is_kernel(variable) else None)
-            if counted is None:
-                continue
-            w = optimizer.structured_value(variable) if ours else ops.convert_to_tensor(variable)
-            w = ops.cast(w, "float32")  # NumPy does not know bfloat16
-            norms = ops.convert_to_numpy(counted.group_norms(w))
-            values[id(variable)] = value = ops.convert_to_numpy(w)
+        for psi, variables, ws in penalized(self.model):
+            ws = [ops.cast(w, "float32") for w in ws]  # NumPy does not know bfloat16
+            of = ws if isinstance(psi, Joint) else ws[0]
+            norms = ops.convert_to_numpy(psi.group_norms(of))
             zero_groups, groups = zero_groups + int((norms == 0).sum()), groups + norms.size
-            zero_weights, weights = zero_weights + int((value == 0).sum()), weights + value.size
-            penalty += float(ops.convert_to_numpy(counted(w)))
+            penalty += float(ops.convert_to_numpy(psi(of)))
+            for variable, w in zip(variables, ws):
+                values[id(variable)] = value = ops.convert_to_numpy(w)
+                zero_weights, weights = zero_weights + int((value == 0).sum()), weights + value.size
         logs["zero_groups"] = zero_groups / max(groups, 1)
         logs["zero_weights"] = zero_weights / max(weights, 1)
         logs["penalty"] = penalty
         if self.macs:
             self._trace = self._trace or self._traced()
             read = lambda v: values[id(v)] if id(v) in values else ops.convert_to_numpy(v)  # noqa: E731
-            logs["macs"] = report(plan(self._trace, read), self.model.name).macs_after
+            found = report(plan(self._trace, read), self.model.name)
+            logs["macs"] = found.macs_after
+            logs["removable_macs"] = 1.0 - found.macs_after / max(found.macs, 1)
+            logs["removable_parameters"] = 1.0 - found.parameters_after / max(found.parameters, 1)
 
     def _traced(self) -> Trace:
         """Return the trace of the model, or say how to do without it."""
@@ -77,3 +78,20 @@ class SparsityMonitor(keras.callbacks.Callback):
             raise ValueError(
                 f"SparsityMonitor cannot count `macs`; SparsityMonitor(macs=False) does not. {error}"
             ) from error
+
+
+def penalized(model: keras.Model) -> Iterator[tuple[ProximalRegularizer | Joint, list[keras.Variable], list[Tensor]]]:
+    """Yield every penalty of a model with its variables, and their structured values under an optimizer of ours."""
+    others = []
+    for variable in model.trainable_variables:
+        optimizer = _compat.inner_optimizer(getattr(model, "optimizer", None), variable)
+        if not isinstance(optimizer, SparseOptimizer) or not optimizer.built:
+            others.append((own_regularizer(variable), isinstance(optimizer, SparseOptimizer), variable))
+    for optimizer in _compat.inner_optimizers(getattr(model, "optimizer", None)):
+        if isinstance(optimizer, SparseOptimizer) and optimizer.built:
+            for psi, variables in optimizer.penalties():
+                yield psi, variables, optimizer.structured_values(variables)
+    for psi, is_ours, variable in others:
+        psi = psi or (GroupLasso(0.0) if not is_ours and is_kernel(variable) else None)
+        if psi is not None:
+            yield psi, [variable], [ops.convert_to_tensor(variable)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import keras
@@ -10,6 +11,7 @@ from keras import ops
 
 from keras_rmda import _checks, _compat, _graphs
 from keras_rmda.optimizers.base import SparseOptimizer
+from keras_rmda.regularizers import ProximalRegularizer
 
 NEVER = np.inf
 
@@ -179,12 +181,7 @@ class SolutionPath(keras.callbacks.Callback):
 
     def _record(self) -> None:
         support: dict[str, np.ndarray] = {}
-        for variable in self.model.trainable_variables:
-            optimizer = _compat.inner_optimizer(self.model.optimizer, variable)
-            psi = optimizer.penalty_of(variable) if isinstance(optimizer, SparseOptimizer) else None
-            if psi is None:
-                continue
-            value = ops.convert_to_numpy(optimizer.structured_value(variable))
+        for variable, psi, value in self._structured():
             norms = ops.convert_to_numpy(psi.group_norms(value))
             entered = self.entered.setdefault(variable.path, np.full(norms.shape, NEVER))
             entered[(norms != 0) & (entered == NEVER)] = len(self._supports)
@@ -192,3 +189,11 @@ class SolutionPath(keras.callbacks.Callback):
             self._shapes[variable.path] = value.shape
             support[variable.path] = np.packbits(value != 0)
         self._supports.append(support)
+
+    def _structured(self) -> Iterator[tuple[keras.Variable, ProximalRegularizer, np.ndarray]]:
+        """Yield the variables with a regularizer under an optimizer of ours, and their structured values."""
+        for optimizer in _compat.inner_optimizers(self.model.optimizer):
+            if isinstance(optimizer, SparseOptimizer):
+                variables = [v for v in self.model.trainable_variables if optimizer.penalty_of(v) is not None]
+                for variable, value in zip(variables, optimizer.structured_values(variables)):
+                    yield variable, optimizer.penalty_of(variable), ops.convert_to_numpy(value)

@@ -39,6 +39,12 @@ class Attends(Rule):
             "attention_output/bias": ("o",),
         }
 
+    def reads(self, name: str) -> str:
+        return "v" if name.startswith("attention_output") else "ijw"
+
+    def writes(self, name: str) -> str:
+        return "o" if name.startswith("attention_output") else "kv"
+
     def _given(self, call: Call) -> tuple[list[Tensor], list[Tensor]]:
         """Return the tensors of query, key and value, and the others."""
         bound = inspect.signature(call.layer.call).bind(*call.arguments[0], **call.arguments[1]).arguments

@@ -41,6 +41,12 @@ class Recurs(Rule):
                 named[cell.bias.path] = (".", g)[2 - len(cell.bias.shape) :]
         return named
 
+    def reads(self, name: str) -> str:
+        return "iuU"
+
+    def writes(self, name: str) -> str:
+        return "gh"
+
     def check(self, layer: Any) -> None:
         for each in directions(layer):
             if type(each) not in GATES:

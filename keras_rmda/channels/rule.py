@@ -61,6 +61,14 @@ class Rule:
     widths: Mapping[str, str]
     refusal: Callable[[Any], str | None] | None
 
+    def reads(self, name: str) -> str:
+        """Return the letters of the channels that a weight of this name reads, if it has them."""
+        return "ip"
+
+    def writes(self, name: str) -> str:
+        """Return the letters of the channels that a weight of this name writes or scales, if it has them."""
+        return "oqc"
+
     def letters(self, layer: Any) -> Mapping[str, str | Sequence[str]]:
         """Return `weights` for this very layer."""
         return getattr(self, "weights", {})

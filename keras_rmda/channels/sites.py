@@ -87,6 +87,20 @@ class Site:
         row = self.row(letters)
         return (values if row < k else values.T).reshape(crossed(len(letters), row, k, values.shape))
 
+    def marked(self, name: str, letter: str, values: np.ndarray) -> np.ndarray:
+        """Return one value for each of what a letter stands for as an array that broadcasts with a weight."""
+        axes = self.axes[name]
+        laid = self.laid(axes, letter, values)
+        view = self.view(axes, tuple(self.weight(name).shape))
+        expanded, joined = [], []
+        for axis in axes:
+            sizes = laid.shape[len(expanded) : len(expanded) + len(axis)]
+            if math.prod(sizes) > 1:  # letters that share an axis have no sizes of their own in the weight
+                sizes = view[len(expanded) : len(expanded) + len(axis)]
+            expanded += sizes
+            joined.append(math.prod(sizes))
+        return np.broadcast_to(laid, expanded).reshape(joined)
+
     def only(self, axes: Sequence[str], value: np.ndarray, letter: str, used: np.ndarray) -> np.ndarray:
         """Return a weight with zeros where what an axis stands for is not used."""
         if used.all() or letter not in "".join(axes):

@@ -40,7 +40,7 @@ from keras_rmda.channels.moves import (
 from keras_rmda.channels.recurrent import Recurs
 from keras_rmda.channels.rule import Read, Rule, State
 from keras_rmda.channels.simple import Carries, Merges, Mixes
-from keras_rmda.channels.sites import Call, Cut
+from keras_rmda.channels.sites import Call
 from keras_rmda.channels.tensors import NotCovered, Tensor
 from keras_rmda.channels.wrappers import Distributes
 
@@ -77,8 +77,8 @@ class Separates(Writes):
         call.site.own["j"] = np.repeat(call.site.own["i"], call.layer.depth_multiplier)
         return written
 
-    def macs(self, call: Call, cut: Cut) -> int:
-        return super().macs(call, cut)
+    def reads(self, name: str) -> str:
+        return "ij"
 
 
 def convolution(n: int) -> Callable[[Any], Rule]:

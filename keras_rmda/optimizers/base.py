@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from numbers import Integral
 from typing import Any, Literal
 
@@ -19,7 +20,8 @@ from keras.optimizers.schedules import LearningRateSchedule
 
 from keras_rmda import _checks, _compat, assignment
 from keras_rmda.assignment import Regularizers, own_regularizer
-from keras_rmda.regularizers import ProximalRegularizer, Tensor, as_type_of
+from keras_rmda.optimizers.joint import couplings, together
+from keras_rmda.regularizers import Joint, ProximalRegularizer, Tensor, as_type_of
 
 Scalars = dict[str, Tensor]
 Slots = dict[str, Tensor]
@@ -134,16 +136,20 @@ class SparseOptimizer(keras.optimizers.Optimizer):
         Raises:
             ValueError: if the optimizer does not know the variable.
         """
+        return self.structured_values([variable])[0]
+
+    def structured_values(self, variables: Iterable[keras.Variable]) -> list[Tensor]:
+        """Return `structured_value` of each variable; those whose groups are coupled cost one computation together."""
         self._check_built()
-        self._check_variables_are_known([variable])
-        index = self._get_variable_index(variable)
-        w, psi = ops.convert_to_tensor(variable), self.penalty_of(variable)
-        if psi is None:
-            return w
-        t, scalars = ops.cast(self._step_count, w.dtype), self._read(self._scalars, w.dtype)
-        value = self.structured(w, psi, t=t, **scalars, **self._read(self._slots[index], w.dtype))
-        constraint = self._trainable_variables[index].constraint
-        return value if constraint is None else constraint(value)
+        variables = list(variables)
+        self._check_variables_are_known(variables)
+        indices = [self._get_variable_index(variable) for variable in variables]
+        values = self._asked(indices, self._structured, self._strengths)
+        constraints = [self._trainable_variables[index].constraint for index in indices]
+        return [
+            values[index] if constraint is None else constraint(values[index])
+            for index, constraint in zip(indices, constraints)
+        ]
 
     def project(self, model: keras.Model | Iterable[keras.Variable]) -> None:
         """Write the iterates that carry the exact zeros into the model; `fit` ends with this by itself.
@@ -155,9 +161,10 @@ class SparseOptimizer(keras.optimizers.Optimizer):
             ValueError: if the optimizer is not built.
         """
         self._check_built()
-        for variable in getattr(model, "trainable_variables", model):
-            if self.penalty_of(variable) is not None:
-                variable.assign(self.structured_value(variable))
+        variables = list(getattr(model, "trainable_variables", model))
+        variables = [variable for variable in variables if self.penalty_of(variable) is not None]
+        for variable, value in zip(variables, self.structured_values(variables)):
+            variable.assign(value)
 
     def penalty_of(self, variable: keras.Variable) -> ProximalRegularizer | None:
         """Return the regularizer that this optimizer applies to `variable`, at the strength of the last step.
@@ -166,6 +173,19 @@ class SparseOptimizer(keras.optimizers.Optimizer):
         """
         index = self._trainable_variables_indices.get(self._var_key(variable)) if self.built else None
         return None if index is None else self._penalty(index, self._strengths)
+
+    def penalties(self) -> list[tuple[ProximalRegularizer | Joint, list[keras.Variable]]]:
+        """Return every penalty, at the strength of the last step, with the variables that it is a function of."""
+        self._check_built()
+        found = []
+        for coupling in self.couplings:
+            share = self._penalty(coupling.indices[0], self._strengths)
+            found.append((coupling.joint(share), [self._trainable_variables[index] for index in coupling.indices]))
+        for index, variable in enumerate(self._trainable_variables):
+            psi = self._penalty(index, self._strengths)
+            if psi is not None and index not in self._coupling_of:
+                found.append((psi, [variable]))
+        return found
 
     # ---- what Keras calls
 
@@ -183,6 +203,11 @@ class SparseOptimizer(keras.optimizers.Optimizer):
             for index, psi in enumerate(self._penalties)
             if psi is not None and isinstance(psi.strength, LearningRateSchedule)
         }
+        self.couplings = couplings(self._penalties)
+        for coupling in self.couplings:
+            count = (len(coupling.shares[0].penalty.groups),)
+            coupling.factors = self.add_variable(count, "ones", name="group_factors", aggregation="only_first_replica")
+        self._coupling_of = {index: coupling for coupling in self.couplings for index in coupling.indices}
         self._slots = [
             {name: self.add_variable_from_reference(variable, name=name) for name in self.slots}
             for variable in variables
@@ -196,7 +221,14 @@ class SparseOptimizer(keras.optimizers.Optimizer):
         self._begin_again_if_unused()
         self._begin_first_stage()
         grads = [_compat.dense(gradient) for gradient in grads]
-        indices = tuple(self._get_variable_index(variable) for variable in trainable_variables)
+        indices = [self._get_variable_index(variable) for variable in trainable_variables]
+        # What has no gradient goes along where its groups have one.
+        for missing in sorted(
+            {i for n in indices if n in self._coupling_of for i in self._coupling_of[n].indices} - {*indices}
+        ):
+            indices.append(missing)
+            grads.append(ops.zeros_like(self._trainable_variables[missing]))
+        indices = tuple(indices)
         if not self._compiles_update:
             self._update(grads, indices, learning_rate)
             return
@@ -213,23 +245,21 @@ class SparseOptimizer(keras.optimizers.Optimizer):
             learning_rate: the numbers of this step, from `_advance`; Keras hands on what it is given.
         """
         index = self._get_variable_index(variable)
-        w = ops.cast(variable, variable.dtype)
-        numbers = {name: ops.cast(value, w.dtype) for name, value in learning_rate["numbers"].items()}
-        lr = numbers.pop("lr")
-        slots = self._read(self._slots[index], w.dtype)
-        decay = self.weight_decay if self._use_weight_decay(self._trainable_variables[index]) else None
-        w_next, slots_next = self.step(
-            w - w * as_type_of(w, lr * decay) if decay else w,
-            ops.cast(gradient, w.dtype),
-            lr,
-            self._penalty(index, learning_rate["strengths"]),
-            **numbers,
-            **slots,
-        )
+        before = ops.cast(variable, variable.dtype)
+        stepped = learning_rate["together"].get(str(index))
+        if stepped is None:
+            psi = self._penalty(index, learning_rate["strengths"])
+            stepped = self._stepped(before, gradient, learning_rate["numbers"], index, psi)
+        w, slots = stepped
         is_finite = learning_rate.get("is_finite")
-        for name, value in slots_next.items():
-            self.assign(self._slots[index][name], _unless_skipped(value, slots[name], is_finite))
-        self.assign(variable, _unless_skipped(w_next, w, is_finite))
+        for name, value in slots.items():
+            slot = self._slots[index][name]
+            self.assign(slot, _unless_skipped(value, ops.cast(slot, before.dtype), is_finite))
+        self.assign(variable, _unless_skipped(w, before, is_finite))
+
+    def _all_reduce_sum_gradients(self, grads_and_vars: list) -> list:
+        """Do nothing: `_update` has summed the gradients of all replicas, before anything looks at them."""
+        return grads_and_vars
 
     def finalize_variable_values(self, var_list: list[keras.Variable]) -> None:
         """Project at the end of `fit`."""
@@ -278,7 +308,49 @@ class SparseOptimizer(keras.optimizers.Optimizer):
 
     def _update(self, grads: list[Tensor], indices: tuple[int, ...], learning_rate: Tensor) -> None:
         variables = [self._trainable_variables[index] for index in indices]
-        super()._backend_update_step(grads, variables, self._advance(grads, learning_rate))
+        grads = _compat.summed_over_replicas(grads)
+        numbers = self._advance(grads, learning_rate)
+        gradient_of = dict(zip(indices, grads))
+        ws = {index: ops.convert_to_tensor(self._trainable_variables[index]) for index in self._coupling_of}
+        step = lambda index, psi: self._stepped(ws[index], gradient_of[index], numbers["numbers"], index, psi)  # noqa: E731
+        coupled = [index for index in indices if index in self._coupling_of]
+        stepped = self._asked(coupled, step, numbers["strengths"])
+        numbers["together"] = {str(index): each for index, each in stepped.items()}
+        super()._backend_update_step(grads, variables, numbers)
+
+    def _stepped(
+        self, w: Tensor, gradient: Tensor, numbers: Scalars, index: int, psi: ProximalRegularizer | None
+    ) -> tuple[Tensor, Slots]:
+        """Return the next value and slots of a variable."""
+        numbers = {name: ops.cast(value, w.dtype) for name, value in numbers.items()}
+        lr = numbers.pop("lr")
+        slots = self._read(self._slots[index], w.dtype)
+        decay = self.weight_decay if self._use_weight_decay(self._trainable_variables[index]) else None
+        w = w - w * as_type_of(w, lr * decay) if decay else w
+        return self.step(w, ops.cast(gradient, w.dtype), lr, psi, **numbers, **slots)
+
+    def _structured(self, index: int, psi: ProximalRegularizer | None) -> Tensor:
+        w = ops.convert_to_tensor(self._trainable_variables[index])
+        if psi is None:
+            return w
+        t, scalars = ops.cast(self._step_count, w.dtype), self._read(self._scalars, w.dtype)
+        return self.structured(w, psi, t=t, **scalars, **self._read(self._slots[index], w.dtype))
+
+    def _asked(
+        self, indices: Iterable[int], function: Callable[[int, Any], Any], strengths: dict[str, Tensor]
+    ) -> dict[int, Any]:
+        """Return, by number of the variable, a pure function of it and its penalty; coupled ones all at once."""
+        results: dict[int, Any] = {}
+        for index in indices:
+            if index in results:
+                continue
+            psi, coupling = self._penalty(index, strengths), self._coupling_of.get(index)
+            if coupling is None:
+                results[index] = function(index, psi)
+            else:
+                functions = [partial(function, each) for each in coupling.indices]
+                results |= zip(coupling.indices, together(functions, coupling.joint(psi)))
+        return results
 
     def _advance(self, grads: list[Tensor], learning_rate: Tensor) -> dict[str, Any]:
         """Advance the scalars, exactly once per real step, and return all numbers of this step."""
@@ -344,11 +416,14 @@ class SparseOptimizer(keras.optimizers.Optimizer):
         strengths = self._scheduled_strengths()
         for index, value in strengths.items():
             self._strengths[index].assign(value)
-        for index, (variable, slots) in enumerate(zip(self._trainable_variables, self._slots)):
+
+        def init(index: int, psi: ProximalRegularizer | None) -> Slots:
             # A copy: JAX cannot donate one buffer as both a weight and a slot.
-            w = ops.copy(ops.convert_to_tensor(variable))
-            for name, value in self.init(w, self._penalty(index, strengths)).items():
-                slots[name].assign(value)
+            return self.init(ops.copy(ops.convert_to_tensor(self._trainable_variables[index])), psi)
+
+        for index, slots in self._asked(range(len(self._slots)), init, strengths).items():
+            for name, value in slots.items():
+                self._slots[index][name].assign(value)
 
     def _new_scalar(self, name: str, initializer: Any = "zeros", dtype: str | None = None) -> keras.Variable:
         return self.add_variable((), initializer, dtype=dtype, name=name, aggregation="only_first_replica")

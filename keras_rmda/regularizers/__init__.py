@@ -5,17 +5,21 @@ answers what proximal algorithms ask: `prox`, `prox_in_metric` and `subgradient`
 """
 
 from keras_rmda.regularizers.base import ProximalRegularizer, Tensor, as_type_of
+from keras_rmda.regularizers.coupled import CoupledGroups, Joint, Share
 from keras_rmda.regularizers.elementwise import L1, ElasticNet, NonNegativeL1
 from keras_rmda.regularizers.groups import GroupLasso, SparseGroupLasso
 from keras_rmda.regularizers.nuclear import NuclearNorm
 
 __all__ = [
     "L1",
+    "CoupledGroups",
     "ElasticNet",
     "GroupLasso",
+    "Joint",
     "NonNegativeL1",
     "NuclearNorm",
     "ProximalRegularizer",
+    "Share",
     "SparseGroupLasso",
     "Tensor",
     "as_type_of",

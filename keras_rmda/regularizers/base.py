@@ -7,6 +7,7 @@ stand for them in this package.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -32,6 +33,8 @@ class ProximalRegularizer(keras.regularizers.Regularizer):
 
     has_support = True
     """Whether it only makes weights zero, and any values elsewhere are as good: no rank, no sign."""
+    parts: Sequence[str] = ()
+    """The paths of the variables that it must be applied to together."""
     compiles_well = True
     """Whether XLA's version of the proximal map is as fast as the backend's own."""
 
@@ -68,6 +71,10 @@ class ProximalRegularizer(keras.regularizers.Regularizer):
         """Return this penalty for a weight whose axes the layer table describes by these letters."""
         return self
 
+    def bound_to(self, names: Sequence[str]) -> ProximalRegularizer | None:
+        """Return this penalty for the variable of these names, or None where it has no part in it."""
+        return self
+
     def at(self, strength: Tensor) -> ProximalRegularizer:
         """Return this penalty with another strength, which may be a tensor."""
         other = copy.copy(self)
@@ -80,7 +87,7 @@ class ProximalRegularizer(keras.regularizers.Regularizer):
         return {"strength": keras.saving.serialize_keras_object(self.strength) if is_schedule else self.strength}
 
     def __repr__(self) -> str:
-        arguments = ", ".join(f"{key}={value!r}" for key, value in self.get_config().items())
+        arguments = ", ".join(f"{key}={getattr(self, key)!r}" for key in self.get_config())
         return f"{type(self).__name__}({arguments})"
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-import math
+from collections.abc import Sequence
 from numbers import Integral
 from typing import Any
 
@@ -11,18 +11,19 @@ import keras
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
-from keras_rmda import _checks, _compat
+from keras_rmda import _checks
 from keras_rmda.regularizers.base import ProximalRegularizer, Tensor, as_type_of, soft_threshold
+from keras_rmda.regularizers.coupled import CoupledGroups, Share
+from keras_rmda.regularizers.norms import AlongAxes, Grouping, directions, shrink, shrink_in_metric, smooth_norms
+
+Groups = str | int | CoupledGroups
+"""What forms a group: a name of `LETTERS`, an axis, or numbers for all weights of a model."""
 
 LETTERS = {"input": "ic", "output": "ocm", "kernel": "iocm"}
 """For each name of groups the letters of the layer table whose axes tell one group from another."""
 
 CONVENTION = "io"
 """The letters of the last two axes of a weight whose layer is not known."""
-
-NEWTON = {"float64": (10, 1e-9), "float32": (8, 1e-5), "bfloat16": (5, 1e-2), "float16": (5, 1e-2)}
-"""Passes that are enough for rounding at a metric spread of 10^6, the worst of 150,000 random groups, and the relative
-move after which the next pass would change nothing (see `GroupLasso.prox_in_metric`)."""
 
 
 @keras.saving.register_keras_serializable(package="keras_rmda")
@@ -35,9 +36,11 @@ class GroupLasso(ProximalRegularizer):
         strength: multiplier of the penalty, a finite number >= 0 or a schedule of it.
         groups: what forms one group. `"input"`: all weights that read one input channel (a channel that nobody
             reads can always be removed exactly); `"output"`: one filter; `"kernel"`: the weights of one (input,
-            output) pair; or an axis, one group per index along it. The names follow the layer table where an
-            optimizer knows the layer; elsewhere the last two axes are (inputs, outputs).
-        scale_by_size: whether to weigh each group by the square root of its number of weights.
+            output) pair; an axis, one group per index along it; or `coupled_groups(model)`, whose groups span
+            several variables. The names follow the layer table where an optimizer knows the layer; elsewhere the
+            last two axes are (inputs, outputs).
+        scale_by_size: whether to weigh each group by the square root of its number of weights, or by what
+            `coupled_groups` was asked for.
 
     Raises:
         ValueError: for a bad `strength` or unknown `groups`; later, naming the variable, if a variable
@@ -50,75 +53,52 @@ class GroupLasso(ProximalRegularizer):
     Source: Yuan and Lin 2006, "Model selection and estimation in regression with grouped variables".
     """
 
-    def __init__(self, strength: float | LearningRateSchedule, groups: str | int = "input", scale_by_size: bool = True):
+    def __init__(self, strength: float | LearningRateSchedule, groups: Groups = "input", scale_by_size: bool = True):
         super().__init__(strength)
-        if not (isinstance(groups, Integral) and not isinstance(groups, bool)):
+        if isinstance(groups, dict):
+            groups = keras.saving.deserialize_keras_object(groups)
+        if isinstance(groups, Integral) and not isinstance(groups, bool):
+            groups = int(groups)
+        elif not isinstance(groups, CoupledGroups):
             _checks.one_of("groups", groups, tuple(LETTERS))
-        self.groups = groups if isinstance(groups, str) else int(groups)
+        self.groups = groups
         self.scale_by_size = _checks.truth("scale_by_size", scale_by_size)
         self._axes = CONVENTION
 
     def __call__(self, w: Tensor) -> Tensor:
-        w = ops.convert_to_tensor(w)
-        return ops.sum(self._threshold(w, 1.0) * self.group_norms(w))
+        return self._value(*self._alone(w))
 
     def prox(self, w: Tensor, step: Tensor) -> Tensor:
-        w = ops.convert_to_tensor(w)
-        norm, t = self._norms(w), self._threshold(w, step)
-        # In this order of branches a NaN stays a NaN and does not become a quiet zero group.
-        return w * ops.where(norm <= t, ops.zeros_like(norm), 1.0 - t / norm)
+        [w], grouping = self._alone(w)
+        return self._prox([w], step, grouping)[0]
 
     def prox_in_metric(self, w: Tensor, step: Tensor, d: Tensor) -> Tensor:
-        """Return argmin_u step * psi(u) + <d, (u - w)^2> / 2 for a diagonal metric d > 0.
-
-        With b = d * w and t the group's threshold: u = 0 where |b| <= t, else u = rho * b / (rho * d + t), where the
-        scalar rho = |u| solves N(rho) = |b / (rho * d + t)| = 1. Newton's method on 1 / N - 1 is monotone from a lower
-        bound: (|b| - t) over the mean of d with weights b^2, by Jensen's inequality. The number of passes is fixed, so
-        that nothing is read back; on CPUs it is the largest, and three or four are usual.
-        """
-        w = ops.convert_to_tensor(w)
-        passes, small = NEWTON[keras.backend.standardize_dtype(w.dtype)]
-        d = ops.broadcast_to(as_type_of(w, d), w.shape)
-        t = self._threshold(w, step)
-        b = d * w
-        squares = self._sum(ops.square(b))
-        norm = ops.sqrt(squares)
-        is_zero = norm <= t
-        zero, one = ops.zeros_like(norm), ops.ones_like(norm)
-        rho = ops.where(is_zero, zero, (norm - t) * squares / self._sum(d * ops.square(b)))
-        # A zero group has no root; a denominator of at least 1 keeps its unused numbers finite.
-        floor = ops.where(is_zero, one, zero) + t
-
-        def newton(rho: Tensor) -> tuple[Tensor, Tensor]:
-            inverse = 1.0 / (rho * d + floor)
-            terms = ops.square(b * inverse)
-            n_squared = self._sum(terms)
-            slope = ops.where(is_zero, one, self._sum(terms * d * inverse))
-            move = n_squared * (ops.sqrt(n_squared) - 1.0) / slope
-            # Convergence is quadratic: after a move this small nothing is left to gain.
-            return rho + move, ops.any(move > small * rho)
-
-        rho = _compat.iterated(newton, rho, passes)
-        return b * ops.where(is_zero, zero, rho) / (rho * d + floor)
+        [w], grouping = self._alone(w)
+        return self._prox_in_metric([w], step, [d], grouping)[0]
 
     def subgradient(self, w: Tensor) -> Tensor:
-        w = ops.convert_to_tensor(w)
-        norm = self._norms(w)
-        return self._threshold(w, 1.0) * w / ops.where(norm == 0, ops.ones_like(norm), norm)
+        return self._subgradient(*self._alone(w))[0]
 
     def group_norms(self, w: Tensor) -> Tensor:
-        # sqrt has an infinite slope at 0; as an ordinary Keras penalty this is differentiated there.
-        squares = self._sum(ops.square(w))
-        positive = squares != 0
-        safe = ops.where(positive, squares, ops.ones_like(squares))
-        return ops.where(positive, ops.sqrt(safe), ops.zeros_like(squares))
+        return self._group_norms(*self._alone(w))
 
     def along(self, axes: str) -> GroupLasso:
         other = copy.copy(self)
         other._axes = axes
         return other
 
+    @property
+    def parts(self) -> Sequence[str]:
+        return tuple(self.groups.members) if isinstance(self.groups, CoupledGroups) else ()
+
+    def bound_to(self, names: Sequence[str]) -> ProximalRegularizer | None:
+        if not isinstance(self.groups, CoupledGroups):
+            return self
+        path = self.groups.path_among(names)
+        return path and Share(self, path)
+
     def check_shape(self, shape: tuple[int, ...], path: str) -> None:
+        self._check_alone()
         kept = self._kept_axes()
         if not kept or not all(-len(shape) <= axis < len(shape) for axis in kept):
             raise ValueError(
@@ -127,11 +107,50 @@ class GroupLasso(ProximalRegularizer):
             )
 
     def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {"groups": self.groups, "scale_by_size": self.scale_by_size}
+        groups = self.groups
+        if isinstance(groups, CoupledGroups):
+            groups = keras.saving.serialize_keras_object(groups)
+        return super().get_config() | {"groups": groups, "scale_by_size": self.scale_by_size}
+
+    # ---- the same on lists of arrays, whose groups are those of a `Grouping`
+
+    def _value(self, ws: Sequence[Tensor], grouping: Grouping) -> Tensor:
+        return ops.sum(self._threshold(ws, 1.0, grouping) * self._group_norms(ws, grouping))
+
+    def _prox(self, ws: Sequence[Tensor], step: Tensor, grouping: Grouping) -> list[Tensor]:
+        return shrink(ws, self._threshold(ws, step, grouping), grouping)
+
+    def _prox_in_metric(
+        self, ws: Sequence[Tensor], step: Tensor, ds: Sequence[Tensor], grouping: Grouping
+    ) -> list[Tensor]:
+        return shrink_in_metric(ws, self._threshold(ws, step, grouping), ds, grouping)
+
+    def _subgradient(self, ws: Sequence[Tensor], grouping: Grouping) -> list[Tensor]:
+        return directions(ws, self._threshold(ws, 1.0, grouping), grouping)
+
+    def _group_norms(self, ws: Sequence[Tensor], grouping: Grouping) -> Tensor:
+        return smooth_norms(ws, grouping)
 
     @property
     def _group_strength(self) -> Tensor:
         return self._lambda
+
+    def _threshold(self, ws: Sequence[Tensor], step: Tensor, grouping: Grouping) -> Tensor:
+        w = ws[0]
+        return as_type_of(w, step) * as_type_of(w, self._group_strength) * as_type_of(w, grouping.weights)
+
+    def _alone(self, w: Tensor) -> tuple[list[Tensor], Grouping]:
+        """Return one array as a list, with the grouping along its axes."""
+        self._check_alone()
+        w = ops.convert_to_tensor(w)
+        return [w], AlongAxes(tuple(w.shape), self._kept_axes(), self.scale_by_size)
+
+    def _check_alone(self) -> None:
+        if isinstance(self.groups, CoupledGroups):
+            raise ValueError(
+                f"The groups of {self!r} span several variables, so that it is no penalty of a single one. Give it to "
+                "an optimizer of keras_rmda, as `regularizer`."
+            )
 
     def _kept_axes(self) -> tuple[int, ...]:
         """Return the axes whose indices tell one group from another, as negative or user-given numbers."""
@@ -139,25 +158,6 @@ class GroupLasso(ProximalRegularizer):
             return (self.groups,)
         letters = LETTERS[self.groups]
         return tuple(k - len(self._axes) for k, letter in enumerate(self._axes) if letter in letters)
-
-    def _reduced_axes(self, rank: int) -> tuple[int, ...]:
-        kept = {axis % rank for axis in self._kept_axes()}
-        return tuple(axis for axis in range(rank) if axis not in kept)
-
-    def _sum(self, x: Tensor) -> Tensor:
-        """Sum over each group, axes kept. (No axes would mean all axes to PyTorch.)"""
-        axes = self._reduced_axes(len(x.shape))
-        if len(x.shape) - 1 in axes:
-            x, axes = _compat.row_sums(x), axes[:-1]
-        return ops.sum(x, axis=axes, keepdims=True) if axes else x
-
-    def _norms(self, w: Tensor) -> Tensor:
-        return ops.sqrt(self._sum(ops.square(w)))
-
-    def _threshold(self, w: Tensor, step: Tensor) -> Tensor:
-        size = math.prod(w.shape[axis] for axis in self._reduced_axes(len(w.shape)))
-        weight = size**0.5 if self.scale_by_size else 1.0
-        return as_type_of(w, step * (self._group_strength * weight))
 
 
 @keras.saving.register_keras_serializable(package="keras_rmda")
@@ -188,23 +188,26 @@ class SparseGroupLasso(GroupLasso):
         self,
         strength: float | LearningRateSchedule,
         l1_ratio: float = 0.5,
-        groups: str | int = "input",
+        groups: Groups = "input",
         scale_by_size: bool = True,
     ):
         super().__init__(strength, groups, scale_by_size)
         self.l1_ratio = _checks.real("l1_ratio", l1_ratio, maximum=1.0)
 
-    def __call__(self, w: Tensor) -> Tensor:
-        return super().__call__(w) + self._l1 * ops.sum(ops.abs(w))
+    def _value(self, ws: Sequence[Tensor], grouping: Grouping) -> Tensor:
+        return super()._value(ws, grouping) + self._l1 * sum(ops.sum(ops.abs(w)) for w in ws)
 
-    def prox(self, w: Tensor, step: Tensor) -> Tensor:
-        return super().prox(soft_threshold(w, step * self._l1), step)
+    def _prox(self, ws: Sequence[Tensor], step: Tensor, grouping: Grouping) -> list[Tensor]:
+        return super()._prox([soft_threshold(w, step * self._l1) for w in ws], step, grouping)
 
-    def prox_in_metric(self, w: Tensor, step: Tensor, d: Tensor) -> Tensor:
-        return super().prox_in_metric(soft_threshold(w, step * self._l1 / d), step, d)
+    def _prox_in_metric(
+        self, ws: Sequence[Tensor], step: Tensor, ds: Sequence[Tensor], grouping: Grouping
+    ) -> list[Tensor]:
+        ws = [soft_threshold(w, step * self._l1 / d) for w, d in zip(ws, ds)]
+        return super()._prox_in_metric(ws, step, ds, grouping)
 
-    def subgradient(self, w: Tensor) -> Tensor:
-        return super().subgradient(w) + self._l1 * ops.sign(w)
+    def _subgradient(self, ws: Sequence[Tensor], grouping: Grouping) -> list[Tensor]:
+        return [s + self._l1 * ops.sign(w) for s, w in zip(super()._subgradient(ws, grouping), ws)]
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"l1_ratio": self.l1_ratio}

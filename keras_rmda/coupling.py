@@ -1,0 +1,204 @@
+"""Groups of weights whose zeros are channels that the converter removes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import keras
+import numpy as np
+
+from keras_rmda import _checks, assignment
+from keras_rmda.channels.sites import WRITTEN, Cut, Site
+from keras_rmda.pruning.liveness import plan
+from keras_rmda.pruning.trace import Trace, as_graph, trace
+from keras_rmda.regularizers import CoupledGroups
+
+PARTS = ("readers", "all")
+
+
+def coupled_groups(
+    model: keras.Model,
+    parts: Literal["readers", "all"] = "readers",
+    weights: Literal["size", "macs"] | Mapping[str, float] = "size",
+    exclude: Sequence[str] = (),
+) -> CoupledGroups:
+    """Return one group of weights for each set of channels that `strip` can only remove together.
+
+    Formula: psi(w) = strength * sum_g omega_g |w_g|_2, where w_g are all weights, of whatever variables, that belong to
+    the channels g. For `weights="size"` omega_g = sqrt(n_g) with n_g weights in the group; else
+    omega_g = c_g / sqrt(n_g) * (sum n / sum c), where c_g is what the removal of the group saves.
+
+    A channel can go if nobody reads it. In a residual network the layers along the stream share their channels, and
+    each of them has many readers; attention heads, groups of grouped convolutions and the inputs and outputs of
+    depthwise ones go as a whole. When an optimizer makes such a group zero, `strip` removes the channels. That it
+    would is checked here, by the converter itself: what it would keep is in no group.
+
+    Args:
+        model: a built model with a graph, as for `strip`. Its present values do not matter.
+        parts: `"readers"`: the weights that read the channels; `"all"`: those that write and scale them (kernels,
+            biases, scales and offsets of normalizations, embeddings), and the readers whose own outputs cannot go, so
+            that every weight belongs to one group.
+        weights: `"size"`; `"macs"`, multiply-accumulates; or a dictionary from names of layers, as in `analyze`, to
+            times that they take, in any unit: layers that are not in it cost nothing.
+        exclude: patterns of the paths of variables that are not to be penalized, as of optimizers. Weights that are
+            not trainable are not either.
+
+    Returns:
+        The groups, for `GroupLasso(strength, groups=...)` and `SparseGroupLasso`.
+
+    Raises:
+        ValueError: for an argument out of range, if the model has no graph, or if no channel can be removed.
+
+    Example:
+        >>> model.compile(kr.RMDA(0.1, regularizer=kr.GroupLasso(1e-4, groups=kr.coupled_groups(model))), loss="mse")
+
+    Source: Chen et al. 2021, "Only train once: a one-shot neural network training and pruning framework",
+    arXiv:2107.07467, for zero-invariant groups, which are `parts="all"`.
+    """
+    _checks.one_of("parts", parts, PARTS)
+    if not isinstance(weights, Mapping):
+        _checks.one_of("weights", weights, ("size", "macs"))
+    assignment.check_patterns("exclude", exclude)
+    with as_graph(model) as graph:
+        traced = trace(graph)
+        tie_what_goes_together(traced)
+        free = {id(v) for v in model.trainable_variables if not _matches_any(exclude, v, model)}
+        found = removable(traced, parts, free)
+        roots = np.unique(np.concatenate([ids[ids >= 0] for _, ids in found.values()] or [np.zeros(0, int)]))
+        if not roots.size:
+            raise ValueError(
+                f"No channel of the model {model.name!r} can be removed by zeros in its trainable weights. "
+                "`keras_rmda.analyze(model)` says why they stay."
+            )
+        numbers = np.full(len(traced.ties.parent) + 1, -1)
+        numbers[roots] = np.arange(len(roots))
+        members = [(variable, numbers[ids]) for variable, ids in found.values()]
+        sizes = sum(elements(ids, tuple(variable.shape), len(roots)) for variable, ids in members)
+        root_sizes = np.sqrt(sizes)
+        if weights != "size":
+            saved = savings(traced, roots, weights)
+            root_sizes = saved / root_sizes * (sizes.sum() / max(saved.sum(), 1e-300))
+        named = {}
+        for variable, ids in members:
+            path = assignment.names_of(variable, model)[0]
+            if path in named:
+                raise ValueError(f"Two variables of the model are called {path!r}. Give their layers other names.")
+            named[path] = ids
+        return CoupledGroups(named, root_sizes, names_of(traced, roots))
+
+
+def tie_what_goes_together(traced: Trace) -> None:
+    """Tie the inputs and outputs of one group of a grouped layer, and the units of both directions."""
+    for site in traced.sites.values():
+        for block in [] if site.opaque else site.rule.blocks(site):
+            first, *others = block.matrices
+            if len(first) > 1:
+                for matrix in block.matrices:
+                    traced.ties.tie(first[:, :1], matrix)
+            elif block.same:
+                for matrix in others:
+                    traced.ties.tie(first, matrix)
+
+
+def removable(traced: Trace, parts: str, free: set[int]) -> dict[int, tuple[Any, np.ndarray]]:
+    """Return, by `id`, the variables with weights whose zeros remove channels, and the atoms of these; -1 for none."""
+    candidates = np.ones(len(traced.ties.parent) + 1, dtype=bool)
+    candidates[-1] = False
+    while True:
+        found = {}
+        for site in traced.sites.values():
+            for name, variable in site.weights():
+                if id(variable) in free and name and not site.opaque:
+                    ids = belongs_to(traced, site, name, parts, candidates)
+                    if ids is not None and (ids >= 0).any():
+                        found[id(variable)] = (variable, ids)
+        stays = kept_by_converter(traced, found)
+        if not stays.any():
+            return found
+        candidates[stays] = False
+
+
+def belongs_to(traced: Trace, site: Site, name: str, parts: str, candidates: np.ndarray) -> np.ndarray | None:
+    """Return the atoms that the elements of a weight belong to, -1 for none, in a shape that broadcasts with it."""
+    letters = "".join(site.axes[name])
+    roles = {"readers": (site.rule.reads(name),), "all": (site.rule.writes(name), site.rule.reads(name))}[parts]
+    ids = None
+    for role in roles:
+        letter = next((each for each in letters if each in role and np.ndim(site.own.get(each)) > 0), None)
+        if letter is not None:
+            atoms = traced.ties.find(site.own[letter])
+            laid = site.marked(name, letter, np.where(candidates[atoms], atoms, -1))
+            ids = laid if ids is None or (ids < 0).all() else ids if (ids >= 0).all() else np.where(ids < 0, laid, ids)
+    return ids
+
+
+def kept_by_converter(traced: Trace, found: dict[int, tuple[Any, np.ndarray]]) -> np.ndarray:
+    """Return, for each atom, whether it would stay although its group is zero.
+
+    Every other group is made zero, and then the rest: each layer has channels of both kinds. The other weights are
+    numbers that say nothing: not zero, and no two alike in a variable.
+    """
+    roots = np.unique(np.concatenate([ids[ids >= 0] for _, ids in found.values()] or [np.zeros(0, int)]))
+    result = np.zeros(len(traced.ties.parent) + 1, dtype=bool)
+    for half in (roots[::2], roots[1::2]):
+        zeroed = np.zeros_like(result)
+        zeroed[half] = True
+
+        def read(variable: Any) -> np.ndarray:
+            value = np.linspace(0.5, 1.5, int(np.prod(variable.shape))).reshape(variable.shape)
+            if id(variable) not in found:
+                return value
+            return np.where(zeroed[found[id(variable)][1]], 0.0, value)  # noqa: B023 (called in this pass only)
+
+        result[half] = plan(traced, read).cut.keep[half]
+    return result
+
+
+def elements(ids: np.ndarray, shape: tuple[int, ...], count: int) -> np.ndarray:
+    """Return how many elements of a weight belong to each group."""
+    repeats = int(np.prod(shape)) // ids.size
+    return np.bincount(ids[ids >= 0], minlength=count) * repeats
+
+
+def savings(traced: Trace, roots: np.ndarray, table: Mapping[str, float] | str) -> np.ndarray:
+    """Return what the removal of each atom saves: multiply-accumulates, or its part of the times of layers."""
+    names = [site.name for site in traced.sites.values()]
+    unknown = [] if isinstance(table, str) else [name for name in table if name not in names]
+    if unknown:
+        raise ValueError(f"`weights` names layers that the model does not have: {unknown!r}. It has: {names!r}")
+    saved = np.zeros(len(roots))
+    keep = np.ones(len(traced.ties.parent), dtype=bool)
+    cut = Cut(traced.ties, keep)
+    for site in traced.sites.values():
+        macs = lambda: sum(site.rule.macs(call, cut) for call in site.calls)  # noqa: B023, E731
+        everything = macs()
+        if not everything:
+            continue
+        scale = 1.0 if isinstance(table, str) else table.get(site.name, 0.0) / everything
+        own = [traced.ties.find(each).reshape(-1) for each in site.own.values() if np.ndim(each) > 0]
+        counts = np.array([np.bincount(each, minlength=len(keep)) for each in own])[:, roots]
+        alike: dict[tuple, float] = {}  # atoms that are as often behind each letter save as much
+        for number in np.flatnonzero(counts.any(axis=0)):
+            signature = tuple(counts[:, number])
+            if signature not in alike:
+                keep[roots[number]] = False
+                alike[signature] = (everything - macs()) * scale
+                keep[roots[number]] = True
+            saved[number] += alike[signature]
+    return saved
+
+
+def names_of(traced: Trace, roots: np.ndarray) -> list[str]:
+    """Return for each atom the first layer that writes it, and the position among the channels there."""
+    names: dict[int, str] = {}
+    for site in traced.sites.values():
+        for letter, own in site.own.items():
+            if letter in WRITTEN or letter in "kv":
+                for position, atom in enumerate(traced.ties.find(own).reshape(-1).tolist()):
+                    names.setdefault(atom, f"{site.name}[{position}]")
+    return [names.get(int(root), f"channel {root}") for root in roots]
+
+
+def _matches_any(patterns: Sequence[str], variable: keras.Variable, model: keras.Model) -> bool:
+    return any(assignment.matches(pattern, assignment.names_of(variable, model)) for pattern in patterns)

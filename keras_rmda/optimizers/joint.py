@@ -1,0 +1,85 @@
+"""Steps of several variables whose weights form groups together.
+
+The functions of an algorithm are those of one variable, and ask their penalty a question or none. For coupled
+variables each function runs up to there; all questions are answered as one; then the functions run again, with the
+answers. Compilers see that the second run begins like the first, and compute it once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_rmda.regularizers import Joint, ProximalRegularizer, Share, Tensor
+
+
+@dataclass
+class Coupling:
+    """Variables of an optimizer whose weights form groups together.
+
+    Attributes:
+        indices: the numbers of the variables.
+        shares: the penalty on each of them.
+        factors: a number >= 0 for each group, that multiplies its strength; 1 at first.
+    """
+
+    indices: list[int]
+    shares: list[Share]
+    factors: keras.Variable | None = None
+
+    def joint(self, share: Share) -> Joint:
+        """Return the penalty on all variables, at the strength of this share."""
+        return Joint(share.penalty, [each.path for each in self.shares], ops.convert_to_tensor(self.factors))
+
+
+def couplings(penalties: Sequence[ProximalRegularizer | None]) -> list[Coupling]:
+    """Return which of the variables with these penalties are coupled."""
+    found: dict[int, Coupling] = {}
+    for index, psi in enumerate(penalties):
+        if isinstance(psi, Share):
+            coupling = found.setdefault(id(psi.penalty), Coupling([], []))
+            coupling.indices.append(index)
+            coupling.shares.append(psi)
+    return list(found.values())
+
+
+class Respondent:
+    """Stands for the penalty of one variable: gives the answers that it was made with, then notes a question."""
+
+    def __init__(self, answers: Sequence[Tensor]):
+        self._answers = list(answers)
+        self.question: tuple | None = None
+
+    def _respond(self, method: str, w: Tensor, *rest: Any) -> Tensor:
+        if self._answers:
+            return self._answers.pop(0)
+        self.question = self.question or (method, w, *rest)
+        return w
+
+    def prox(self, w: Tensor, step: Tensor) -> Tensor:
+        return self._respond("prox", w, step)
+
+    def prox_in_metric(self, w: Tensor, step: Tensor, d: Tensor) -> Tensor:
+        return self._respond("prox_in_metric", w, step, d)
+
+    def subgradient(self, w: Tensor) -> Tensor:
+        return self._respond("subgradient", w)
+
+
+def together(functions: Sequence[Callable[[Respondent], Any]], joint: Joint) -> list[Any]:
+    """Return what pure functions of a penalty return, if all of them ask it the same questions, answered jointly."""
+    answers: list[list[Tensor]] = [[] for _ in functions]
+    while True:
+        respondents = [Respondent(each) for each in answers]
+        results = [function(each) for function, each in zip(functions, respondents)]
+        questions = [each.question for each in respondents if each.question]
+        if not questions:
+            return results
+        [method] = {question[0] for question in questions}
+        replies = getattr(joint, method)(*zip(*(question[1:] for question in questions)))
+        for known, reply in zip(answers, replies, strict=True):
+            known.append(reply)
