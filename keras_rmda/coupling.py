@@ -16,6 +16,9 @@ from keras_rmda.regularizers import CoupledGroups
 
 PARTS = ("readers", "all")
 
+HEADS = {"k": "/key", "v": "/value"}
+"""Letters of channels inside a layer, and how they are called."""
+
 
 def coupled_groups(
     model: keras.Model,
@@ -103,8 +106,13 @@ def tie_what_goes_together(traced: Trace) -> None:
 
 def removable(traced: Trace, parts: str, free: set[int]) -> dict[int, tuple[Any, np.ndarray]]:
     """Return, by `id`, the variables with weights whose zeros remove channels, and the atoms of these; -1 for none."""
-    candidates = np.ones(len(traced.ties.parent) + 1, dtype=bool)
-    candidates[-1] = False
+    candidates = np.append(np.ones(len(traced.ties.parent), dtype=bool), False)
+    for x in traced.tensors:
+        roots = np.unique(traced.ties.find(x.atoms))
+        if len(roots) == 1:  # no tensor is without channels
+            candidates[roots] = False
+    for atoms, _ in traced.pinned:
+        candidates[traced.ties.find(atoms)] = False
     while True:
         found = {}
         for site in traced.sites.values():
@@ -194,9 +202,9 @@ def names_of(traced: Trace, roots: np.ndarray) -> list[str]:
     names: dict[int, str] = {}
     for site in traced.sites.values():
         for letter, own in site.own.items():
-            if letter in WRITTEN or letter in "kv":
+            if letter in (*WRITTEN, *HEADS):
                 for position, atom in enumerate(traced.ties.find(own).reshape(-1).tolist()):
-                    names.setdefault(atom, f"{site.name}[{position}]")
+                    names.setdefault(atom, f"{site.name}{HEADS.get(letter, '')}[{position}]")
     return [names.get(int(root), f"channel {root}") for root in roots]
 
 

@@ -106,6 +106,16 @@ class Attends(Rule):
         fixed = (fixed + w["value_bias"])[:, 0]
         return np.where((w["value"][varies] != 0).any(axis=0)[:, 0], np.nan, fixed)
 
+    def constants(self, call: Call, state: State) -> list[np.ndarray]:
+        w, [shape] = self._weights(call.site, state), call.shapes
+        fixed = self._fixed(call, state, w)
+        varies = np.isnan(fixed)
+        reads = ((w["output"] != 0) & varies[:, None, :, None]).any(axis=(0, 1, 2))
+        result = np.einsum("gv,grvo->o", np.where(varies, 0.0, fixed), w["output"].astype("float64"))
+        bias = call.site.weight("attention_output/bias")
+        result = result if bias is None else result + state.read(bias)
+        return [along(np.where(reads, np.nan, result), len(shape), len(shape) - 1)]
+
     def _takes_constants(self, call: Call) -> bool:
         return call.alone and call.site.weight("attention_output/bias") is not None
 
