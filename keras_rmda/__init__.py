@@ -3,6 +3,7 @@
 from keras_rmda import _startup  # noqa: F401  isort: skip
 from keras_rmda import callbacks, channels
 from keras_rmda.channels import register_rule
+from keras_rmda.coupling import coupled_groups
 from keras_rmda.export import benchmark_tflite, export_tflite
 from keras_rmda.factorize import factorize
 from keras_rmda.optimizers import RAMDA, RMDA, AdaBreg, DessiLBI, LinBreg, ProxAdamW, ProxSGD
@@ -32,6 +33,7 @@ __all__ = [
     "benchmark_tflite",
     "callbacks",
     "channels",
+    "coupled_groups",
     "export_tflite",
     "factorize",
     "register_rule",

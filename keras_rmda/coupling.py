@@ -20,6 +20,10 @@ HEADS = {"k": "/key", "v": "/value"}
 """Letters of channels inside a layer, and how they are called."""
 
 
+class NoGroupsError(ValueError):
+    """A model has no channels that zeros could remove."""
+
+
 def coupled_groups(
     model: keras.Model,
     parts: Literal["readers", "all"] = "readers",
@@ -70,7 +74,7 @@ def coupled_groups(
         found = removable(traced, parts, free)
         roots = np.unique(np.concatenate([ids[ids >= 0] for _, ids in found.values()] or [np.zeros(0, int)]))
         if not roots.size:
-            raise ValueError(
+            raise NoGroupsError(
                 f"No channel of the model {model.name!r} can be removed by zeros in its trainable weights. "
                 "`keras_rmda.analyze(model)` says why they stay."
             )

@@ -40,7 +40,7 @@ LEVELS = [
     ["pruning"],
     ["export.benchmark", "export.tflite"],
     ["export"],
-    ["sparsify", "factorize"],
+    ["sparsify", "factorize", "coupling"],
     ["callbacks.monitor", "callbacks.path", "callbacks.stages"],
     ["callbacks", "datasets", "datasets.digits"],
     ["demo"],
