@@ -33,6 +33,11 @@ def can_read_outside_of_traces() -> bool:
     return keras.backend.backend() != "jax" and not is_distributed()
 
 
+def can_assign_between_steps() -> bool:
+    """Return whether `fit` sees what a callback assigns at the end of a batch: on JAX only from epoch to epoch."""
+    return keras.backend.backend() != "jax"
+
+
 def are_initialized(variables: list) -> bool:
     """Return whether variables have values now.
 

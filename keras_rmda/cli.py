@@ -1,4 +1,4 @@
-"""The command line: `keras-rmda demo | inspect | strip | export | bench`."""
+"""The command line: `keras-rmda demo | train | inspect | strip | export | bench`."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from keras_rmda.pruning import analyze, strip
 from keras_rmda.pruning.report import table
 
 BAD_INPUT = 2
+TARGET = "multiply-accumulates that are to be left: a share such as 0.25, or their number"
 
 
 class UsageError(Exception):
@@ -76,6 +77,20 @@ def parser() -> Parser:
     demo.add_argument("--epochs", type=int, default=None, help="of each training (default: 30)")
     demo.add_argument("--output", type=Path, default=Path("saved_models/demo"), help="folder (default: %(default)s)")
     demo.add_argument("--quiet", action="store_true", help="no progress")
+    demo.add_argument("--target-macs", type=float, default=None, help=TARGET)
+
+    training = command("train", run_train, "train a model into structure, and write it without what became zero")
+    training.add_argument("model", metavar="MODEL", help="a .keras file: architecture and weights to begin with")
+    training.add_argument("out", metavar="OUT", help="the .keras file to write")
+    training.add_argument("--data", metavar="FILE", required=True, help=".npz with x, y, and x_test, y_test if any")
+    training.add_argument("--target-macs", type=float, default=None, help=TARGET)
+    training.add_argument("--epochs", type=int, default=30, help="default: %(default)s")
+    training.add_argument("--batch-size", type=int, default=32, help="default: %(default)s")
+    training.add_argument("--learning-rate", type=float, default=0.3, help="of the first stage (default: %(default)s)")
+    training.add_argument("--strength", type=float, default=1e-4, help="of the penalty (default: %(default)s)")
+    training.add_argument("--loss", help="a loss of Keras by name (default: cross entropy for integers, else mse)")
+    training.add_argument("--seed", type=int, default=0, help="of the order of the data (default: 0)")
+    training.add_argument("--quiet", action="store_true", help="no progress")
 
     inspect = command("inspect", run_inspect, "show which channels of a model can be removed, and why others stay")
     inspect.add_argument("model", metavar="MODEL", help="a .keras file")
@@ -102,6 +117,8 @@ def parser() -> Parser:
 def run_demo(options: argparse.Namespace) -> None:
     """`keras-rmda demo`."""
     epochs = _checks.whole("--epochs", options.epochs, 1) if options.epochs is not None else None
+    if options.target_macs is not None:
+        _checks.real("--target-macs", options.target_macs, open_minimum=True)
     _checks.whole("--seed", options.seed)
     nearest = next(folder for folder in (options.output, *options.output.absolute().parents) if folder.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
@@ -117,13 +134,46 @@ def run_demo(options: argparse.Namespace) -> None:
     from keras_rmda import demo
 
     say = (lambda text: None) if options.quiet else demo.line_printer()
-    rows = demo.run(options.output, options.seed, epochs or demo.EPOCHS, say)
+    rows = demo.run(options.output, options.seed, epochs or demo.EPOCHS, say, options.target_macs)
     if not options.quiet:
         say(f"wrote {options.output}: models, report.json, history.json, demo.png\n")
     if options.json:
         print((options.output / "report.json").read_text(), end="")
     else:
         print(demo.text_table(rows))
+
+
+def run_train(options: argparse.Namespace) -> None:
+    """`keras-rmda train`."""
+    from keras_rmda import train
+
+    out = _files.check_target(options.out, ".keras", "OUT")
+    if options.target_macs is not None:
+        _checks.real("--target-macs", options.target_macs, open_minimum=True)
+    _checks.whole("--epochs", options.epochs, 3)
+    _checks.whole("--batch-size", options.batch_size, 1)
+    _checks.real("--learning-rate", options.learning_rate, open_minimum=True)
+    _checks.real("--strength", options.strength, open_minimum=True)
+    data, test = read_pairs(options.data)
+    model = load(options.model)
+    keras.utils.set_random_seed(_checks.whole("--seed", options.seed))
+    loss = options.loss or train.default_loss(model, data[1])
+    say = [] if options.quiet else [train.Progress(lambda text: print(text, file=sys.stderr, flush=True))]
+    train.train(
+        *(model, data, loss, options.target_macs, options.epochs, options.batch_size, options.learning_rate),
+        strength=options.strength, callbacks=say, validation_data=test,
+    )  # fmt: skip
+    report, small = analyze(model), strip(model)
+    scores = model.evaluate(*(test or data), verbose=0, return_dict=True)
+    with _files.replacing(out) as temporary:
+        small.save(temporary)
+    figures = {"parameters": report.parameters, "parameters_after": report.parameters_after}
+    figures |= {"macs": report.macs, "macs_after": report.macs_after, "bytes": out.stat().st_size, "path": str(out)}
+    figures |= {f"test_{key}" if test else key: value for key, value in scores.items()}
+    if options.json:
+        print(json.dumps(figures))
+        return
+    print(table(tuple(figures), [tuple(f"{v:.4f}" if isinstance(v, float) else v for v in figures.values())]))
 
 
 def run_inspect(options: argparse.Namespace) -> None:
@@ -193,6 +243,25 @@ def load(path: str) -> keras.Model:
     except Exception as error:  # Keras raises many types for foreign files
         reason = " ".join(str(error).split())[:200]
         raise UsageError(f"MODEL cannot be loaded as a .keras file. Received: {path!r} ({reason})") from None
+
+
+def read_pairs(path: str) -> tuple[tuple, tuple | None]:
+    """Read inputs and targets for training, and for tests or None, from `.npz`.
+
+    Raises:
+        UsageError: if the file is missing or foreign, or has other arrays.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            arrays = dict(content)
+    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        raise UsageError(f"--data cannot be read. Received: {path!r} ({error})") from None
+    if not {"x", "y"} <= set(arrays) <= {"x", "y", "x_test", "y_test"} or len(arrays) == 3:
+        raise UsageError(f"--data must hold x and y, and x_test and y_test or neither. Received: {sorted(arrays)!r}")
+    for x, y in (("x", "y"), ("x_test", "y_test")):
+        if x in arrays and (not len(arrays[x]) or len(arrays[x]) != len(arrays[y])):
+            raise UsageError(f"--data: {x} and {y} must be of one length. Received: {len(arrays[x])}, {len(arrays[y])}")
+    return (arrays["x"], arrays["y"]), (arrays["x_test"], arrays["y_test"]) if "x_test" in arrays else None
 
 
 def read_arrays(path: str) -> Any:

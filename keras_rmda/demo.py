@@ -15,13 +15,15 @@ import numpy as np
 from keras import layers as L
 
 from keras_rmda import _files
-from keras_rmda.callbacks import SparsityMonitor, StagewiseSchedule
+from keras_rmda.callbacks import SparsityMonitor, StagewiseSchedule, TargetSparsity
+from keras_rmda.coupling import coupled_groups
 from keras_rmda.export import export_tflite
 from keras_rmda.export.benchmark import Interpreter, interleaved
 from keras_rmda.optimizers import RMDA
 from keras_rmda.pruning import Report, analyze, strip
 from keras_rmda.pruning.report import table
 from keras_rmda.regularizers import GroupLasso
+from keras_rmda.train import Progress
 
 EPOCHS = 30
 STRENGTH = 1e-3
@@ -49,27 +51,6 @@ class Row:
     max_difference: float
 
 
-class Progress(keras.callbacks.Callback):
-    """Prints one line per epoch through `say`.
-
-    Args:
-        title: what is being trained.
-        say: receives each line.
-    """
-
-    def __init__(self, title: str, say: Callable[[str], None]):
-        super().__init__()
-        self.title, self.say = title, say
-
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Print the epoch's figures."""
-        logs = logs or {}
-        text = f"{self.title}  epoch {epoch + 1:3d}/{self.params['epochs']}  accuracy {logs['val_accuracy']:.3f}"
-        if "zero_groups" in logs:
-            text += f"  zero groups {logs['zero_groups']:6.1%}  MACs left {logs['macs'] / 1e6:6.2f} M"
-        self.say(text)
-
-
 def network() -> keras.Model:
     """Return an untrained network: four convolutions with batch normalization, a dense head."""
     layers: list[Any] = [keras.Input((32, 32, 1), name="image")]
@@ -84,7 +65,13 @@ def network() -> keras.Model:
     return keras.Sequential(layers, name="digits")
 
 
-def run(output: Path, seed: int = 0, epochs: int = EPOCHS, say: Callable[[str], None] = print) -> dict[str, Row]:
+def run(
+    output: Path,
+    seed: int = 0,
+    epochs: int = EPOCHS,
+    say: Callable[[str], None] = print,
+    target_macs: float | None = None,
+) -> dict[str, Row]:
     """Run the demo and write its models, `report.json`, `history.json` and `demo.png` to a folder.
 
     Args:
@@ -92,6 +79,7 @@ def run(output: Path, seed: int = 0, epochs: int = EPOCHS, say: Callable[[str], 
         seed: of initial weights and of the order of the data.
         epochs: for each of the two trainings.
         say: receives lines of progress.
+        target_macs: multiply-accumulates that are to be left, a share or their number; None to let the strength decide.
 
     Returns:
         The rows of the table by name.
@@ -103,20 +91,22 @@ def run(output: Path, seed: int = 0, epochs: int = EPOCHS, say: Callable[[str], 
     say("preparing the digits")
     train, test = digits.load(str(output / "tfds"))
 
-    def fit(title: str, optimizer: keras.optimizers.Optimizer, *callbacks: keras.callbacks.Callback) -> tuple:
+    def fit(title: str, optimizer: Callable, *callbacks: keras.callbacks.Callback) -> tuple:
         keras.utils.set_random_seed(seed)
         model = network()
-        model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
+        model.compile(optimizer(model), "sparse_categorical_crossentropy", metrics=["accuracy"])
         history = model.fit(
-            *train, BATCH_SIZE, epochs, verbose=0, validation_data=test, callbacks=[*callbacks, Progress(title, say)]
+            *train, BATCH_SIZE, epochs, verbose=0, validation_data=test, callbacks=[*callbacks, Progress(say, title)]
         ).history
         return model, history
 
-    dense, dense_history = fit("dense     ", keras.optimizers.Adam(1e-3))
+    dense, dense_history = fit("dense     ", lambda model: keras.optimizers.Adam(1e-3))
     milestones = [max(1, round(epochs * 0.55)), max(2, round(epochs * 0.8))]
+    groups = lambda model: "input" if target_macs is None else coupled_groups(model, weights="macs")  # noqa: E731
     structured, history = fit(
         "structured",
-        RMDA(0.3, momentum=0.1, regularizer=GroupLasso(STRENGTH)),
+        lambda model: RMDA(0.3, momentum=0.1, regularizer=GroupLasso(STRENGTH, groups(model))),
+        *([] if target_macs is None else [TargetSparsity(target_macs, end=milestones[0] / epochs)]),
         SparsityMonitor(),
         StagewiseSchedule(milestones),
     )

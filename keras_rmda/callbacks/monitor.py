@@ -12,7 +12,7 @@ from keras_rmda import _compat
 from keras_rmda.assignment import is_kernel, own_regularizer
 from keras_rmda.optimizers.base import SparseOptimizer
 from keras_rmda.pruning.liveness import plan
-from keras_rmda.pruning.report import report
+from keras_rmda.pruning.report import amounts, everything
 from keras_rmda.pruning.trace import Trace, as_graph, trace
 from keras_rmda.regularizers import GroupLasso, Joint, ProximalRegularizer, Tensor
 
@@ -64,10 +64,11 @@ class SparsityMonitor(keras.callbacks.Callback):
         if self.macs:
             self._trace = self._trace or self._traced()
             read = lambda v: values[id(v)] if id(v) in values else ops.convert_to_numpy(v)  # noqa: E731
-            found = report(plan(self._trace, read), self.model.name)
-            logs["macs"] = found.macs_after
-            logs["removable_macs"] = 1.0 - found.macs_after / max(found.macs, 1)
-            logs["removable_parameters"] = 1.0 - found.parameters_after / max(found.parameters, 1)
+            found = plan(self._trace, read)
+            left, whole = amounts(found), amounts(found, everything(found))
+            logs["macs"] = left["macs"]
+            logs["removable_macs"] = 1.0 - left["macs"] / max(whole["macs"], 1)
+            logs["removable_parameters"] = 1.0 - left["parameters"] / max(whole["parameters"], 1)
 
     def _traced(self) -> Trace:
         """Return the trace of the model, or say how to do without it."""

@@ -168,6 +168,29 @@ def report(plan: Plan, name: str) -> Report:
     return Report(name, tuple(rows))
 
 
+def amounts(plan: Plan, cut: Cut | None = None) -> dict[str, int]:
+    """Return how many `parameters`, `macs` and `bytes` of weights a plan leaves, or another cut of the same model."""
+    cut = plan.cut if cut is None else cut
+    found = {"parameters": 0, "macs": 0, "bytes": 0}
+    for site in plan.trace.sites.values():
+        for name, variable in site.weights():
+            count = math.prod(cut.shape(site, name, tuple(variable.shape)))
+            found["parameters"] += count
+            found["bytes"] += count * bytes_of(variable)
+        found["macs"] += sum(site.rule.macs(call, cut) for call in site.calls)
+    return found
+
+
+def bytes_of(variable: keras.Variable) -> int:
+    """Return the bytes of one number of a variable."""
+    return int("".join(each for each in variable.dtype if each.isdigit()) or 8) // 8
+
+
+def everything(plan: Plan) -> Cut:
+    """Return the cut that takes nothing."""
+    return Cut(plan.trace.ties, np.ones_like(plan.cut.keep))
+
+
 def layer_row(plan: Plan, site: Site) -> LayerReport:
     """Return a layer's row."""
     shapes = [tuple(variable.shape) for _, variable in site.weights()]
@@ -175,7 +198,7 @@ def layer_row(plan: Plan, site: Site) -> LayerReport:
     atoms = np.concatenate([written for key, written in site.own.items() if key in WRITTEN] or [np.zeros(0, int)])
     atoms = np.zeros(0, int) if site.opaque else atoms
     stays = plan.cut.stays(atoms)
-    everything = Cut(plan.trace.ties, np.ones_like(plan.cut.keep))
+    whole = everything(plan)
     return LayerReport(
         name=site.name,
         type=type(site.layer).__name__,
@@ -184,7 +207,7 @@ def layer_row(plan: Plan, site: Site) -> LayerReport:
         reasons=reasons_of(plan, site, atoms[stays]),
         parameters=sum(math.prod(shape) for shape in shapes),
         parameters_after=sum(math.prod(shape) for shape in after),
-        macs=sum(site.rule.macs(call, everything) for call in site.calls),
+        macs=sum(site.rule.macs(call, whole) for call in site.calls),
         macs_after=sum(site.rule.macs(call, plan.cut) for call in site.calls),
         opaque=site.opaque,
     )

@@ -119,6 +119,11 @@ class Joint:
         self.penalty = penalty
         self.grouping = Among(penalty.groups, paths, penalty.scale_by_size, factors)
 
+    @property
+    def weights(self) -> np.ndarray:
+        """The factor of each group's norm in the penalty, before `factors`."""
+        return self.penalty.groups.weights if self.penalty.scale_by_size else np.ones(len(self.penalty.groups))
+
     def __call__(self, ws: Sequence[Tensor]) -> Tensor:
         return self.penalty._value(ws, self.grouping)
 

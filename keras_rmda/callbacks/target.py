@@ -1,0 +1,266 @@
+"""A target instead of a strength."""
+
+from __future__ import annotations
+
+import bisect
+import warnings
+from functools import partial
+from typing import Literal
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_rmda import _checks, _compat
+from keras_rmda.optimizers.base import SparseOptimizer
+from keras_rmda.optimizers.joint import Coupling
+from keras_rmda.pruning.liveness import plan
+from keras_rmda.pruning.report import amounts, everything
+from keras_rmda.pruning.trace import as_graph, trace
+
+METRICS = ("macs", "parameters", "groups", "bytes")
+
+NEVER_AGAIN = 2.0**66
+"""The factor of the strength of groups that are to stay zero: larger than all that comes, exact in every dtype."""
+
+DECISIONS = 20
+"""How many times groups are chosen on the way to the target."""
+
+KEPT = 0.1
+"""The share of the groups of every layer that are not chosen, so that no layer is cut off."""
+
+RELIEF = 0.7
+"""The factor of the strength at each decision where the penalty alone makes more zero than is wanted."""
+
+TOLERANCE = 0.02
+"""The difference to the target that is not worth a warning."""
+
+
+class TargetSparsity(keras.callbacks.Callback):
+    """Move the strengths of coupled groups so that training ends at a target, within its own number of epochs.
+
+    Formula: with progress p from 0 at `begin` to 1 at `end`, shares of the epochs, at most
+    target + (1 - target) (1 - p)^3 of the metric may be left. At twenty decisions on the way as many groups as that
+    needs get a strength that keeps them zero for good: those whose |w_g| is smallest, relative to the mean over their
+    layer; a tenth of every layer is never chosen. Where the penalty alone makes more zero than is wanted in the end,
+    the strength of the others goes down. At `end` the choice is final: what is left is no longer penalized, and a new
+    stage begins.
+
+    Works with every optimizer of this package whose regularizer has coupled groups. What `strip` would leave is
+    measured by the converter at each decision. `logs` get `macs_left`, or whatever the metric is.
+
+    Args:
+        target: what is to be left: a share in (0, 1), or a number of 1 and more in units of the metric.
+        metric: `"macs"`, multiply-accumulates per sample; `"parameters"`; `"bytes"` of the weights as they are
+            stored in the model; `"groups"`, the number of coupled groups.
+        begin, end: shares of all epochs, 0 <= begin < end <= 1, between which groups are chosen.
+
+    Raises:
+        ValueError: for an argument out of range; at the start of training, if no optimizer has coupled groups, and if
+            more than the target is left when all that can be chosen is.
+
+    Example:
+        >>> psi = kr.GroupLasso(1e-4, groups=kr.coupled_groups(model))
+        >>> model.compile(kr.RMDA(0.1, regularizer=psi), loss="mse")
+        >>> model.fit(x, y, epochs=30, callbacks=[kr.callbacks.TargetSparsity(0.25)])
+
+    Source: the schedule is that of Zhu and Gupta 2017, "To prune, or not to prune", arXiv:1710.01878.
+    """
+
+    def __init__(
+        self,
+        target: float,
+        metric: Literal["macs", "parameters", "groups", "bytes"] = "macs",
+        begin: float = 0.1,
+        end: float = 0.6,
+    ):
+        super().__init__()
+        self.target = _checks.real("target", target, open_minimum=True)
+        _checks.one_of("metric", metric, METRICS)
+        self.metric = metric
+        self.begin = _checks.real("begin", begin, maximum=1.0)
+        self.end = _checks.real("end", end, maximum=1.0)
+        if self.begin >= self.end:
+            raise ValueError(f"`begin` must be less than `end`. Received: begin={begin!r}, end={end!r}")
+        self._groups: Groups | None = None
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        """Find the groups; refuse a target that cannot be reached."""
+        self._groups = Groups(self.model, self.metric)
+        self._goal = self.target if self.target < 1 else self.target / self._groups.whole
+        least = self._groups.left(self._groups.smallest(0.0))
+        if least > self._goal:
+            raise ValueError(
+                f"{least:.1%} of the {self.metric} of {self.model.name!r} are left when a tenth of the coupled groups "
+                f"of each layer stays: `keras_rmda.analyze` shows where. Received: target={self.target!r}"
+            )
+        self._epoch, self._decisions = 0, 0
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Note where training is."""
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
+        """Choose groups, if that is due."""
+        steps = self.params.get("steps")
+        if steps and batch + 1 < steps and _compat.can_assign_between_steps():
+            self._go_on((self._epoch + (batch + 1) / steps) / self.params["epochs"])
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Choose groups, if that is due, and put the share that is left into `logs`."""
+        self._go_on((epoch + 1) / self.params["epochs"])
+        self._groups.look()
+        if logs is not None:
+            logs[f"{self.metric}_left"] = self._groups.left()
+
+    def on_train_end(self, logs: dict | None = None) -> None:
+        """Warn where the target was missed."""
+        self._groups.look()
+        left = self._groups.left()
+        if abs(left - self._goal) > TOLERANCE:
+            why = (
+                "single groups are large"
+                if self._groups.is_final
+                else f"it stopped before end={self.end} of the epochs"
+            )
+            warnings.warn(
+                f"Training ended with {left:.1%} of the {self.metric}, not with {self._goal:.1%}: {why}.", stacklevel=2
+            )
+
+    def _go_on(self, share: float) -> None:
+        """Decide what is due at this share of the training."""
+        groups = self._groups
+        progress = (share - self.begin) / (self.end - self.begin)
+        if progress < 0 or (progress < 1 and progress * DECISIONS < self._decisions) or groups.is_final:
+            return
+        self._decisions = int(progress * DECISIONS) + 1
+        groups.look()
+        if progress >= 1:
+            groups.finish(self._goal)
+            return
+        factors = groups.factors
+        if groups.left() < self._goal:
+            factors = np.where(factors == NEVER_AGAIN, factors, factors * RELIEF)
+        wanted = self._goal + (1.0 - self._goal) * (1.0 - progress) ** 3
+        groups.factors = np.where(groups.smallest(wanted), NEVER_AGAIN, factors)
+
+
+class Groups:
+    """The coupled groups of a model under optimizers of this package, as one list.
+
+    Args:
+        model: a compiled model.
+        metric: what is measured.
+
+    Attributes:
+        count: the number of groups.
+        whole: the metric of the model with all of its channels.
+    """
+
+    def __init__(self, model: keras.Model, metric: str):
+        model.optimizer.build(model.trainable_variables)
+        optimizers = [each for each in _compat.inner_optimizers(model.optimizer) if isinstance(each, SparseOptimizer)]
+        self._parts: list[tuple[SparseOptimizer, Coupling]] = [
+            (optimizer, coupling) for optimizer in optimizers for coupling in optimizer.couplings
+        ]
+        if not self._parts:
+            raise ValueError(
+                "TargetSparsity moves the strengths of coupled groups. Give an optimizer of keras_rmda the regularizer "
+                "GroupLasso(strength, groups=coupled_groups(model)). "
+                f"Received: optimizer={type(model.optimizer).__name__}"
+            )
+        self._metric = metric
+        names = [coupling.shares[0].penalty.groups.names for _, coupling in self._parts]
+        self._ends = np.cumsum([len(each) for each in names])
+        self.count = int(self._ends[-1])
+        # A group is called by the layer that writes its channels, and a number.
+        layers = [name.rsplit("[", 1)[0] for each in names for name in each]
+        self._layers = np.unique(layers, return_inverse=True)[1]
+        with as_graph(model) as graph:
+            self._trace = trace(graph)
+        self.look()
+        found = plan(self._trace, self._read)
+        self.whole = self.count if metric == "groups" else amounts(found, everything(found))[metric]
+
+    @property
+    def factors(self) -> np.ndarray:
+        """The factors of the strengths of all groups; settable."""
+        return np.concatenate([ops.convert_to_numpy(coupling.factors) for _, coupling in self._parts])
+
+    @factors.setter
+    def factors(self, values: np.ndarray) -> None:
+        for (_, coupling), each in zip(self._parts, np.split(values, self._ends[:-1])):
+            coupling.factors.assign(each)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether `finish` has chosen."""
+        return bool(np.isin(self.factors, (0.0, NEVER_AGAIN)).all())
+
+    def look(self) -> None:
+        """Read the weights and their structured values, which all measures are of until the next look."""
+        self._values: dict[int, np.ndarray] = {}
+        self._numbers: dict[int, np.ndarray] = {}
+        structured_norms, norms, start = [], [], 0
+        for optimizer, coupling in self._parts:
+            variables = [optimizer._trainable_variables[index] for index in coupling.indices]
+            structured = [ops.cast(value, "float32") for value in optimizer.structured_values(variables)]
+            joint = coupling.joint(coupling.shares[0])
+            structured_norms.append(ops.convert_to_numpy(joint.group_norms(structured)))
+            norms.append(ops.convert_to_numpy(joint.group_norms([ops.cast(v, "float32") for v in variables])))
+            for variable, value, share in zip(variables, structured, coupling.shares):
+                ids = share.penalty.groups.members[share.path]
+                self._values[id(variable)] = ops.convert_to_numpy(value)
+                self._numbers[id(variable)] = np.where(ids < 0, self.count, ids + start)
+            start += len(norms[-1])
+        self._structured_norms, self._norms = np.concatenate(structured_norms), np.concatenate(norms)
+
+    def left(self, zero: np.ndarray | None = None) -> float:
+        """Return the share of the metric that is left now, or if these groups were zero and the others were not."""
+        if self._metric == "groups":
+            return float(1.0 - (self._structured_norms == 0 if zero is None else zero).mean())
+        read = self._read if zero is None else partial(self._read, zero=np.append(zero, False))
+        return amounts(plan(self._trace, read))[self._metric] / self.whole
+
+    def _read(self, variable: keras.Variable, zero: np.ndarray | None = None) -> np.ndarray:
+        value = self._values.get(id(variable))
+        if value is None:
+            return ops.convert_to_numpy(variable)
+        if zero is None:
+            return value
+        return np.where(zero[self._numbers[id(variable)]], 0.0, np.where(value == 0, 1.0, value))
+
+    def smallest(self, wanted: float) -> np.ndarray:
+        """Return the fewest groups that have to be zero so that at most this share is left: the smallest ones."""
+        place = self._places()
+        most = np.count_nonzero(place < self.count)
+        return place < bisect.bisect_left(range(most), -wanted, key=lambda k: -self.left(place < k))
+
+    def _places(self) -> np.ndarray:
+        """Return each group's place in the order in which they go; `count` for those that stay in any case."""
+        relative, stays = np.zeros(self.count), np.zeros(self.count, dtype=bool)
+        gone = self.factors == NEVER_AGAIN
+        for layer in range(self._layers.max() + 1):
+            [own] = np.nonzero(self._layers == layer)
+            mean = self._structured_norms[own][~gone[own]].mean() if not gone[own].all() else 1.0
+            relative[own] = self._structured_norms[own] / max(mean, 1e-30)
+            # Where structured values are zero, as at the start of DessiLBI, the weights themselves decide.
+            order = np.lexsort((self._norms[own], relative[own], ~gone[own]))
+            stays[own[order[-max(1, round(KEPT * len(own))) :]]] = True
+        order = np.lexsort((self._norms, relative, ~gone, stays))
+        place = np.empty(self.count, dtype=int)
+        place[order] = np.arange(self.count)
+        return np.where(stays, self.count, place)
+
+    def finish(self, goal: float) -> None:
+        """Let the smallest groups stay zero for good, penalize no others, and begin a new stage."""
+        chosen = self.smallest(goal)
+        self.factors = np.where(chosen, NEVER_AGAIN, 0.0)
+        for optimizer, coupling in self._parts:
+            for index in coupling.indices:
+                variable = optimizer._trainable_variables[index]
+                zero = np.append(chosen, False)[self._numbers[id(variable)]]
+                variable.assign(ops.where(zero, ops.zeros_like(variable), ops.convert_to_tensor(variable)))
+        for optimizer in dict.fromkeys(optimizer for optimizer, _ in self._parts):
+            optimizer.restart()
+        self.look()
