@@ -101,7 +101,8 @@ def run(
         return model, history
 
     dense, dense_history = fit("dense     ", lambda model: keras.optimizers.Adam(1e-3))
-    milestones = [max(1, round(epochs * 0.55)), max(2, round(epochs * 0.8))]
+    first = max(1, round(epochs * 0.55))
+    milestones = [first, max(first + 1, round(epochs * 0.8))]
     groups = lambda model: "input" if target_macs is None else coupled_groups(model, weights="macs")  # noqa: E731
     structured, history = fit(
         "structured",

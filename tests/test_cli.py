@@ -29,6 +29,15 @@ def files(tmp_path_factory):
     np.save(folder / "nan.npy", np.full((3, 4), np.nan))
     (folder / "truncated.npz").write_bytes(b"PK\x03\x04 and no more")
     kr.export_tflite(dense, folder / "dense.tflite")
+    random = np.random.default_rng(0)
+    hidden = [L.Dense(n, "relu", name=name) for n, name in ((24, "first"), (32, "second"))]
+    keras.Sequential([keras.Input((8,)), *hidden, L.Dense(3, name="last")]).save(folder / "classifier.keras")
+    x = random.normal(size=(400, 8)).astype("float32")
+    y = x[:, :3].argmax(axis=1)
+    np.savez(folder / "pairs.npz", x=x[:300], y=y[:300], x_test=x[300:], y_test=y[300:])
+    np.savez(folder / "squares.npz", x=x, y=np.eye(3, dtype="float32")[y])
+    np.savez(folder / "lengths.npz", x=x, y=y[:7])
+    np.savez(folder / "names.npz", x=x, labels=y)
     return folder
 
 
@@ -101,7 +110,51 @@ def test_export_with_named_inputs(run, files, tmp_path):
     assert as_json(out)["quantization"] == "int8"
 
 
+def test_train(run, files, tmp_path):
+    arguments = [files / "classifier.keras", tmp_path / "small.keras", "--data", files / "pairs.npz", "--target-macs"]
+    status, out, err = run("train", *arguments, 0.25, "--epochs", 12, "--json")
+    assert status == 0
+    figures = as_json(out)
+    assert figures["macs_after"] / figures["macs"] == pytest.approx(0.25, abs=0.02)
+    assert err.count("epoch") == 12
+    small = keras.models.load_model(tmp_path / "small.keras")
+    assert small.count_params() == figures["parameters_after"] < figures["parameters"]
+    data = np.load(files / "pairs.npz")
+    found = (small.predict(data["x_test"], verbose=0).argmax(axis=1) == data["y_test"]).mean()
+    assert found == pytest.approx(figures["test_accuracy"], abs=1e-6)
+    assert found > 0.7
+    assert [p.name for p in tmp_path.iterdir()] == ["small.keras"]
+
+
+def test_train_without_target_for_numbers(run, files, tmp_path):
+    arguments = [files / "classifier.keras", tmp_path / "small.keras", "--data", files / "squares.npz"]
+    status, out, err = run("train", *arguments, "--epochs", 3, "--strength", 0.01, "--quiet")
+    assert (status, err) == (0, "")
+    assert "loss" in out
+    assert "accuracy" not in out
+
+
+TRAIN = ["train", "{files}/classifier.keras", "{out}/a.keras", "--data"]
 BAD = {
+    "train without data": (["train", "{files}/classifier.keras", "{out}/a.keras"], "--data"),
+    "train on nothing": ([*TRAIN, "{files}/none.npz"], "none.npz"),
+    "train on a foreign file": ([*TRAIN, "{files}/foreign.keras"], "foreign.keras"),
+    "train on one array": ([*TRAIN, "{files}/images.npy"], "images.npy"),
+    "train on other names": ([*TRAIN, "{files}/names.npz"], "['labels', 'x']"),
+    "train on two lengths": ([*TRAIN, "{files}/lengths.npz"], "400, 7"),
+    "train to nothing": ([*TRAIN, "{files}/pairs.npz", "--target-macs", "0"], "--target-macs=0.0"),
+    "train to too little": ([*TRAIN, "{files}/pairs.npz", "--target-macs", "0.001"], "target=0.001"),
+    "train for two epochs": ([*TRAIN, "{files}/pairs.npz", "--epochs", "2"], "--epochs=2"),
+    "train with an unknown loss": ([*TRAIN, "{files}/pairs.npz", "--loss", "sadness"], "sadness"),
+    "train what nothing can go from": (
+        ["train", "{files}/dense.keras", "{out}/a.keras", "--data", "{files}/pairs.npz"],
+        "No channel of the model",
+    ),
+    "train on other shapes": (
+        ["train", "{files}/chain.keras", "{out}/a.keras", "--data", "{files}/pairs.npz"],
+        "shape",
+    ),
+    "demo to nothing": (["demo", "--target-macs", "-1", "--output", "{out}/demo"], "--target-macs=-1.0"),
     "no command": ([], "COMMAND"),
     "unknown command": (["shrink"], "shrink"),
     "unknown option": (["inspect", "{files}/chain.keras", "--fast"], "--fast"),

@@ -1,5 +1,8 @@
 """One conformance list that every optimizer runs through."""
 
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -108,6 +111,20 @@ def test_schedules_of_learning_rate_momentum_and_strength(make):
         assert float(number(copy.momentum)) == 0.5
         with pytest.raises(TypeError, match="momentum"):
             optimizer.momentum = 0.3
+
+
+def test_the_first_optimizer_of_a_process_knows_its_model():
+    """Made inside of the call of `compile`, as everybody does."""
+    code = """
+import keras, keras_rmda as kr
+model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2DTranspose(4, 3)])
+model.compile(kr.RMDA(0.1, regularizer=kr.GroupLasso(0.1)), "mse")
+model.optimizer.build(model.trainable_variables)
+psi = model.optimizer.penalty_of(model.layers[0].kernel)
+print("GROUPS", psi.group_norms(model.layers[0].kernel).shape[-1])
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert "GROUPS 3" in result.stdout, result.stdout + result.stderr[-2000:]
 
 
 def test_a_scheduled_strength_needs_an_optimizer_of_ours():

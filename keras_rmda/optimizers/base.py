@@ -85,7 +85,6 @@ class SparseOptimizer(keras.optimizers.Optimizer):
         self._skipped_steps = self._new_scalar("skipped_steps", dtype="int") if skip_nonfinite else None
         self._model = self._compiled_update = None
         _compat.leave_proximal_penalties_out_of_losses(applies_penalty_of)
-        _compat.tell_optimizers_their_model(bind)
 
     # ---- what an algorithm defines
 
@@ -459,3 +458,6 @@ def applies_penalty_of(optimizer: Any, variable: keras.Variable) -> bool:
 
 
 _BUILT: weakref.WeakSet[SparseOptimizer] = weakref.WeakSet()
+
+# Now, and not with the first optimizer: `model.compile(RMDA())` looks up `compile` before it makes the optimizer.
+_compat.tell_optimizers_their_model(bind)
