@@ -245,8 +245,12 @@ def steps_per_epoch(data: Data, batch_size: int) -> int:
 
 def decayed(learning_rate: float, at: Sequence[int], steps: int) -> keras.optimizers.schedules.LearningRateSchedule:
     """Return a learning rate that is divided by 10 before each epoch of `at`."""
-    values = [learning_rate * 0.1**k for k in range(len(at) + 1)]
-    return keras.optimizers.schedules.PiecewiseConstantDecay([epoch * steps - 1 for epoch in at], values)
+    return keras.optimizers.schedules.PiecewiseConstantDecay(*decayed_values(learning_rate, at, steps))
+
+
+def decayed_values(learning_rate: float, at: Sequence[int], steps: int) -> tuple[list[int], list[float]]:
+    """Return the last steps of all stages but one, and the learning rates of all."""
+    return [epoch * steps - 1 for epoch in at], [learning_rate * 0.1**k for k in range(len(at) + 1)]
 
 
 def accuracy(model: keras.Model, x: np.ndarray, y: np.ndarray) -> float:
