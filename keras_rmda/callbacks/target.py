@@ -260,7 +260,8 @@ class Groups:
             for index in coupling.indices:
                 variable = optimizer._trainable_variables[index]
                 zero = np.append(chosen, False)[self._numbers[id(variable)]]
-                variable.assign(ops.where(zero, ops.zeros_like(variable), ops.convert_to_tensor(variable)))
+                w = ops.convert_to_tensor(variable)
+                variable.assign(ops.where(zero, ops.zeros_like(w), w))
         for optimizer in dict.fromkeys(optimizer for optimizer, _ in self._parts):
             optimizer.restart()
         self.look()

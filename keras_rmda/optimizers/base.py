@@ -226,7 +226,7 @@ class SparseOptimizer(keras.optimizers.Optimizer):
             {i for n in indices if n in self._coupling_of for i in self._coupling_of[n].indices} - {*indices}
         ):
             indices.append(missing)
-            grads.append(ops.zeros_like(self._trainable_variables[missing]))
+            grads.append(ops.zeros_like(ops.convert_to_tensor(self._trainable_variables[missing])))
         indices = tuple(indices)
         if not self._compiles_update:
             self._update(grads, indices, learning_rate)
