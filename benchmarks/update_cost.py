@@ -13,53 +13,54 @@ import tensorflow as tf
 
 import keras_rmda as kr
 
-L1, GROUPS = kr.L1(1e-4), kr.GroupLasso(1e-4)
+L1, GROUPS = lambda model: kr.L1(1e-4), lambda model: kr.GroupLasso(1e-4)
+COUPLED = lambda model: kr.GroupLasso(1e-4, groups=kr.coupled_groups(model))  # noqa: E731
 
-# Arrays of a parameter's size that are read or written: weight and slots both ways, the gradient once.
-OPTIMIZERS = {
-    "Adam (Keras)": (lambda jit: keras.optimizers.Adam(1e-3), 7),
-    "RMDA, L1": (lambda jit: kr.RMDA(0.1, regularizer=L1, jit_update=jit), 6),
-    "RMDA, group lasso": (lambda jit: kr.RMDA(0.1, regularizer=GROUPS, jit_update=jit), 6),
-    "RAMDA, L1": (lambda jit: kr.RAMDA(0.01, regularizer=L1, jit_update=jit), 8),
-    "RAMDA, group lasso": (lambda jit: kr.RAMDA(0.01, regularizer=GROUPS, jit_update=jit), 8),
-    "ProxSGD, L1": (lambda jit: kr.ProxSGD(0.1, regularizer=L1, jit_update=jit), 5),
-    "ProxSGD, group lasso": (lambda jit: kr.ProxSGD(0.1, regularizer=GROUPS, jit_update=jit), 5),
-    "ProxAdamW, L1": (lambda jit: kr.ProxAdamW(1e-3, regularizer=L1, jit_update=jit), 7),
-    "ProxAdamW, group lasso": (lambda jit: kr.ProxAdamW(1e-3, regularizer=GROUPS, jit_update=jit), 7),
-    "LinBreg, L1": (lambda jit: kr.LinBreg(0.1, regularizer=L1, jit_update=jit), 4),
-    "LinBreg, group lasso": (lambda jit: kr.LinBreg(0.1, regularizer=GROUPS, jit_update=jit), 4),
-    "AdaBreg, L1": (lambda jit: kr.AdaBreg(1e-3, regularizer=L1, jit_update=jit), 8),
-    "AdaBreg, group lasso": (lambda jit: kr.AdaBreg(1e-3, regularizer=GROUPS, jit_update=jit), 8),
-    "DessiLBI, L1": (lambda jit: kr.DessiLBI(0.1, regularizer=L1, jit_update=jit), 9),
-    "DessiLBI, group lasso": (lambda jit: kr.DessiLBI(0.1, regularizer=GROUPS, jit_update=jit), 9),
+# With the arrays of a parameter's size that are read or written: weight and slots both ways, the gradient once.
+ALGORITHMS = {
+    "RMDA": (lambda psi, jit: kr.RMDA(0.1, regularizer=psi, jit_update=jit), 6),
+    "RAMDA": (lambda psi, jit: kr.RAMDA(0.01, regularizer=psi, jit_update=jit), 8),
+    "ProxSGD": (lambda psi, jit: kr.ProxSGD(0.1, regularizer=psi, jit_update=jit), 5),
+    "ProxAdamW": (lambda psi, jit: kr.ProxAdamW(1e-3, regularizer=psi, jit_update=jit), 7),
+    "LinBreg": (lambda psi, jit: kr.LinBreg(0.1, regularizer=psi, jit_update=jit), 4),
+    "AdaBreg": (lambda psi, jit: kr.AdaBreg(1e-3, regularizer=psi, jit_update=jit), 8),
+    "DessiLBI": (lambda psi, jit: kr.DessiLBI(0.1, regularizer=psi, jit_update=jit), 9),
+}
+PENALTIES = {"L1": L1, "group lasso": GROUPS, "coupled": COUPLED}
+OPTIMIZERS = {"Adam (Keras)": (lambda jit, model: keras.optimizers.Adam(1e-3), 7)} | {
+    f"{name}, {penalty}": (lambda jit, model, make=make, psi=psi: make(psi(model), jit), moved)
+    for name, (make, moved) in ALGORITHMS.items()
+    for penalty, psi in PENALTIES.items()
 }
 
 
-def resnet_20() -> list[tuple[int, ...]]:
-    """Return the shapes of the trainable variables of the CIFAR network with 1x1 shortcuts: 65 variables."""
-    shapes = [(3, 3, 3, 16), (16,), (16,)]
-    for before, width in ((16, 16), (16, 32), (32, 64)):
+def resnet_20() -> keras.Model:
+    """Return the CIFAR network with 1x1 shortcuts: 65 trainable variables."""
+
+    def normalized(x, filters, size, strides=1):
+        x = keras.layers.Conv2D(filters, size, strides, padding="same", use_bias=False)(x)
+        return keras.layers.BatchNormalization()(x)
+
+    inputs = keras.Input((32, 32, 3))
+    x = keras.layers.ReLU()(normalized(inputs, 16, 3))
+    for filters in (16, 32, 64):
         for block in range(3):
-            shapes += [(3, 3, before if block == 0 else width, width), (3, 3, width, width), *[(width,)] * 4]
-        if before != width:
-            shapes += [(1, 1, before, width), (width,), (width,)]
-    return [*shapes, (64, 10), (10,)]
+            strides = 2 if block == 0 and filters > 16 else 1
+            y = normalized(keras.layers.ReLU()(normalized(x, filters, 3, strides)), filters, 3)
+            x = normalized(x, filters, 1, strides) if strides > 1 else x
+            x = keras.layers.ReLU()(keras.layers.Add()([x, y]))
+    return keras.Model(inputs, keras.layers.Dense(10)(keras.layers.GlobalAveragePooling2D()(x)))
 
 
-def resnet_50() -> list[tuple[int, ...]]:
-    """Return the shapes of the trainable variables of ResNet50."""
-    return [tuple(v.shape) for v in keras.applications.ResNet50(weights=None).trainable_variables]
+NETWORKS = {"resnet20": resnet_20, "resnet50": lambda: keras.applications.ResNet50(weights=None)}
 
 
-def stepper(make, jit_update, shapes):
-    """Return a compiled function that makes one step on variables of these shapes."""
+def stepper(make, jit_update, model):
+    """Return a compiled function that makes one step on the variables of a model."""
     random = np.random.default_rng(0)
-    variables = [
-        keras.Variable(0.05 * random.standard_normal(s, "float32"), name="kernel" if len(s) > 1 else "bias")
-        for s in shapes
-    ]
-    gradients = [tf.constant(1e-3 * random.standard_normal(s, "float32")) for s in shapes]
-    optimizer = make(jit_update)
+    variables = model.trainable_variables
+    gradients = [tf.constant(1e-3 * random.standard_normal(v.shape, "float32")) for v in variables]
+    optimizer = make(jit_update, model)
     optimizer.build(variables)
     return tf.function(lambda: optimizer.apply(gradients, variables))
 
@@ -78,12 +79,12 @@ def seconds(function) -> float:
     return time.perf_counter() - start
 
 
-def measure(shapes, names, jit_update, rounds):
+def measure(model, names, jit_update, rounds):
     """Return {name: times} of all optimizers taking turns."""
     steps = {}
     for name in names:
         start = time.perf_counter()
-        steps[name] = stepper(OPTIMIZERS[name][0], jit_update, shapes)
+        steps[name] = stepper(OPTIMIZERS[name][0], jit_update, model)
         steps[name]()
         print(f"  {name}: built and compiled in {time.perf_counter() - start:.1f} s", flush=True)
     times = {name: [] for name in names}
@@ -95,18 +96,20 @@ def measure(shapes, names, jit_update, rounds):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--network", choices=("resnet20", "resnet50"), default="resnet50")
+    parser.add_argument("--network", choices=tuple(NETWORKS), default="resnet50")
     parser.add_argument("--jit-update", choices=("auto", "true", "false"), default="auto")
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--only", nargs="*", default=list(OPTIMIZERS), help="names of rows")
     arguments = parser.parse_args()
     jit = {"auto": "auto", "true": True, "false": False}[arguments.jit_update]
-    shapes = {"resnet20": resnet_20, "resnet50": resnet_50}[arguments.network]()
-    size = sum(int(np.prod(shape)) for shape in shapes)
+    model = NETWORKS[arguments.network]()
+    size = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
     speed = bandwidth(max(size, 25_000_000))
-    print(f"{arguments.network}: {size:,} parameters in {len(shapes)} variables; bandwidth {speed / 1e9:.1f} GB/s")
+    print(
+        f"{arguments.network}: {size:,} parameters in {len(model.trainable_variables)} variables; bandwidth {speed / 1e9:.1f} GB/s"
+    )
     names = ["Adam (Keras)", *(name for name in arguments.only if name != "Adam (Keras)")]
-    times = measure(shapes, names, jit, arguments.rounds)
+    times = measure(model, names, jit, arguments.rounds)
     adam = np.median(times["Adam (Keras)"])
     print("| optimizer | ms | of Adam | floor ms |\n|---|---|---|---|")
     for name, each in times.items():
