@@ -94,20 +94,29 @@ def measure(model, names, jit_update, rounds):
     return times
 
 
+def training_step(model, batch_size):
+    """Return the median time of a compiled training step."""
+    model.compile(OPTIMIZERS["RMDA, coupled"][0]("auto", model), "mse")
+    random = np.random.default_rng(0)
+    batch = [random.normal(size=(batch_size, *shape[1:])) for shape in (model.input_shape, model.output_shape)]
+    model.train_on_batch(*batch)
+    return np.median([seconds(lambda: model.train_on_batch(*batch)) for _ in range(7)])
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--network", choices=tuple(NETWORKS), default="resnet50")
     parser.add_argument("--jit-update", choices=("auto", "true", "false"), default="auto")
     parser.add_argument("--rounds", type=int, default=21)
+    parser.add_argument("--batch-size", type=int, default=32, help="of a whole training step")
     parser.add_argument("--only", nargs="*", default=list(OPTIMIZERS), help="names of rows")
     arguments = parser.parse_args()
     jit = {"auto": "auto", "true": True, "false": False}[arguments.jit_update]
     model = NETWORKS[arguments.network]()
     size = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
     speed = bandwidth(max(size, 25_000_000))
-    print(
-        f"{arguments.network}: {size:,} parameters in {len(model.trainable_variables)} variables; bandwidth {speed / 1e9:.1f} GB/s"
-    )
+    count = len(model.trainable_variables)
+    print(f"{arguments.network}: {size:,} parameters in {count} variables; bandwidth {speed / 1e9:.1f} GB/s")
     names = ["Adam (Keras)", *(name for name in arguments.only if name != "Adam (Keras)")]
     times = measure(model, names, jit, arguments.rounds)
     adam = np.median(times["Adam (Keras)"])
@@ -116,3 +125,5 @@ if __name__ == "__main__":
         median = np.median(each)
         floor = OPTIMIZERS[name][1] * 4 * size / speed
         print(f"| {name} | {median * 1e3:.1f} | {median / adam:.2f} | {floor * 1e3:.1f} |")
+    step = training_step(model, arguments.batch_size)
+    print(f"A training step on {arguments.batch_size} images with RMDA, coupled: {step * 1e3:.0f} ms")

@@ -54,7 +54,7 @@ def test_the_commands_run(demo_folder):
         else:
             assert name == "keras-rmda"
             result = subprocess.run(
-                [programs / name, *arguments], cwd=demo_folder, capture_output=True, text=True, timeout=120
+                [programs / name, *arguments], cwd=demo_folder, capture_output=True, text=True, timeout=300
             )
             assert result.stdout
         assert result.returncode == 0, f"{command}: {result.stderr[-500:]}"
@@ -77,7 +77,11 @@ def test_the_code_of_the_methods_page_runs(tmp_path):
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=600, cwd=tmp_path, env=os.environ
     )
     assert result.returncode == 0, result.stderr[-2000:]
-    group_lasso, low_rank, order = result.stdout.strip().splitlines()
+    coupled, target, group_lasso, low_rank, order = result.stdout.strip().splitlines()
+    groups, _, left, *_ = coupled.split()
+    assert int(groups) == 24 + 2 * 32
+    assert 0 < float(left) < 0.8
+    assert float(target.split()[0]) == pytest.approx(0.25, abs=0.02)
     zero_groups, parameters, _, before = group_lasso.split()
     assert 0 < float(zero_groups) < 1
     assert int(parameters) < int(before)
