@@ -8,7 +8,7 @@ accuracies are of the 10,000 test images, of the stripped model; multiply-accumu
 - `dense`: SGD with momentum. `thin`: the same for a network of half as many channels everywhere.
 - `input`: RMDA with group lasso over the input channels of every kernel, at several strengths.
 - `coupled`: the same with `coupled_groups`, weighed by size or by the multiply-accumulates that they cost.
-- `target`: with `TargetSparsity` instead of a choice of the strength.
+- `target`: with `TargetSparsity` instead of a choice of the strength. `target-prox-sgd`: by `ProxSGD` instead of RMDA.
 - `one-shot`: no penalty; after 60 % of the epochs the groups of smallest magnitude go at once, and the rest is tuned.
 - `tfmot`: magnitude pruning of single weights by TensorFlow Model Optimization, to the share of weights that `target`
   leaves of multiply-accumulates. It needs the packages tensorflow-model-optimization and tf_keras.
@@ -38,7 +38,7 @@ from experiment import (
 import keras_rmda as kr
 
 BATCH_SIZE, IMAGES, SHARES = 128, 15_000, (0.6, 0.85)
-TARGETS, STRENGTHS = (0.5, 0.25, 0.1), (1e-3, 3e-3, 1e-2)
+TARGETS, STRENGTHS = (0.5, 0.25, 0.1), (1e-4, 3e-4, 1e-3)
 RATE = {"sgd": 0.1, "rmda": 1.0}
 """RMDA's momentum of 0.1 makes its step a tenth; SGD's of 0.9 makes it ten times as large."""
 CASES: dict[str, list[tuple[str, dict[str, Any]]]] = {
@@ -46,6 +46,7 @@ CASES: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("dense", {}),
         ("thin", {}),
         *(("target", {"target": target}) for target in TARGETS),
+        *(("target-prox-sgd", {"target": target}) for target in TARGETS),
         *(("input", {"strength": strength}) for strength in STRENGTHS),
         *(("one-shot", {"target": target}) for target in TARGETS[1:]),
         *(("coupled", {"strength": strength, "weights": "macs"}) for strength in STRENGTHS),
@@ -114,12 +115,13 @@ def compiled(experiment: Experiment, method: str, strength: float = 1e-4, weight
     """Return an untrained network with its optimizer."""
     model = NETWORKS[experiment.arguments.network](0.5 if method == "thin" else 1.0)
     steps = steps_per_epoch(experiment.data, BATCH_SIZE)
-    schedule = decayed(RATE["sgd"], milestones(experiment.arguments.epochs, *SHARES), steps)
+    schedule = decayed(RATE["sgd"], schedule_epochs(experiment), steps)
     if method in ("dense", "thin"):
         optimizer = keras.optimizers.SGD(schedule, momentum=0.9)
-    elif method == "one-shot":
-        psi = kr.GroupLasso(1e-12, groups=kr.coupled_groups(model, parts="all"))
-        # Keras's SGD multiplies the learning rate into its momentum.
+    elif method in ("one-shot", "target-prox-sgd"):
+        parts = "all" if method == "one-shot" else "readers"
+        psi = kr.GroupLasso(1e-12 if method == "one-shot" else strength, groups=kr.coupled_groups(model, parts=parts))
+        # The step of `dense`: Keras's SGD multiplies the learning rate into its momentum, 1 - 0.1.
         optimizer = kr.ProxSGD(decayed(10 * RATE["sgd"], schedule_epochs(experiment), steps), 0.1, psi)
     else:
         groups = "input" if method == "input" else kr.coupled_groups(model, weights=weights)
@@ -136,7 +138,7 @@ def schedule_epochs(experiment: Experiment) -> list[int]:
 def callbacks(experiment: Experiment, method: str, target: float | None = None) -> list[keras.callbacks.Callback]:
     """Return what steers a method."""
     result: list[keras.callbacks.Callback] = []
-    if method == "target":
+    if method in ("target", "target-prox-sgd"):
         result = [kr.callbacks.TargetSparsity(target)]
     elif method == "one-shot":
         result = [kr.callbacks.TargetSparsity(target, begin=SHARES[0] - 1e-6, end=SHARES[0])]

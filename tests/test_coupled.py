@@ -201,3 +201,40 @@ def test_the_monitor_counts_coupled_groups(make):
         float(number(Joint(psi, list(psi.groups.members))([number(model.get_layer(name).kernel) for name in WIDTHS]))),
         rel=1e-4,
     )
+
+
+def test_gradient_accumulation_equals_one_large_batch():
+    psi = kr.GroupLasso(0.05, groups=groups())
+    once = train(kr.RMDA(0.05, 0.5, psi), network(WIDTHS), batch_size=32)
+    accumulated = train(kr.RMDA(0.05, 0.5, psi, gradient_accumulation_steps=2), network(WIDTHS), batch_size=16)
+    np.testing.assert_allclose(weights(accumulated), weights(once), atol=1e-5)
+
+
+def test_the_solution_path_follows_the_parts_of_coupled_groups():
+    psi, path = kr.GroupLasso(0.3, groups=groups()), kr.callbacks.SolutionPath()
+    model = train(kr.LinBreg(0.05, regularizer=psi), network(WIDTHS), epochs=8, callbacks=[path])
+    entered = path.entered["b/kernel"].reshape(-1)
+    np.testing.assert_array_equal(entered, path.entered["c/kernel"].reshape(-1))
+    np.testing.assert_array_equal(np.isinf(entered), (heads_of(model, WIDTHS) == 0).all(axis=1))
+    assert (entered[4:] == 0).all()
+
+
+def test_a_nonfinite_step_is_skipped():
+    model = network(WIDTHS)
+    optimizer = kr.RMDA(0.05, 0.5, kr.GroupLasso(0.1, groups=groups()), skip_nonfinite=True)
+    optimizer.build(model.trainable_variables)
+    before = weights(model)
+    gradients = [np.full(v.shape, np.nan if "c/" in v.path else 1.0, "float32") for v in model.trainable_variables]
+    optimizer.apply(gradients, model.trainable_variables)
+    np.testing.assert_array_equal(weights(model), before)
+    assert int(number(optimizer.skipped_steps)) == 1
+
+
+def test_clone_and_file_have_the_same_groups(tmp_path):
+    model = network(WIDTHS)
+    model.compile(kr.ProxSGD(0.1, regularizer=kr.GroupLasso(0.1, groups=kr.coupled_groups(model))), "mse")
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    loaded.fit(X, Y, verbose=0)
+    model.fit(X, Y, verbose=0, shuffle=False)
+    assert loaded.optimizer.regularizer.get_config() == model.optimizer.regularizer.get_config()

@@ -21,7 +21,8 @@ from keras_rmda.channels.activations import (
     unchanged,
 )
 from keras_rmda.channels.attention import Attends
-from keras_rmda.channels.linear import Linear, LooksUp, Writes, WritesEinsum, WritesInGroups
+from keras_rmda.channels.einsum import WritesEinsum
+from keras_rmda.channels.linear import Linear, LooksUp, Writes, WritesInGroups
 from keras_rmda.channels.moves import (
     Joins,
     Moves,

@@ -10,8 +10,9 @@ from keras.optimizers.schedules import LearningRateSchedule
 
 from keras_rmda import _checks
 from keras_rmda.assignment import Regularizers
-from keras_rmda.optimizers.base import Scalars, Slots, SparseOptimizer
+from keras_rmda.optimizers.base import SparseOptimizer
 from keras_rmda.optimizers.bregman import MirrorMap
+from keras_rmda.optimizers.updates import Scalars, Slots
 from keras_rmda.regularizers import Tensor, as_type_of
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from keras_rmda.optimizers.base import Slots
+from keras_rmda.optimizers.updates import Slots
 from keras_rmda.regularizers import ProximalRegularizer, Tensor
 
 

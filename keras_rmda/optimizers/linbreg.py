@@ -9,9 +9,9 @@ from keras.optimizers.schedules import LearningRateSchedule
 
 from keras_rmda import _checks
 from keras_rmda.assignment import Regularizers
-from keras_rmda.optimizers.base import Slots
 from keras_rmda.optimizers.bregman import MirrorMap
 from keras_rmda.optimizers.momentum import DECAY, MomentumOptimizer
+from keras_rmda.optimizers.updates import Slots
 from keras_rmda.regularizers import Tensor
 
 

@@ -9,8 +9,8 @@ from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
 from keras_rmda.assignment import Regularizers
-from keras_rmda.optimizers.base import Scalars, Slots
 from keras_rmda.optimizers.momentum import AveragingOptimizer
+from keras_rmda.optimizers.updates import Scalars, Slots
 from keras_rmda.regularizers import ProximalRegularizer, Tensor
 
 

@@ -1,0 +1,274 @@
+"""The state of an algorithm and its steps, as Keras asks for them.
+
+An algorithm is four pure functions over the slots that it names (`init`, `advance`, `step`, `structured`); this class
+owns the creation of slots, scalars that advance exactly once per real step, stages, and steps of coupled variables.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any
+
+import keras
+from keras import ops
+from keras.optimizers.schedules import LearningRateSchedule
+
+from keras_rmda import _compat, assignment
+from keras_rmda.optimizers.joint import couplings, together
+from keras_rmda.regularizers import ProximalRegularizer, Tensor, as_type_of
+
+Scalars = dict[str, Tensor]
+Slots = dict[str, Tensor]
+
+COMPILE_FROM = 1_000_000
+"""Parameters from which `jit_update="auto"` compiles; see `benchmarks/README.md`, update cost."""
+
+
+class Updates(keras.optimizers.Optimizer):
+    """Base class of `SparseOptimizer`: makes steps.
+
+    A subclass states `slots` (one tensor per variable, in its shape) and `scalars` (one number per optimizer, 0 at
+    every start of a stage), and defines the pure functions below. `psi` is a regularizer or None, and `t` counts the
+    steps of the current stage from 1.
+    """
+
+    slots: tuple[str, ...] = ()
+    scalars: tuple[str, ...] = ()
+
+    # ---- what an algorithm defines
+
+    def init(self, w: Tensor, psi: ProximalRegularizer | None) -> Slots:
+        """Return the slots at the start of a stage that begins at `w`."""
+        return {name: ops.zeros_like(w) for name in self.slots}
+
+    def advance(self, lr: Tensor, t: Tensor, **scalars: Tensor) -> Scalars:
+        """Return the scalars of step `t` from those of the step before, and other numbers that `step` takes."""
+        return scalars
+
+    def step(
+        self, w: Tensor, g: Tensor, lr: Tensor, psi: ProximalRegularizer | None, *, t: Tensor, **state: Tensor
+    ) -> tuple[Tensor, Slots]:
+        """Return the next iterate and slots for the gradient `g`; `state` holds scalars, slots and any momentum c."""
+        raise NotImplementedError
+
+    def structured(self, w: Tensor, psi: ProximalRegularizer, *, t: Tensor, **state: Tensor) -> Tensor:
+        """Return the iterate that carries the exact zeros."""
+        return w
+
+    # ---- what Keras calls
+
+    def build(self, variables: list[keras.Variable]) -> None:
+        """Create the state for `variables`; called by Keras before the first step."""
+        if self.built:
+            return
+        super().build(variables)
+        model = self._model and self._model()
+        self._penalties = assignment.assign(variables, self.regularizer, self.exclude, model)
+        self._step_count = self._new_scalar("step_count", dtype="int")
+        self._scalars = {name: self._new_scalar(name) for name in self.scalars}
+        self._strengths = {
+            str(index): self._new_scalar("strength")
+            for index, psi in enumerate(self._penalties)
+            if psi is not None and isinstance(psi.strength, LearningRateSchedule)
+        }
+        self.couplings = couplings(self._penalties)
+        for coupling in self.couplings:
+            count = (len(coupling.shares[0].penalty.groups),)
+            coupling.factors = self.add_variable(count, "ones", name="group_factors", aggregation="only_first_replica")
+        self._coupling_of = {index: coupling for coupling in self.couplings for index in coupling.indices}
+        self._slots = [
+            {name: self.add_variable_from_reference(variable, name=name) for name in self.slots}
+            for variable in variables
+        ]
+        self._has_begun = self._has_stepped = False
+        self._begin_first_stage()
+
+    def _backend_update_step(self, grads: list, trainable_variables: list, learning_rate: Any) -> None:
+        """Update everything: the one hook that runs once per real step."""
+        self._begin_again_if_unused()
+        self._begin_first_stage()
+        grads = [_compat.dense(gradient) for gradient in grads]
+        indices = [self._get_variable_index(variable) for variable in trainable_variables]
+        for missing in self._partners(indices):  # what has no gradient goes along where its groups have one
+            indices.append(missing)
+            grads.append(ops.zeros_like(ops.convert_to_tensor(self._trainable_variables[missing])))
+        indices = tuple(indices)
+        if not self._compiles_update:
+            self._update(grads, indices, learning_rate)
+            return
+        if self._compiled_update is None:
+            self._compiled_update = _compat.compiled(self._update)
+        self._compiled_update(grads, indices, ops.cast(learning_rate, keras.config.floatx()))
+
+    def update_step(self, gradient: Any, variable: Any, learning_rate: dict[str, Tensor]) -> None:
+        """Update one variable.
+
+        Args:
+            gradient: its gradient.
+            variable: a raw backend variable on TensorFlow.
+            learning_rate: the numbers of this step, from `_advance`; Keras hands on what it is given.
+        """
+        index = self._get_variable_index(variable)
+        before = ops.cast(variable, variable.dtype)
+        stepped = learning_rate["together"].get(str(index))
+        if stepped is None:
+            psi = self._penalty(index, learning_rate["strengths"])
+            stepped = self._stepped(before, gradient, learning_rate["numbers"], index, psi)
+        w, slots = stepped
+        is_finite = learning_rate.get("is_finite")
+        for name, value in slots.items():
+            slot = self._slots[index][name]
+            self.assign(slot, _unless_skipped(value, ops.cast(slot, before.dtype), is_finite))
+        self.assign(variable, _unless_skipped(w, before, is_finite))
+
+    def _all_reduce_sum_gradients(self, grads_and_vars: list) -> list:
+        """Do nothing: `_update` has summed the gradients of all replicas, before anything looks at them."""
+        return grads_and_vars
+
+    def _apply_weight_decay(self, variables: list) -> None:
+        """Do nothing: `update_step` decays, so that a skipped step does not."""
+
+    # ---- helpers
+
+    @property
+    def _compiles_update(self) -> bool:
+        if self.jit_update == "auto":
+            large = sum(math.prod(variable.shape) for variable in self._trainable_variables) >= COMPILE_FROM
+            pays = large and all(psi is None or psi.compiles_well for psi in self._penalties)
+        return (pays if self.jit_update == "auto" else self.jit_update) and not _compat.is_distributed()
+
+    def _partners(self, indices: Iterable[int]) -> list[int]:
+        """Return the other variables whose groups are coupled with those of these."""
+        coupled = [self._coupling_of[index].indices for index in indices if index in self._coupling_of]
+        return sorted(set().union(*coupled) - set(indices))
+
+    def _update(self, grads: list[Tensor], indices: tuple[int, ...], learning_rate: Tensor) -> None:
+        grads = _compat.summed_over_replicas(grads)
+        step = self._advance(grads, learning_rate)
+        gradients = dict(zip(indices, grads))
+        ws = {index: ops.convert_to_tensor(self._trainable_variables[index]) for index in self._coupling_of}
+
+        def stepped(index: int, psi: Any) -> tuple[Tensor, Slots]:
+            return self._stepped(ws[index], gradients[index], step["numbers"], index, psi)
+
+        coupled = [index for index in indices if index in self._coupling_of]
+        step["together"] = {str(index): each for index, each in self._asked(coupled, stepped, step["strengths"])}
+        super()._backend_update_step(grads, [self._trainable_variables[index] for index in indices], step)
+
+    def _stepped(
+        self, w: Tensor, gradient: Tensor, numbers: Scalars, index: int, psi: ProximalRegularizer | None
+    ) -> tuple[Tensor, Slots]:
+        """Return the next value and slots of a variable."""
+        numbers = {name: ops.cast(value, w.dtype) for name, value in numbers.items()}
+        lr = numbers.pop("lr")
+        slots = self._read(self._slots[index], w.dtype)
+        decay = self.weight_decay if self._use_weight_decay(self._trainable_variables[index]) else None
+        w = w - w * as_type_of(w, lr * decay) if decay else w
+        return self.step(w, ops.cast(gradient, w.dtype), lr, psi, **numbers, **slots)
+
+    def _structured(self, index: int, psi: ProximalRegularizer | None) -> Tensor:
+        w = ops.convert_to_tensor(self._trainable_variables[index])
+        if psi is None:
+            return w
+        t, scalars = ops.cast(self._step_count, w.dtype), self._read(self._scalars, w.dtype)
+        return self.structured(w, psi, t=t, **scalars, **self._read(self._slots[index], w.dtype))
+
+    def _asked(
+        self, indices: Iterable[int], function: Callable[[int, Any], Any], strengths: dict[str, Tensor]
+    ) -> Iterator[tuple[int, Any]]:
+        """Yield, with the numbers of variables, a pure function of each and its penalty; coupled ones at once."""
+        done: set[int] = set()
+        for index in indices:
+            psi, coupling = self._penalty(index, strengths), self._coupling_of.get(index)
+            if coupling is None:
+                yield index, function(index, psi)
+            elif index not in done:
+                functions = [partial(function, each) for each in coupling.indices]
+                yield from zip(coupling.indices, together(functions, coupling.joint(psi)))
+                done.update(coupling.indices)
+
+    def _advance(self, grads: list[Tensor], learning_rate: Tensor) -> dict[str, Any]:
+        """Advance the scalars, exactly once per real step, and return all numbers of this step."""
+        dtype = keras.config.floatx()
+        lr = ops.cast(learning_rate, dtype)
+        strengths = self._scheduled_strengths()
+        is_finite = None
+        if self.skip_nonfinite:
+            is_finite = ops.all(ops.stack([ops.all(ops.isfinite(gradient)) for gradient in grads]))
+            skipped = ops.cast(ops.logical_not(is_finite), self._skipped_steps.dtype)
+            self._skipped_steps.assign_add(skipped)
+            # Undone here, since Keras counts every call: schedules see only the steps that were made.
+            calls = ops.cast(skipped * (self.gradient_accumulation_steps or 1), self._iterations.dtype)
+            self._iterations.assign_sub(calls)
+
+        def assign(variable: keras.Variable, value: Tensor) -> None:
+            before = ops.convert_to_tensor(variable)
+            variable.assign(_unless_skipped(ops.cast(value, variable.dtype), before, is_finite))
+
+        t = ops.convert_to_tensor(self._step_count) + 1
+        assign(self._step_count, t)
+        t = ops.cast(t, dtype)
+        scalars = self.advance(lr, t, **self._read(self._scalars, dtype))
+        for name, variable in self._scalars.items():
+            assign(variable, scalars[name])
+        for index, value in strengths.items():
+            assign(self._strengths[index], value)
+        numbers = {"lr": lr, "t": t, **scalars, **self._momentum_at(t)}
+        return {"numbers": numbers, "strengths": strengths} | ({} if is_finite is None else {"is_finite": is_finite})
+
+    def _momentum_at(self, t: Tensor) -> dict[str, Tensor]:
+        """Return {"c": the momentum of step t of the stage}, where the algorithm has one."""
+        return {}
+
+    def _penalty(self, index: int, strengths: dict[str, Tensor]) -> ProximalRegularizer | None:
+        psi, strength = self._penalties[index], strengths.get(str(index))
+        return psi if strength is None else psi.at(ops.convert_to_tensor(strength))
+
+    def _begin_first_stage(self) -> None:
+        # Where a trace on TensorFlow makes the model too, its weights have no values yet. TensorFlow then gives them
+        # values and traces again before anything runs, and the stage begins in that second trace.
+        if not self._has_begun and _compat.are_initialized(self._trainable_variables):
+            self._has_begun = True
+            with _compat.outside_of_traces():
+                self._begin_stage()
+
+    def _begin_again_if_unused(self) -> None:
+        # Keras builds the optimizer of a model from a file before it loads the weights, and a clone's before they are
+        # set: a stage without steps begins at the weights that are there when its first step is traced.
+        if self._has_stepped or not self._has_begun or not _compat.can_read_outside_of_traces():
+            return
+        if _compat.are_initialized([self._step_count]):
+            self._has_stepped = True
+            with _compat.outside_of_traces():
+                if int(ops.convert_to_numpy(self._step_count)) == 0:
+                    self._begin_stage()
+
+    def _scheduled_strengths(self) -> dict[str, Tensor]:
+        iterations = ops.convert_to_tensor(self._iterations)
+        return {index: ops.relu(self._penalties[int(index)].strength(iterations)) for index in self._strengths}
+
+    def _begin_stage(self) -> None:
+        strengths = self._scheduled_strengths()
+        for index, value in strengths.items():
+            self._strengths[index].assign(value)
+
+        def init(index: int, psi: ProximalRegularizer | None) -> Slots:
+            # A copy: JAX cannot donate one buffer as both a weight and a slot.
+            return self.init(ops.copy(ops.convert_to_tensor(self._trainable_variables[index])), psi)
+
+        for index, slots in self._asked(range(len(self._slots)), init, strengths):
+            for name, value in slots.items():
+                self._slots[index][name].assign(value)
+
+    def _new_scalar(self, name: str, initializer: Any = "zeros", dtype: str | None = None) -> keras.Variable:
+        return self.add_variable((), initializer, dtype=dtype, name=name, aggregation="only_first_replica")
+
+    @staticmethod
+    def _read(state: dict[str, keras.Variable], dtype: Any) -> dict[str, Tensor]:
+        return {name: ops.cast(variable, dtype) for name, variable in state.items()}
+
+
+def _unless_skipped(value: Tensor, before: Tensor, is_finite: Tensor | None) -> Tensor:
+    return value if is_finite is None else ops.where(is_finite, value, before)
