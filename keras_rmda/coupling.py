@@ -179,6 +179,8 @@ def savings(traced: Trace, roots: np.ndarray, table: Mapping[str, float] | str) 
     unknown = [] if isinstance(table, str) else [name for name in table if name not in names]
     if unknown:
         raise ValueError(f"`weights` names layers that the model does not have: {unknown!r}. It has: {names!r}")
+    if not isinstance(table, str):
+        table = {name: _checks.real(f"weights[{name!r}]", value) for name, value in table.items()}
     saved = np.zeros(len(roots))
     keep = np.ones(len(traced.ties.parent), dtype=bool)
     cut = Cut(traced.ties, keep)

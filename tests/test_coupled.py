@@ -158,6 +158,23 @@ def test_all_variables_of_the_groups_must_be_trained():
         model.fit(X, Y, verbose=0)
 
 
+def test_a_loop_of_the_users_own_needs_no_model():
+    """Paths of Sequential models begin with their name."""
+    model = keras.Sequential([keras.Input((6,)), keras.layers.Dense(8, name="a"), keras.layers.Dense(3, name="b")])
+    optimizer = kr.RMDA(regularizer=kr.GroupLasso(0.1, groups=kr.coupled_groups(model)))
+    optimizer.build(model.trainable_variables)
+    assert optimizer.penalty_of(model.get_layer("b").kernel) is not None
+
+
+def test_a_build_that_fails_can_be_repeated():
+    model = network(WIDTHS)
+    optimizer = kr.RMDA(regularizer=kr.GroupLasso(0.1, groups=groups()))
+    with pytest.raises(ValueError, match="Missing: c/kernel"):
+        optimizer.build(model.trainable_variables[:-2])
+    optimizer.build(model.trainable_variables)
+    assert len(optimizer.couplings) == 1
+
+
 def test_groups_of_another_model_are_refused():
     model = network(WIDTHS)
     members = {"b/kernel": np.arange(5)[:, None], "c/kernel": np.arange(8)[:, None]}

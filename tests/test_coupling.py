@@ -220,6 +220,7 @@ def norms_of(model, psi):
         ({"parts": "writers"}, "parts='writers'"),
         ({"weights": "time"}, "weights='time'"),
         ({"weights": {"nobody": 1.0}}, r"\['nobody'\]"),
+        ({"weights": {"first": -1.0}}, r"weights\['first'\]=-1.0"),
         ({"exclude": "top"}, "exclude='top'"),
     ],
 )

@@ -146,6 +146,11 @@ def test_an_optimizer_without_coupled_groups_is_refused(optimizer):
         train(0.5, model=model)
 
 
+def test_a_strength_of_zero_is_refused():
+    with pytest.raises(ValueError, match="more than 0"):
+        train(0.5, strength=0.0)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

@@ -169,6 +169,12 @@ class Groups:
                 "GroupLasso(strength, groups=coupled_groups(model)). "
                 f"Received: optimizer={type(model.optimizer).__name__}"
             )
+        for _, coupling in self._parts:
+            if coupling.shares[0].strength == 0:
+                raise ValueError(
+                    "TargetSparsity multiplies the strength of groups, which must be more than 0; 1e-4 is a good "
+                    f"beginning. Received: {coupling.shares[0].penalty!r}"
+                )
         self._metric = metric
         names = [coupling.shares[0].penalty.groups.names for _, coupling in self._parts]
         self._ends = np.cumsum([len(each) for each in names])
@@ -230,11 +236,17 @@ class Groups:
             return value
         return np.where(zero[self._numbers[id(variable)]], 0.0, np.where(value == 0, 1.0, value))
 
-    def smallest(self, wanted: float) -> np.ndarray:
-        """Return the fewest groups that have to be zero so that at most this share is left: the smallest ones."""
+    def smallest(self, wanted: float, nearest: bool = False) -> np.ndarray:
+        """Return the fewest groups that have to be zero so that at most this share is left: the smallest ones.
+
+        With `nearest`, one fewer if that comes nearer.
+        """
         place = self._places()
         most = np.count_nonzero(place < self.count)
-        return place < bisect.bisect_left(range(most), -wanted, key=lambda k: -self.left(place < k))
+        k = bisect.bisect_left(range(most), -wanted, key=lambda k: -self.left(place < k))
+        if nearest and k and self.left(place < k - 1) - wanted < wanted - self.left(place < k):
+            k -= 1
+        return place < k
 
     def _places(self) -> np.ndarray:
         """Return each group's place in the order in which they go; `count` for those that stay in any case."""
@@ -254,7 +266,7 @@ class Groups:
 
     def finish(self, goal: float) -> None:
         """Let the smallest groups stay zero for good, penalize no others, and begin a new stage."""
-        chosen = self.smallest(goal)
+        chosen = self.smallest(goal, nearest=True)
         self.factors = np.where(chosen, NEVER_AGAIN, 0.0)
         for optimizer, coupling in self._parts:
             for index in coupling.indices:

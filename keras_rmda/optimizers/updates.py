@@ -63,9 +63,9 @@ class Updates(keras.optimizers.Optimizer):
         """Create the state for `variables`; called by Keras before the first step."""
         if self.built:
             return
-        super().build(variables)
         model = self._model and self._model()
         self._penalties = assignment.assign(variables, self.regularizer, self.exclude, model)
+        super().build(variables)
         self._step_count = self._new_scalar("step_count", dtype="int")
         self._scalars = {name: self._new_scalar(name) for name in self.scalars}
         self._strengths = {

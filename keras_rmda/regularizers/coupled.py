@@ -63,6 +63,8 @@ class CoupledGroups:
 
     def path_among(self, names: Sequence[str]) -> str | None:
         """Return which of a variable's names is a member, or None."""
+        if len(names) == 1:  # the model is not known, so its name may stand in front
+            names = (*names, names[0].partition("/")[2])
         return next((name for name in names if name in self.members), None)
 
     def check_shape(self, shape: tuple[int, ...], path: str) -> None:
@@ -118,11 +120,6 @@ class Joint:
     def __init__(self, penalty: ProximalRegularizer, paths: Sequence[str], factors: Tensor | None = None):
         self.penalty = penalty
         self.grouping = Among(penalty.groups, paths, penalty.scale_by_size, factors)
-
-    @property
-    def weights(self) -> np.ndarray:
-        """The factor of each group's norm in the penalty, before `factors`."""
-        return self.penalty.groups.weights if self.penalty.scale_by_size else np.ones(len(self.penalty.groups))
 
     def __call__(self, ws: Sequence[Tensor]) -> Tensor:
         return self.penalty._value(ws, self.grouping)
