@@ -6,15 +6,13 @@ import argparse
 import json
 import os
 import sys
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 import keras
-import numpy as np
 
-from keras_rmda import _checks, _compat, _files
+from keras_rmda import _arrays, _checks, _compat, _files
 from keras_rmda.export import benchmark_tflite, export_tflite
 from keras_rmda.export.tflite import QUANTIZATIONS
 from keras_rmda.pruning import analyze, strip
@@ -154,7 +152,7 @@ def run_train(options: argparse.Namespace) -> None:
     _checks.whole("--batch-size", options.batch_size, 1)
     _checks.real("--learning-rate", options.learning_rate, open_minimum=True)
     _checks.real("--strength", options.strength, open_minimum=True)
-    data, test = read_pairs(options.data)
+    data, test = _arrays.read_pairs("--data", options.data)
     model = load(options.model)
     keras.utils.set_random_seed(_checks.whole("--seed", options.seed))
     loss = options.loss or train.default_loss(model, data[1])
@@ -205,7 +203,7 @@ def run_strip(options: argparse.Namespace) -> None:
 def run_export(options: argparse.Namespace) -> None:
     """`keras-rmda export`."""
     _files.check_target(options.out, ".tflite", "OUT")
-    data = read_arrays(options.representative_data) if options.representative_data else None
+    data = _arrays.read("--representative-data", options.representative_data) if options.representative_data else None
     file = export_tflite(load(options.model), options.out, options.quantization, data, options.int8_io)
     figures = {"path": str(file.path), "bytes": file.bytes, "quantization": file.quantization}
     print(json.dumps(figures) if options.json else table(tuple(figures), [tuple(figures.values())]))
@@ -243,35 +241,3 @@ def load(path: str) -> keras.Model:
     except Exception as error:  # Keras raises many types for foreign files
         reason = " ".join(str(error).split())[:200]
         raise UsageError(f"MODEL cannot be loaded as a .keras file. Received: {path!r} ({reason})") from None
-
-
-def read_pairs(path: str) -> tuple[tuple, tuple | None]:
-    """Read inputs and targets for training, and for tests or None, from `.npz`.
-
-    Raises:
-        UsageError: if the file is missing or foreign, or has other arrays.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            arrays = dict(content)
-    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise UsageError(f"--data cannot be read. Received: {path!r} ({error})") from None
-    if not {"x", "y"} <= set(arrays) <= {"x", "y", "x_test", "y_test"} or len(arrays) == 3:
-        raise UsageError(f"--data must hold x and y, and x_test and y_test or neither. Received: {sorted(arrays)!r}")
-    for x, y in (("x", "y"), ("x_test", "y_test")):
-        if x in arrays and (not len(arrays[x]) or len(arrays[x]) != len(arrays[y])):
-            raise UsageError(f"--data: {x} and {y} must be of one length. Received: {len(arrays[x])}, {len(arrays[y])}")
-    return (arrays["x"], arrays["y"]), (arrays["x_test"], arrays["y_test"]) if "x_test" in arrays else None
-
-
-def read_arrays(path: str) -> Any:
-    """Read an array from `.npy`, or arrays by input name from `.npz`.
-
-    Raises:
-        UsageError: if the file is missing or foreign.
-    """
-    try:
-        content = np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise UsageError(f"--representative-data cannot be read. Received: {path!r} ({error})") from None
-    return content if isinstance(content, np.ndarray) else {name: content[name] for name in content.files}

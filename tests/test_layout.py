@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "keras_rmda"
 
 # Lower levels first; a module may import only modules of lower levels, or of its own package.
 LEVELS = [
-    ["_checks", "_files", "_compat"],
+    ["_arrays", "_checks", "_files", "_compat"],
     ["_graphs"],
     ["_symbolic", "_startup"],
     ["channels.tensors", "regularizers.base"],
@@ -43,6 +43,7 @@ LEVELS = [
     ["export.benchmark", "export.tflite"],
     ["export"],
     ["sparsify", "factorize", "coupling"],
+    ["callbacks.choice"],
     ["callbacks.monitor", "callbacks.path", "callbacks.stages", "callbacks.target"],
     ["callbacks", "datasets", "datasets.digits"],
     ["train"],

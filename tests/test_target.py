@@ -7,7 +7,7 @@ from backend import number, only_tensorflow
 from training import every_optimizer
 
 import keras_rmda as kr
-from keras_rmda.callbacks.target import NEVER_AGAIN
+from keras_rmda.callbacks.choice import NEVER_AGAIN
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(256, 16)).astype("float32")

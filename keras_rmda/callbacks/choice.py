@@ -1,0 +1,157 @@
+"""Which coupled groups of a model go, and what that leaves."""
+
+from __future__ import annotations
+
+import bisect
+from functools import partial
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_rmda import _compat
+from keras_rmda.optimizers.base import SparseOptimizer
+from keras_rmda.optimizers.joint import Coupling
+from keras_rmda.pruning.liveness import plan
+from keras_rmda.pruning.report import amounts, everything
+from keras_rmda.pruning.trace import as_graph, trace
+
+NEVER_AGAIN = 2.0**66
+"""The factor of the strength of groups that are to stay zero: larger than all that comes, exact in every dtype."""
+
+KEPT = 0.1
+"""The share of the groups of every layer that are not chosen, so that no layer is cut off."""
+
+
+class Groups:
+    """The coupled groups of a model under optimizers of this package, as one list.
+
+    Args:
+        model: a compiled model.
+        metric: what is measured.
+
+    Attributes:
+        count: the number of groups.
+        whole: the metric of the model with all of its channels.
+    """
+
+    def __init__(self, model: keras.Model, metric: str):
+        model.optimizer.build(model.trainable_variables)
+        optimizers = [each for each in _compat.inner_optimizers(model.optimizer) if isinstance(each, SparseOptimizer)]
+        self._parts: list[tuple[SparseOptimizer, Coupling]] = [
+            (optimizer, coupling) for optimizer in optimizers for coupling in optimizer.couplings
+        ]
+        if not self._parts:
+            raise ValueError(
+                "TargetSparsity moves the strengths of coupled groups. Give an optimizer of keras_rmda the regularizer "
+                "GroupLasso(strength, groups=coupled_groups(model)). "
+                f"Received: optimizer={type(model.optimizer).__name__}"
+            )
+        for _, coupling in self._parts:
+            if coupling.shares[0].strength == 0:
+                raise ValueError(
+                    "TargetSparsity multiplies the strength of groups, which must be more than 0; 1e-4 is a good "
+                    f"beginning. Received: {coupling.shares[0].penalty!r}"
+                )
+        self._metric = metric
+        names = [coupling.shares[0].penalty.groups.names for _, coupling in self._parts]
+        self._ends = np.cumsum([len(each) for each in names])
+        self.count = int(self._ends[-1])
+        # A group is called by the layer that writes its channels, and a number.
+        layers = [name.rsplit("[", 1)[0] for each in names for name in each]
+        self._layers = np.unique(layers, return_inverse=True)[1]
+        with as_graph(model) as graph:
+            self._trace = trace(graph)
+        self.look()
+        found = plan(self._trace, self._read)
+        self.whole = self.count if metric == "groups" else amounts(found, everything(found))[metric]
+
+    @property
+    def factors(self) -> np.ndarray:
+        """The factors of the strengths of all groups; settable."""
+        return np.concatenate([ops.convert_to_numpy(coupling.factors) for _, coupling in self._parts])
+
+    @factors.setter
+    def factors(self, values: np.ndarray) -> None:
+        for (_, coupling), each in zip(self._parts, np.split(values, self._ends[:-1])):
+            coupling.factors.assign(each)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether `finish` has chosen."""
+        return bool(np.isin(self.factors, (0.0, NEVER_AGAIN)).all())
+
+    def look(self) -> None:
+        """Read the weights and their structured values, which all measures are of until the next look."""
+        self._values: dict[int, np.ndarray] = {}
+        self._numbers: dict[int, np.ndarray] = {}
+        structured_norms, norms, start = [], [], 0
+        for optimizer, coupling in self._parts:
+            variables = [optimizer._trainable_variables[index] for index in coupling.indices]
+            structured = [ops.cast(value, "float32") for value in optimizer.structured_values(variables)]
+            joint = coupling.joint(coupling.shares[0])
+            structured_norms.append(ops.convert_to_numpy(joint.group_norms(structured)))
+            norms.append(ops.convert_to_numpy(joint.group_norms([ops.cast(v, "float32") for v in variables])))
+            for variable, value, share in zip(variables, structured, coupling.shares):
+                ids = share.penalty.groups.members[share.path]
+                self._values[id(variable)] = ops.convert_to_numpy(value)
+                self._numbers[id(variable)] = np.where(ids < 0, self.count, ids + start)
+            start += len(norms[-1])
+        self._structured_norms, self._norms = np.concatenate(structured_norms), np.concatenate(norms)
+
+    def left(self, zero: np.ndarray | None = None) -> float:
+        """Return the share of the metric that is left now, or if these groups were zero and the others were not."""
+        if self._metric == "groups":
+            return float(1.0 - (self._structured_norms == 0 if zero is None else zero).mean())
+        read = self._read if zero is None else partial(self._read, zero=np.append(zero, False))
+        return amounts(plan(self._trace, read))[self._metric] / self.whole
+
+    def _read(self, variable: keras.Variable, zero: np.ndarray | None = None) -> np.ndarray:
+        value = self._values.get(id(variable))
+        if value is None:
+            return ops.convert_to_numpy(variable)
+        if zero is None:
+            return value
+        return np.where(zero[self._numbers[id(variable)]], 0.0, np.where(value == 0, 1.0, value))
+
+    def smallest(self, wanted: float, nearest: bool = False) -> np.ndarray:
+        """Return the fewest groups that have to be zero so that at most this share is left: the smallest ones.
+
+        With `nearest`, one fewer if that comes nearer.
+        """
+        place = self._places()
+        most = np.count_nonzero(place < self.count)
+        k = bisect.bisect_left(range(most), -wanted, key=lambda k: -self.left(place < k))
+        if nearest and k and self.left(place < k - 1) - wanted < wanted - self.left(place < k):
+            k -= 1
+        return place < k
+
+    def _places(self) -> np.ndarray:
+        """Return each group's place in the order in which they go; `count` for those that stay in any case."""
+        relative, stays = np.zeros(self.count), np.zeros(self.count, dtype=bool)
+        gone = self.factors == NEVER_AGAIN
+        for layer in range(self._layers.max() + 1):
+            [own] = np.nonzero(self._layers == layer)
+            mean = self._structured_norms[own][~gone[own]].mean() if not gone[own].all() else 1.0
+            relative[own] = self._structured_norms[own] / max(mean, 1e-30)
+            # Where structured values are zero, as at the start of DessiLBI, the weights themselves decide.
+            order = np.lexsort((self._norms[own], relative[own], ~gone[own]))
+            stays[own[order[-max(1, round(KEPT * len(own))) :]]] = True
+        order = np.lexsort((self._norms, relative, ~gone, stays))
+        place = np.empty(self.count, dtype=int)
+        place[order] = np.arange(self.count)
+        return np.where(stays, self.count, place)
+
+    def finish(self, goal: float) -> None:
+        """Let the smallest groups stay zero for good, penalize no others, and begin a new stage."""
+        chosen = self.smallest(goal, nearest=True)
+        self.factors = np.where(chosen, NEVER_AGAIN, 0.0)
+        for optimizer, coupling in self._parts:
+            for index in coupling.indices:
+                variable = optimizer._trainable_variables[index]
+                zero = np.append(chosen, False)[self._numbers[id(variable)]]
+                w = ops.convert_to_tensor(variable)
+                variable.assign(ops.where(zero, ops.zeros_like(w), w))
+        for optimizer in dict.fromkeys(optimizer for optimizer, _ in self._parts):
+            optimizer.restart()
+        self.look()
