@@ -1,0 +1,1 @@
+"""Stochastic gates that close channels."""

@@ -1,0 +1,152 @@
+"""A gate for every channel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_rmda import _checks
+from keras_rmda.gates.hard_concrete import (
+    LARGEST,
+    SMALLEST_UNIFORM,
+    STRETCH,
+    TEMPERATURE,
+    Tensor,
+    gate,
+    log_alpha_of,
+    mean_gate,
+    probability_open,
+)
+
+
+@keras.saving.register_keras_serializable(package="keras_rmda")
+class Bounded(keras.constraints.Constraint):
+    """Keeps a weight within [-bound, bound]."""
+
+    def __init__(self, bound: float = LARGEST):
+        self.bound = bound
+
+    def __call__(self, w: Tensor) -> Tensor:
+        return ops.clip(w, -self.bound, self.bound)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        return {"bound": self.bound}
+
+
+@keras.saving.register_keras_serializable(package="keras_rmda")
+class L0Gate(keras.layers.Layer):
+    """Multiplies every channel by a stochastic gate that can close: hard concrete gates with an L0 penalty.
+
+    Formula: y_c = z_c x_c. In training z_c is a sample of the hard concrete distribution with parameter log alpha_c;
+    at inference it is min(1, max(0, sigmoid(log alpha_c) (zeta - gamma) + gamma)). The loss gets the penalty
+    strength * cost * sum_c P(z_c > 0), the expected number of open gates.
+
+    |log alpha| stays below log 100, as in the authors' code.
+
+    Args:
+        strength: multiplier of the penalty, a finite number >= 0.
+        axis: the channel axis.
+        cost: what an open gate costs: weights or multiply-accumulates; for the layer before it, the authors count
+            inputs * kernel area.
+        open_probability: P(z_c > 0) at the beginning, in (0, 1). From 0.983 on, gates are 1 at inference.
+        temperature: number > 0.
+        stretch: (gamma, zeta) with gamma < 0 and zeta > 1.
+        per_example: whether every example of a batch has gates of its own.
+        seed: an integer; None for a random one.
+        **layer_arguments: `name`, `dtype`, ... of Keras.
+
+    Raises:
+        ValueError: for an argument out of range; at the first call, if the channel axis is open.
+
+    Example:
+        >>> keras.Sequential([keras.Input((8,)), keras.layers.Dense(16), kr.layers.L0Gate(1e-3), keras.layers.ReLU()])
+
+    Source: Louizos, Welling and Kingma 2018, arXiv:1712.01312.
+    """
+
+    def __init__(
+        self,
+        strength: float,
+        axis: int = -1,
+        cost: float = 1.0,
+        open_probability: float = 0.99,
+        temperature: float = TEMPERATURE,
+        stretch: tuple[float, float] = STRETCH,
+        per_example: bool = False,
+        seed: int | None = None,
+        **layer_arguments: Any,
+    ):
+        super().__init__(**layer_arguments)
+        self.strength = _checks.real("strength", strength)
+        _checks.real("axis", axis, minimum=-100)
+        self.axis = int(axis)
+        self.cost = _checks.real("cost", cost)
+        self.open_probability = _checks.real(
+            "open_probability", open_probability, maximum=1.0, open_minimum=True, open_maximum=True
+        )
+        self.temperature = _checks.real("temperature", temperature, open_minimum=True)
+        try:
+            gamma, zeta = stretch
+        except (TypeError, ValueError):
+            gamma = zeta = 0.0
+        if not gamma < 0.0 < 1.0 < zeta:
+            raise ValueError(f"`stretch` must be (gamma, zeta), gamma < 0 and zeta > 1. Received: stretch={stretch!r}")
+        self.stretch = (float(gamma), float(zeta))
+        self.per_example = _checks.truth("per_example", per_example)
+        self.seed = seed
+        self.seed_generator = keras.random.SeedGenerator(seed)
+        self.supports_masking = True
+
+    def build(self, input_shape: tuple[int | None, ...]) -> None:
+        """Make one gate for each channel."""
+        channels = input_shape[self.axis]
+        if channels is None:
+            raise ValueError(f"L0Gate needs a channel axis of a known size. Received: axis={self.axis}, {input_shape}")
+        start = log_alpha_of(self.open_probability, self.temperature, self.stretch)
+        self.log_alpha = self.add_weight(
+            name="log_alpha",
+            shape=(channels,),
+            initializer=keras.initializers.Constant(start),
+            constraint=Bounded(),
+            dtype="float32",
+            autocast=False,
+        )
+
+    def call(self, x: Tensor, training: bool | None = None) -> Tensor:
+        """Return the gated input."""
+        log_alpha = ops.convert_to_tensor(self.log_alpha)
+        if self.strength:
+            expected = ops.sum(probability_open(log_alpha, self.temperature, self.stretch))
+            self.add_loss(self.strength * self.cost * expected)
+        z = self.sampled(x) if training else mean_gate(log_alpha, self.stretch)
+        shape = [1] * len(x.shape)
+        shape[self.axis] = -1
+        if training and self.per_example:
+            shape[0] = ops.shape(x)[0]
+        return x * ops.cast(ops.reshape(z, shape), x.dtype)
+
+    def sampled(self, x: Tensor) -> Tensor:
+        """Return gates of training: one for each channel, of each example or of the batch."""
+        channels = self.log_alpha.shape[0]
+        shape = (ops.shape(x)[0], channels) if self.per_example else (channels,)
+        u = keras.random.uniform(
+            shape, SMALLEST_UNIFORM, 1.0 - SMALLEST_UNIFORM, dtype="float32", seed=self.seed_generator
+        )
+        log_alpha = ops.convert_to_tensor(self.log_alpha)
+        return gate(log_alpha, u, self.temperature, self.stretch)
+
+    def gates(self) -> Tensor:
+        """Return the gates of inference, one for each channel; 0 is closed."""
+        return mean_gate(ops.convert_to_tensor(self.log_alpha), self.stretch)
+
+    def compute_output_shape(self, input_shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+        """Return the input's shape."""
+        return input_shape
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments."""
+        names = ("strength", "axis", "cost", "open_probability", "temperature", "stretch", "per_example", "seed")
+        return super().get_config() | {name: getattr(self, name) for name in names}
