@@ -72,7 +72,7 @@ def coupled_groups(
         tie_what_goes_together(traced)
         free = {id(v) for v in model.trainable_variables if not _matches_any(exclude, v, model)}
         found = removable(traced, parts, free)
-        roots = np.unique(np.concatenate([ids[ids >= 0] for _, ids in found.values()] or [np.zeros(0, int)]))
+        roots = atoms_in(found)
         if not roots.size:
             raise NoGroupsError(
                 f"No channel of the model {model.name!r} can be removed by zeros in its trainable weights. "
@@ -131,6 +131,11 @@ def removable(traced: Trace, parts: str, free: set[int]) -> dict[int, tuple[Any,
         candidates[stays] = False
 
 
+def atoms_in(found: dict[int, tuple[Any, np.ndarray]]) -> np.ndarray:
+    """Return the atoms that any weight belongs to, increasing."""
+    return np.unique(np.concatenate([ids[ids >= 0] for _, ids in found.values()] or [np.zeros(0, int)]))
+
+
 def belongs_to(traced: Trace, site: Site, name: str, parts: str, candidates: np.ndarray) -> np.ndarray | None:
     """Return the atoms that the elements of a weight belong to, -1 for none, in a shape that broadcasts with it."""
     letters = "".join(site.axes[name])
@@ -151,7 +156,7 @@ def kept_by_converter(traced: Trace, found: dict[int, tuple[Any, np.ndarray]]) -
     Every other group is made zero, and then the rest: each layer has channels of both kinds. The other weights are
     numbers that say nothing: not zero, and no two alike in a variable.
     """
-    roots = np.unique(np.concatenate([ids[ids >= 0] for _, ids in found.values()] or [np.zeros(0, int)]))
+    roots = atoms_in(found)
     result = np.zeros(len(traced.ties.parent) + 1, dtype=bool)
     for half in (roots[::2], roots[1::2]):
         zeroed = np.zeros_like(result)

@@ -1,4 +1,4 @@
-"""Training into structure as one function: what the command line and the demo share."""
+"""Training into structure as one function, for the command line, and its progress, which the demo prints too."""
 
 from __future__ import annotations
 

@@ -50,7 +50,7 @@ def what_stays(model, parts, seed=0):
         traced = trace(graph)
         coupling.tie_what_goes_together(traced)
         found = coupling.removable(traced, parts, {id(each) for each in model.trainable_variables})
-        roots = np.unique(np.concatenate([ids[ids >= 0] for _, ids in found.values()]))
+        roots = coupling.atoms_in(found)
         fresh = trace(graph)
         read = lambda v: values[id(v)] if id(v) in values else ops.convert_to_numpy(v)  # noqa: E731
         stays = plan(fresh, read).cut.stays(roots) & chosen[:-1]
