@@ -258,6 +258,12 @@ def accuracy(model: keras.Model, x: np.ndarray, y: np.ndarray) -> float:
     return float(np.mean(np.argmax(model.predict(x, 1000, verbose=0), -1) == y))
 
 
+def zero_share(weights: Iterable[np.ndarray]) -> float:
+    """Return the share of zeros in the kernels among a model's weights."""
+    kernels = [w for w in weights if w.ndim > 1]
+    return float(sum((w == 0).sum() for w in kernels) / sum(w.size for w in kernels))
+
+
 def short(value: Any) -> Any:
     """Return numbers with six digits, other values as they are."""
     return float(f"{float(value):.6g}") if isinstance(value, (float, np.floating)) else value

@@ -33,6 +33,7 @@ from experiment import (
     percent,
     print_table,
     steps_per_epoch,
+    zero_share,
 )
 
 import keras_rmda as kr
@@ -154,19 +155,13 @@ def measured(experiment: Experiment, model: keras.Model) -> dict[str, Any]:
     return {
         "trained_accuracy": accuracy(model, data.x_test, data.y_test),
         "test_accuracy": accuracy(small, data.x_test, data.y_test),
-        "zero_weights": zeros(model.get_weights()),
+        "zero_weights": zero_share(model.get_weights()),
         "macs": whole.macs,
         "macs_after": report.macs_after,
         "parameters": whole.parameters,
         "parameters_after": report.parameters_after,
         **on_device(small),
     }
-
-
-def zeros(weights: list[np.ndarray]) -> float:
-    """Return the share of zeros in the kernels."""
-    kernels = [w for w in weights if w.ndim > 1]
-    return float(sum((w == 0).sum() for w in kernels) / sum(w.size for w in kernels))
 
 
 def on_device(model: keras.Model) -> dict[str, Any]:

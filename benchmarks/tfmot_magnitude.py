@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_model_optimization as tfmot
 import tf_keras
-from experiment import Data, decayed_values, shuffled, steps_per_epoch
+from experiment import Data, decayed_values, shuffled, steps_per_epoch, zero_share
 
 import keras_rmda as kr
 
@@ -43,12 +43,11 @@ def train(
     history = model.fit(batches, epochs=settings["epochs"], callbacks=[update], verbose=0).history
     seconds = time.perf_counter() - start
     pruned = tfmot.sparsity.keras.strip_pruning(model)
-    kernels = [w for w in pruned.get_weights() if w.ndim > 1]
     found = np.argmax(pruned.predict(data.x_test, 1000, verbose=0), -1) == data.y_test
     whole = kr.analyze(network())
     final = {
         "test_accuracy": float(found.mean()),
-        "zero_weights": float(sum((w == 0).sum() for w in kernels) / sum(w.size for w in kernels)),
+        "zero_weights": zero_share(pruned.get_weights()),
         **{key: getattr(whole, key) for key in ("macs", "parameters")},
         **{f"{key}_after": getattr(whole, key) for key in ("macs", "parameters")},
         **on_device(pruned, network()),
