@@ -112,9 +112,10 @@ def is_raw_operation(operation: Any) -> bool:
 def rebuilt(model: keras.Model, replace: Callable[[Any], Any], made: dict[int, Any] | None = None) -> keras.Model:
     """Return an uncompiled copy of a model's graph in which each layer is `replace(layer)`.
 
-    That is a layer, or a list of layers to call one after the other. Models inside, if they have a graph, are
-    rebuilt too, and what is shared stays shared. `keras.models.clone_model` would also compile the copy, with a copy
-    of the optimizer and the loss, and give models inside inputs of the old shapes.
+    That is a layer, or a list of layers to call one after the other. Where the first is of another class, or there is
+    none, they get the first input only, and what they make of it stands for all outputs. Models inside, if they have a
+    graph, are rebuilt too, and what is shared stays shared. `keras.models.clone_model` would also compile the copy,
+    with a copy of the optimizer and the loss, and give models inside inputs of the old shapes.
 
     Args:
         model: a model with a graph.
@@ -150,10 +151,15 @@ def _rebuilt_on(model: keras.Model, inputs: list, replace: Callable[[Any], Any],
         return made[id(layer)]
 
     def call(node: Any, arguments: tuple, keyword_arguments: dict) -> Any:
-        first, *others = new(node.operation, arguments, keyword_arguments)
-        if has_graph(first) and not has_graph(node.operation):  # a block's, which takes all tensors as one argument
+        layers, operation = new(node.operation, arguments, keyword_arguments), node.operation
+        if layers and has_graph(layers[0]) and not has_graph(operation):
+            # A block's, which takes all tensors as one argument.
             tensors = tensors_in((arguments, keyword_arguments))
             arguments, keyword_arguments = (tensors[0] if len(tensors) == 1 else tensors,), {}
+        elif not layers or type(layers[0]) is not type(operation):
+            x = functools.reduce(lambda x, layer: layer(x), layers, tensors_in(arguments)[0])
+            return [x] * len(node.output_tensors)
+        first, *others = layers
         return functools.reduce(lambda x, layer: layer(x), others, first(*arguments, **keyword_arguments))
 
     outputs = replayed(model, inputs, call)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 
 import keras
 import numpy as np
@@ -10,6 +11,8 @@ from keras import ops
 
 from keras_rmda import _compat
 from keras_rmda.assignment import is_kernel, own_regularizer
+from keras_rmda.coupling import tie_what_goes_together
+from keras_rmda.gates.training import expected_macs, found_open, gates_in
 from keras_rmda.optimizers.base import SparseOptimizer
 from keras_rmda.pruning.liveness import plan
 from keras_rmda.pruning.report import amounts, everything
@@ -26,8 +29,12 @@ class SparsityMonitor(keras.callbacks.Callback):
     list see them, as do the progress bar, History and TensorBoard. With an optimizer that is not of this package it
     measures the weights themselves, over the input groups of every kernel without regularizer.
 
+    For a model with gates it also adds `open_gates`, the fraction of gates that are open at inference, and
+    `expected_macs`, the multiply-accumulates that gates leave on average in training; it warns of layers whose gates
+    are all closed.
+
     Args:
-        macs: whether to compute what `strip` would do, the costlier part.
+        macs: whether to compute what `strip` would do, the costlier part, and what gates do.
 
     Example:
         >>> model.fit(x, y, callbacks=[kr.callbacks.SparsityMonitor()])
@@ -36,11 +43,14 @@ class SparsityMonitor(keras.callbacks.Callback):
     def __init__(self, macs: bool = True):
         super().__init__()
         self.macs = macs
-        self._trace = None
+        self._trace: Trace | None = None
+        self._tied: Trace | None = None
+        self._warned: set[str] = set()
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Forget the graph of a model that was trained before; refuse a model without one, if it is built."""
         self._trace = self._traced() if self.macs and self.model.built else None
+        self._tied, self._warned = None, set()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Measure."""
@@ -69,6 +79,25 @@ class SparsityMonitor(keras.callbacks.Callback):
             logs["macs"] = left["macs"]
             logs["removable_macs"] = 1.0 - left["macs"] / max(whole["macs"], 1)
             logs["removable_parameters"] = 1.0 - left["parameters"] / max(whole["parameters"], 1)
+            if gates_in(self._trace):
+                self._measure_gates(logs, read)
+
+    def _measure_gates(self, logs: dict, read: Callable) -> None:
+        """Measure gates, and warn of layers without open ones."""
+        if self._tied is None:
+            self._tied = self._traced()
+            tie_what_goes_together(self._tied)
+        found = found_open(self._tied, read)
+        logs["open_gates"] = sum(n for n, _ in found.values()) / sum(n for _, n in found.values())
+        logs["expected_macs"] = expected_macs(self._tied, read)
+        closed = {name for name, (n, _) in found.items() if n == 0} - self._warned
+        if closed:
+            self._warned |= closed
+            warnings.warn(
+                f"All gates of {', '.join(sorted(closed))} are closed at inference: what is behind sees constants, "
+                "except along shortcuts. If accuracy falls, train again with a smaller `strength`.",
+                stacklevel=2,
+            )
 
     def _traced(self) -> Trace:
         """Return the trace of the model, or say how to do without it."""

@@ -33,6 +33,30 @@ def is_elementwise(activation: Callable | None) -> bool:
     return name in ELEMENTWISE and any(getattr(module, name, None) is activation for module in modules)
 
 
+PIECEWISE_LINEAR = frozenset(["linear", "relu", "leaky_relu"])
+"""Names of the Keras activations with f(z x) = z f(x) for z >= 0."""
+
+HOMOGENEOUS_LAYERS = (
+    keras.layers.LeakyReLU, keras.layers.PReLU, keras.layers.Identity, keras.layers.Dropout,
+    keras.layers.SpatialDropout1D, keras.layers.SpatialDropout2D, keras.layers.SpatialDropout3D,
+    keras.layers.MaxPooling1D, keras.layers.MaxPooling2D, keras.layers.MaxPooling3D,
+    keras.layers.AveragePooling1D, keras.layers.AveragePooling2D, keras.layers.AveragePooling3D,
+    keras.layers.ZeroPadding1D, keras.layers.ZeroPadding2D, keras.layers.ZeroPadding3D,
+)  # fmt: skip
+"""Layers that change each channel by itself, at inference with f(z x) = z f(x) for z >= 0."""
+
+
+def is_homogeneous(operation: Any) -> bool:
+    """Return whether a layer or an activation is known to have f(z x) = z f(x) for z >= 0, in each channel."""
+    if operation is None or type(operation) in HOMOGENEOUS_LAYERS:
+        return True
+    if type(operation) is keras.layers.Activation:
+        return is_homogeneous(operation.activation)
+    if type(operation) is keras.layers.ReLU:
+        return operation.max_value is None and operation.threshold == 0
+    return is_elementwise(operation) and getattr(operation, "__name__", "") in PIECEWISE_LINEAR
+
+
 def evaluate(layer: Any, function: Callable, values: np.ndarray) -> np.ndarray:
     """Return `function(values)`, computed as `layer` would, with NaN, which stands for "not constant", kept."""
     dtype = "float64" if layer.compute_dtype == "float64" else "float32"

@@ -55,11 +55,13 @@ class Rule:
             ends of variable paths. Regularizers find their groups by these letters.
         widths: for each configuration key that holds a number of channels, its letters.
         refusal: (layer) -> the reason why this rule does not cover this very layer, or None.
+        vanishes: whether a stripped model does without the layer: its first input stands for its output.
     """
 
     weights: Mapping[str, str | Sequence[str]]
     widths: Mapping[str, str]
     refusal: Callable[[Any], str | None] | None
+    vanishes: bool = False
 
     def reads(self, name: str) -> str:
         """Return the letters of the channels that a weight of this name reads, if it has them."""

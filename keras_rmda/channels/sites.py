@@ -166,7 +166,7 @@ class Cut:
 
     Args:
         ties: the atoms.
-        keep: for each atom, whether it stays.
+        keep: for each atom, whether it stays; or the probability that it does, and counts are expected ones.
     """
 
     def __init__(self, ties: Atoms, keep: np.ndarray):
@@ -179,19 +179,19 @@ class Cut:
 
     def rows(self, site: Site) -> np.ndarray:
         """Return for each group of a grouped layer whether it stays."""
-        return np.any([self.stays(own).any(axis=1) for own in site.own.values() if np.ndim(own) == 2], axis=0)
+        return np.max([self.stays(own).max(axis=1) for own in site.own.values() if np.ndim(own) == 2], axis=0)
 
-    def count(self, site: Site, letters: str) -> int:
+    def count(self, site: Site, letters: str) -> float:
         """Return how many positions stay along an axis of these letters."""
         result = 1
         for letter in letters:
             own = site.own.get(letter)
             if own is None:
-                result *= int(self.rows(site).sum())
+                result *= self.rows(site).sum().item()
             elif np.ndim(own) == 0:
                 result *= int(own)
             else:
-                result *= int(self.stays(own).sum(axis=-1).max())
+                result *= self.stays(own).sum(axis=-1).max().item()
         return result
 
     def shape(self, site: Site, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:

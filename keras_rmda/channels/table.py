@@ -120,7 +120,15 @@ def parametric(layer: Any, values: np.ndarray, read: Read) -> np.ndarray:
 
 def rescaled(layer: Any, values: np.ndarray, read: Read) -> np.ndarray:
     """Rescaling by a scalar, or by one number for each channel."""
-    return values * np.asarray(layer.scale, "float64") + np.asarray(layer.offset, "float64")
+    scale = np.asarray(layer.scale, "float64")
+    return np.where(scale == 0, 0.0, values * scale) + np.asarray(layer.offset, "float64")
+
+
+def last_axis(layer: Any) -> str | None:
+    """Numbers of a Rescaling that differ along other axes than the last are none of channels."""
+    arrays = {name: np.asarray(getattr(layer, name)) for name in ("scale", "offset")}
+    strange = [f"{name} of shape {x.shape}" for name, x in arrays.items() if x.size > 1 and x.size != x.shape[-1]]
+    return ", ".join(strange) or None
 
 
 def scaled(layer: Any, values: np.ndarray, read: Read) -> np.ndarray:
@@ -260,7 +268,7 @@ RULES: dict[type, Rule | Callable[[Any], Rule]] = {
     L.Activation: of_activation,
     **dict.fromkeys(ELEMENTWISE_LAYERS, Carries(constant=activated)),
     L.PReLU: SlopesAlongLastAxis({"alpha": "c"}, constant=parametric),
-    L.Rescaling: Carries(constant=rescaled, arrays=("scale", "offset")),
+    L.Rescaling: Carries(constant=rescaled, arrays=("scale", "offset"), refusal=last_axis),
     L.Normalization: Carries(
         {"adapt_mean": "c", "adapt_variance": "c", "count": ""}, arrays=("mean", "variance"), refusal=one_axis
     ),

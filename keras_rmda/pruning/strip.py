@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_rmda import _checks, _graphs
 from keras_rmda.channels.sites import Site
+from keras_rmda.pruning.folding import Folding, fold, rescaling
 from keras_rmda.pruning.liveness import Plan, plan
 from keras_rmda.pruning.trace import as_graph, trace
 from keras_rmda.pruning.verification import TOLERANCE, VerificationError, difference, outputs_of_both
@@ -26,6 +27,9 @@ def strip(
 
     A channel goes if no output can depend on it, or if it is a constant that its readers absorb exactly into their
     biases. This is decided by weights and graph alone. What stays, stays with its names and policies.
+
+    Gates (`layers.L0Gate`, what `gates.insert` puts in) are left out: closed ones take their channels along, the values
+    of open ones go into the weights of a layer next to them, or a Rescaling layer where there is none.
 
     Args:
         model: a built Sequential or Functional model, with zeros from anywhere, or a subclassed one whose `call` uses
@@ -58,25 +62,30 @@ def strip(
         decided = plan(trace(graph), ops.convert_to_numpy, round_to)
         if strict:
             refuse_opaque(graph, decided)
-        small = rebuilt_without(graph, decided)
-        verify(graph, small, decided, tolerance, inputs, model)
+        folding = fold(decided)
+        small = rebuilt_without(graph, decided, folding)
+        verify(graph, small, decided, folding, tolerance, inputs, model)
     return small
 
 
-def rebuilt_without(model: keras.Model, plan: Plan) -> keras.Model:
-    """Return a copy of a model with a graph that holds only what the plan keeps."""
+def rebuilt_without(model: keras.Model, plan: Plan, folding: Folding) -> keras.Model:
+    """Return a copy of a model with a graph that holds only what the plan keeps, and no gates."""
     made: dict[int, Any] = {}
 
     def resized(layer: Any) -> Any:
         site = plan.trace.sites[id(layer)]
+        if id(layer) in folding.rescaled:
+            return rescaling(site, folding.rescaled[id(layer)][plan.cut.stays(site.own["c"])])
+        if site.rule.vanishes:
+            return []
         config = site.rule.config(site, _graphs.config_of(layer), plan.cut)
         return _graphs.copied(layer, config | replaced_initializers(layer))
 
     small = _graphs.rebuilt(model, resized, made)
     for site in plan.trace.sites.values():
-        if getattr(site.layer, "weights", None):
+        if getattr(site.layer, "weights", None) and not site.rule.vanishes:
             [new] = made[id(site.layer)]
-            new.set_weights(stripped_weights(plan, site))
+            new.set_weights(stripped_weights(plan, site, folding))
             for old_weight, new_weight in zip(site.layer.weights, new.weights, strict=True):
                 new_weight.trainable = old_weight.trainable
             _graphs.finalize_states(new)
@@ -97,12 +106,12 @@ def refuse_opaque(model: keras.Model, plan: Plan) -> None:
         raise ValueError(f"The model {model.name!r} has layers that `strip(strict=True)` does not look into: {listed}")
 
 
-def stripped_weights(plan: Plan, site: Site) -> list[np.ndarray]:
-    """Return a layer's weights, sliced, with absorbed constants, in the layer's own order."""
+def stripped_weights(plan: Plan, site: Site, folding: Folding) -> list[np.ndarray]:
+    """Return a layer's weights, sliced, with absorbed constants and gates, in the layer's own order."""
     result = []
     for name, variable in site.weights():
         value = site.rule.value(site, name, ops.convert_to_numpy(variable), plan.state)
-        result.append(plan.cut.of(site, name, value))
+        result.append(plan.cut.of(site, name, folding.weight(site, name, value)))
     return result
 
 
@@ -110,6 +119,7 @@ def verify(
     model: keras.Model,
     small: keras.Model,
     plan: Plan,
+    folding: Folding,
     tolerance: float | None = None,
     inputs: Any = None,
     original: keras.Model | None = None,
@@ -130,7 +140,7 @@ def verify(
     worst = max(difference(x, y) for x, y in zip(a, b))
     if worst <= tolerance:
         return worst
-    name = first_difference(model, small, plan, flat, tolerance)
+    name = first_difference(model, small, plan, folding, flat, tolerance)
     raise VerificationError(
         f"The stripped model differs from {model.name!r} by {worst:.3g} (tolerance {tolerance:g}), first at {name!r}. "
         "The original is unchanged. Layers that are random at inference and weights that are not finite cannot be "
@@ -138,10 +148,15 @@ def verify(
     )
 
 
-def first_difference(model: keras.Model, small: keras.Model, plan: Plan, inputs: list, tolerance: float) -> str:
+def first_difference(
+    model: keras.Model, small: keras.Model, plan: Plan, folding: Folding, inputs: list, tolerance: float
+) -> str:
     """Return the name of the first layer whose needed output channels differ between the two models."""
-    results = zip(plan.trace.calls, outputs_of_calls(model, inputs), outputs_of_calls(small, inputs), strict=True)
-    for call, before, after in results:
+    outputs = dict(zip(map(id, plan.trace.calls), outputs_of_calls(model, inputs), strict=True))
+    outputs |= {id(call): outputs[id(gate)][:1] for call, gate in folding.moved}
+    kept = [call for call in plan.trace.calls if not call.site.rule.vanishes or id(call.layer) in folding.rescaled]
+    for call, after in zip(kept, outputs_of_calls(small, inputs), strict=True):
+        before = outputs[id(call)]
         for tensor, x, y in zip(call.outputs, before, after):
             atoms, needs = plan.trace.ties.find(tensor.atoms), plan.state.needed(tensor)
             for axis in range(atoms.ndim):

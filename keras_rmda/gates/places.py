@@ -1,0 +1,196 @@
+"""Where gates must stand so that the converter removes the channels that they close."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_rmda.channels.rule import Demand, Rule, State
+from keras_rmda.channels.sites import Call, Cut, Site
+from keras_rmda.channels.tensors import Atoms
+from keras_rmda.coupling import savings, tie_what_goes_together
+from keras_rmda.pruning.liveness import plan
+from keras_rmda.pruning.trace import Trace, trace
+
+COSTS = ("weights", "macs")
+
+
+@dataclass
+class Place:
+    """Channels that close together, and the layers behind which their gates stand.
+
+    Attributes:
+        writers: the layers that write these channels, in order of execution.
+        behind: the layers, of the same order, whose outputs gates multiply.
+        axis: of the gates, counted from the end.
+        roots: the atoms.
+        cost: what an open gate costs.
+    """
+
+    writers: list[Site]
+    behind: list[Call]
+    axis: int
+    roots: np.ndarray
+    cost: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """The name of the layer before the first gate, with those of models around it."""
+        return self.writers[0].name
+
+
+def places_in(model: keras.Model, cost: str) -> list[Place]:
+    """Return all places for gates in a model, in order of execution, each with as few gates as are enough.
+
+    Args:
+        model: a model with a graph.
+        cost: "weights": those of the layers that write a channel, for each of the channels; "macs": the
+            multiply-accumulates that its removal saves.
+    """
+    traced = trace(model)
+    tie_what_goes_together(traced)
+    places = candidates(traced)
+    closing = Closing(traced, places)
+    places = [place for place, works in zip(places, closing.works()) if works]
+    closing = Closing(traced, places)
+    closing.minimize()
+    for place in places:
+        place.cost = cost_of(traced, place, cost)
+    for place in places:
+        kept = [closing.active[id(call)] for call in place.behind]
+        place.writers = [each for each, stays in zip(place.writers, kept) if stays]
+        place.behind = [each for each, stays in zip(place.behind, kept) if stays]
+    order = {id(call): number for number, call in enumerate(traced.calls)}
+    return sorted(places, key=lambda place: order[id(place.behind[0])])
+
+
+def candidates(traced: Trace) -> list[Place]:
+    """Return a place for each set of channels with a gate behind every layer that writes them."""
+    readers: dict[int, list[Call]] = {}
+    for call in traced.calls:
+        for x in call.inputs:
+            readers.setdefault(x.index, []).append(call)
+    places: dict[int, Place] = {}
+    for call in traced.calls:
+        site, own = call.site, call.site.own.get("o")
+        if site.opaque or not call.alone or np.ndim(own) != 1 or len(call.shapes) != 1:
+            continue
+        roots, axis = traced.ties.find(own), written_axis(call, own)
+        if len(np.unique(roots)) != len(roots) or axis is None:
+            continue
+        following = readers.get(call.outputs[0].index, [])
+        normalized = len(following) == 1 and following[0].alone and getattr(following[0].site.rule, "subtracts", None)
+        behind = following[0] if normalized else call
+        known = places.setdefault(int(roots.min()), Place([], [], axis - len(call.shapes[0]), roots))
+        if np.array_equal(known.roots, roots) and known.axis == axis - len(call.shapes[0]):
+            known.writers.append(site)
+            known.behind.append(behind)
+    return list(places.values())
+
+
+def written_axis(call: Call, own: np.ndarray) -> int | None:
+    """Return the axis along which a call writes these channels and no others."""
+    axes = [axis for axis, n in enumerate(call.outputs[0].atoms.shape) if n > 1 or len(own) == 1]
+    return axes[-1] if len(axes) == 1 or len(own) == 1 else None
+
+
+class Closed(Rule):
+    """A layer with a gate behind it that closes some of its channels.
+
+    Args:
+        call: its only call.
+        closing: which atoms are closed.
+    """
+
+    def __init__(self, call: Call, closing: Closing):
+        self.call, self.rule, self.closing = call, call.site.rule, closing
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.rule, name)
+
+    def _closed(self) -> np.ndarray:
+        closed = self.closing.closed[self.closing.traced.ties.find(self.call.outputs[0].atoms)]
+        return closed & self.closing.active[id(self.call)]
+
+    def atoms(self, call: Call, ties: Atoms) -> list[np.ndarray]:
+        return self.rule.atoms(call, ties)
+
+    def constants(self, call: Call, state: State) -> list[np.ndarray]:
+        [values] = self.rule.constants(call, state)
+        return [np.where(self._closed(), 0.0, values)]
+
+    def demands(self, call: Call, state: State) -> list[Demand]:
+        index = call.outputs[0].index
+        state.needs[index] = state.needs[index] & ~self._closed()
+        return self.rule.demands(call, state)
+
+
+@dataclass
+class Closing:
+    """Tells whether the converter removes channels whose gates are closed.
+
+    Attributes:
+        traced: the model.
+        places: where there may be gates.
+        active: by `id` of the call before it, whether there is a gate.
+        closed: which atoms have closed gates.
+    """
+
+    traced: Trace
+    places: list[Place]
+    active: dict[int, bool] = field(default_factory=dict)
+    closed: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))
+
+    def __post_init__(self) -> None:
+        self.active = {id(call): True for place in self.places for call in place.behind}
+
+    def works(self) -> list[bool]:
+        """Return for each place whether its gates remove their channels: of every two channels one is closed."""
+        calls = [call for place in self.places for call in place.behind]
+        rules = [call.site.rule for call in calls]
+        kept = np.zeros(len(self.traced.ties.parent), bool)
+        try:
+            for call in calls:
+                call.site.rule = Closed(call, self)
+            for first in (0, 1):
+                self.closed = np.zeros_like(kept)
+                for place in self.places:
+                    self.closed[place.roots[first::2]] = True
+                kept |= plan(self.traced, numbers).cut.keep & self.closed
+        finally:
+            for call, rule in zip(calls, rules):
+                call.site.rule = rule
+        return [not kept[place.roots].any() for place in self.places]
+
+    def minimize(self) -> None:
+        """Do without the gates that are not needed, the first ones first."""
+        for k in range(max((len(place.behind) for place in self.places), default=0)):
+            tried = [place for place in self.places if len(place.behind) > max(k, 1)]
+            tried = [place for place in tried if sum(self.active[id(call)] for call in place.behind) > 1]
+            for place in tried:
+                self.active[id(place.behind[k])] = False
+            works = {id(place): each for place, each in zip(self.places, self.works())}
+            for place in tried:
+                self.active[id(place.behind[k])] = not works[id(place)]
+
+
+def numbers(variable: Any) -> np.ndarray:
+    """Return weights that say nothing: not zero, and no two alike."""
+    return np.linspace(0.5, 1.5, int(np.prod(variable.shape))).reshape(variable.shape)
+
+
+def cost_of(traced: Trace, place: Place, cost: str) -> float:
+    """Return what an open gate of a place costs."""
+    if cost == "macs":
+        return float(savings(traced, place.roots, "macs").mean())
+    whole = Cut(traced.ties, np.ones(len(traced.ties.parent), bool))
+    sizes = [
+        int(np.prod(whole.shape(site, name, tuple(variable.shape))))
+        for site in place.writers
+        for name, variable in site.weights()
+        if name.endswith(("kernel", "embeddings"))
+    ]
+    return sum(sizes) / len(place.roots)
