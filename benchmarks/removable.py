@@ -16,6 +16,7 @@ accuracies are of the 10,000 test images, of the stripped model; multiply-accumu
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import tempfile
 from pathlib import Path
@@ -42,6 +43,8 @@ BATCH_SIZE, IMAGES, SHARES = 128, 15_000, (0.6, 0.85)
 TARGETS, STRENGTHS = (0.5, 0.25, 0.1), (1e-4, 3e-4, 1e-3)
 RATE = {"sgd": 0.1, "rmda": 1.0}
 """RMDA's momentum of 0.1 makes its step a tenth; SGD's of 0.9 makes it ten times as large."""
+SLOWER = {"lenet5": 0.2}
+"""Networks without batch normalization diverge at these rates."""
 CASES: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "resnet8": [
         ("dense", {}),
@@ -56,7 +59,10 @@ CASES: dict[str, list[tuple[str, dict[str, Any]]]] = {
     ],
     "plain": [("dense", {}), ("thin", {}), *(("target", {"target": target}) for target in TARGETS)],
 }
-CASES["mobile"] = [case for case in CASES["resnet8"] if case[0] != "tfmot"]
+CASES["mobile"] = [case for case in CASES["resnet8"] if case[0] not in ("input", "coupled", "tfmot")]
+CASES["mobile"] += [("input", {"strength": strength}) for strength in STRENGTHS[1:]]
+CASES["mobile"] += [("coupled", {"strength": STRENGTHS[1], "weights": "macs"})]
+CASES["lenet5"] = [case for case in CASES["resnet8"] if case[0] in ("dense", "target", "target-prox-sgd")]
 
 
 def normalized(api: Any, x: Any, layer: Any, activation: str | None = "relu") -> Any:
@@ -108,7 +114,17 @@ def plain(width: float = 1.0, api: Any = keras) -> Any:
     return api.Model(inputs, api.layers.Dense(10)(x), name="plain")
 
 
-NETWORKS = {"resnet8": resnet8, "mobile": mobile, "plain": plain}
+def lenet5(width: float = 1.0, api: Any = keras) -> Any:
+    """Return LeNet-5 as Caffe has it: 20 and 50 filters, 500 units."""
+    inputs = x = api.Input((28, 28, 1))
+    for filters in (20, 50):
+        x = api.layers.Conv2D(int(filters * width), 5, activation="relu")(x)
+        x = api.layers.MaxPooling2D()(x)
+    x = api.layers.Dense(int(500 * width), activation="relu")(api.layers.Flatten()(x))
+    return api.Model(inputs, api.layers.Dense(10)(x), name="lenet5")
+
+
+NETWORKS = {"resnet8": resnet8, "mobile": mobile, "plain": plain, "lenet5": lenet5}
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
@@ -116,17 +132,18 @@ def compiled(experiment: Experiment, method: str, strength: float = 1e-4, weight
     """Return an untrained network with its optimizer."""
     model = NETWORKS[experiment.arguments.network](0.5 if method == "thin" else 1.0)
     steps = steps_per_epoch(experiment.data, BATCH_SIZE)
-    schedule = decayed(RATE["sgd"], schedule_epochs(experiment), steps)
+    slower = SLOWER.get(experiment.arguments.network, 1.0)
+    schedule = decayed(slower * RATE["sgd"], schedule_epochs(experiment), steps)
     if method in ("dense", "thin"):
         optimizer = keras.optimizers.SGD(schedule, momentum=0.9)
     elif method in ("one-shot", "target-prox-sgd"):
         parts = "all" if method == "one-shot" else "readers"
         psi = kr.GroupLasso(1e-12 if method == "one-shot" else strength, groups=kr.coupled_groups(model, parts=parts))
         # The step of `dense`: Keras's SGD multiplies the learning rate into its momentum, 1 - 0.1.
-        optimizer = kr.ProxSGD(decayed(10 * RATE["sgd"], schedule_epochs(experiment), steps), 0.1, psi)
+        optimizer = kr.ProxSGD(decayed(10 * slower * RATE["sgd"], schedule_epochs(experiment), steps), 0.1, psi)
     else:
         groups = "input" if method == "input" else kr.coupled_groups(model, weights=weights)
-        optimizer = kr.RMDA(RATE["rmda"], 0.1, kr.GroupLasso(strength, groups=groups))
+        optimizer = kr.RMDA(slower * RATE["rmda"], 0.1, kr.GroupLasso(strength, groups=groups))
     model.compile(optimizer, LOSS, metrics=["accuracy"], jit_compile=False)
     return model
 
@@ -220,13 +237,17 @@ def row(runs: list[dict[str, Any]]) -> list[str]:
     ]
 
 
+def with_fewer_images(experiment: Experiment) -> Experiment:
+    """Return an experiment with the first images of its training set, and pixels of mean 0 and deviation 1."""
+    data = experiment.data
+    data = type(data)(data.x[:IMAGES], data.y[:IMAGES], data.x_test, data.y_test).standardized(0.286, 0.353)
+    return dataclasses.replace(experiment, data=data)
+
+
 if __name__ == "__main__":
     parser = command_line(__doc__.splitlines()[0], sorted({case[0] for case in CASES["resnet8"]}), epochs=12)
     parser.add_argument("--network", choices=sorted(CASES), default="resnet8")
-    experiment = Experiment.start(__file__, parser)
-    images = experiment.data
-    small = type(images)(images.x[:IMAGES], images.y[:IMAGES], images.x_test, images.y_test).standardized(0.286, 0.353)
-    experiment = type(experiment)(experiment.name, experiment.arguments, small, experiment.results, experiment.scratch)
+    experiment = with_fewer_images(Experiment.start(__file__, parser))
     rows = []
     for method, chosen in CASES[experiment.arguments.network]:
         if method in experiment.selected([method]):

@@ -11,7 +11,9 @@ from keras import layers as L
 from keras import ops
 
 import keras_rmda as kr
+from keras_rmda._compat import layers_of
 from keras_rmda._graphs import call as outputs
+from keras_rmda.gates.dependent import DependentL0Gate, GateGenerator, SharedL0Gate
 from keras_rmda.pruning.verification import random_inputs
 
 TOLERANCE = 1e-7
@@ -53,6 +55,18 @@ class Graph:
     def some(self, probability=0.5):
         return bool(self.random.random() < probability)
 
+    def stochastic_gates(self, x, shared):
+        """Gates with a log alpha of their own or from a generator, on one tensor or on a sum's two."""
+        gate = kr.layers.L0Gate if self.some() else DependentL0Gate
+        gate = gate(0.1, axis=self.pick(-1, -1, -1, len(x.shape) - 1), with_gates=shared)
+        log_alpha = GateGenerator([3, x.shape[-1]], self.pick("forward", "backward"))(self.pick(*self.made))[1]
+        given = [x, log_alpha] if isinstance(gate, DependentL0Gate) else x
+        if not shared:
+            return gate(given)
+        y = L.Dense(x.shape[-1], activation=self.activation())(x)
+        x, z = gate(given)
+        return x + SharedL0Gate()([y, z])
+
     # ---- layers, by the rank of what they take; each returns a tensor or None where it does not fit
 
     def anywhere(self, x):
@@ -61,7 +75,10 @@ class Graph:
             "dense", "dense", "norm", "layer_norm", "group_norm", "unit", "activation", "prelu", "scale", "softmax",
             "rescaling", "add_scalar", "multiply_scalar", "raw_relu", "dropout", "leaky", "residual", "gate",
             "reversed_norm", "einsum", "normalization", "rms", "layer_scale", "pair", "block", "where",
+            "l0", "shared_l0",
         )  # fmt: skip
+        if kind in ("l0", "shared_l0"):
+            return self.stochastic_gates(x, kind == "shared_l0")
         if kind == "dense":
             return L.Dense(self.width(), activation=self.activation(), use_bias=self.some(0.7))(x)
         if kind == "norm":
@@ -319,6 +336,12 @@ class Graph:
                 value = np.abs(value) + 0.5
             elif "count" in weight.path or "seed" in weight.path:
                 continue
+            elif "log_alpha" in weight.path:
+                value = 4.0 * value
+            elif "frozen" in weight.path:
+                value = np.where(self.random.random(value.shape) < 0.8, -1.0, np.abs(value))
+                weight.assign(value.astype("float32"))
+                continue
             elif value.ndim and self.some(0.8):
                 axes = range(value.ndim) if self.some(0.3) else [self.pick(*range(value.ndim))]
                 for axis in axes:
@@ -353,6 +376,42 @@ def check(seed, size=10):
     wide = kr.strip(model, tolerance=TOLERANCE, round_to=4)
     assert wide.count_params() >= small.count_params(), "wider, but smaller"
     return report.parameters - report.parameters_after, report.opaque
+
+
+def check_insertion(seed, size=8):
+    """Put gates into one random graph, close some of them, strip; return how many parameters went."""
+    keras.utils.set_random_seed(seed)
+    graph = Graph(seed)
+    model = graph.build(size)
+    kind, where = graph.pick("l0", "dep_l0"), graph.pick("inside", "everywhere")
+    try:
+        expected = outputs(model, random_inputs(model))
+    except Exception:
+        return 0
+    try:
+        gated = kr.gates.insert(model, kind, 0.1, where=where, direction=graph.pick("forward", "backward"), seed=seed)
+    except ValueError as error:
+        if not any(text in str(error) for text in ("No channel", "cannot be rebuilt")):
+            raise
+        return 0
+    for a, b in zip(expected, outputs(gated, random_inputs(model))):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6, err_msg="gates do not begin open")
+    close(gated, graph.random)
+    small = kr.strip(gated)
+    assert not [layer for layer in layers_of(small) if "Gate" in type(layer).__name__ and "L0" in type(layer).__name__]
+    assert kr.analyze(gated).parameters_after == small.count_params()
+    return kr.strip(model).count_params() - small.count_params()
+
+
+def close(model, random, share=0.4):
+    """Close a share of the gates of a model, and let as many be half open."""
+    for layer in layers_of(model):
+        values = [-3.0, 0.0, 3.0]
+        odds = [share, share / 2, 1 - 1.5 * share]
+        if hasattr(layer, "log_alpha"):
+            layer.log_alpha.assign(random.choice(values, p=odds, size=layer.log_alpha.shape))
+        for bias in getattr(layer, "biases", {}).values():
+            bias.assign(random.choice(values, p=odds, size=bias.shape))
 
 
 if __name__ == "__main__":

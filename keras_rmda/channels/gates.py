@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_rmda.channels.rule import Demand, Rule, State
 from keras_rmda.channels.sites import Call, channel_axis
-from keras_rmda.channels.tensors import Atoms, along
+from keras_rmda.channels.tensors import Atoms, NotCovered, along
 
 GONE = "-"
 """The letter of axes of weights that no stripped model has."""
@@ -72,6 +72,8 @@ class Multiplies(Rule):
 
     def atoms(self, call: Call, ties: Atoms) -> list[np.ndarray]:
         x, axis = call.inputs[0], self.output_axis(call)
+        if x.shape != call.shapes[0]:  # Keras forgets shapes of sparse tensors
+            raise NotCovered(f"an input of shape {x.shape} and an output of shape {call.shapes[0]}")
         atoms = call.register("c", x.channels(axis, ties), ties)
         call.site.own[GONE] = 0
         return [along(atoms, len(x.shape), axis), *(along(atoms, len(s), len(s) - 1) for s in call.shapes[1:])]

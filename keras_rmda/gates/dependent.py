@@ -131,7 +131,7 @@ class DependentL0Gate(L0Gate):
     """
 
     def __init__(self, strength: float, **arguments: Any):
-        super().__init__(strength, **arguments, autocast=False)  # log alpha keeps its precision
+        super().__init__(strength, **arguments, autocast=False)  # only x is cast: log alpha keeps its precision
 
     def make_gates(self, channels: int) -> None:
         """Make no log alpha."""
@@ -148,7 +148,7 @@ class DependentL0Gate(L0Gate):
     def call(self, x: list[Tensor], training: bool | None = None) -> Tensor:
         """Return the gated input, and with `with_gates` the gates."""
         x, log_alpha = x
-        return self.gated(x, ops.reshape(log_alpha, (-1,)), training)
+        return self.gated(ops.cast(x, self.compute_dtype), ops.reshape(log_alpha, (-1,)), training)
 
 
 @keras.saving.register_keras_serializable(package="keras_rmda")
@@ -172,7 +172,7 @@ class SharedL0Gate(keras.layers.Layer):
     def call(self, x: list[Tensor]) -> Tensor:
         """Return the gated input."""
         x, z = x
-        return multiplied(x, z, self.axis)
+        return multiplied(ops.cast(x, self.compute_dtype), z, self.axis)
 
     def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
         """Return the mask of x."""

@@ -8,9 +8,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_rmda.channels.rule import Demand, Rule, State
+from keras_rmda.channels.rule import Demand, State
 from keras_rmda.channels.sites import Call, Cut, Site
-from keras_rmda.channels.tensors import Atoms
 from keras_rmda.coupling import savings, tie_what_goes_together
 from keras_rmda.pruning.liveness import plan
 from keras_rmda.pruning.trace import Trace, trace
@@ -97,8 +96,8 @@ def written_axis(call: Call, own: np.ndarray) -> int | None:
     return axes[-1] if len(axes) == 1 or len(own) == 1 else None
 
 
-class Closed(Rule):
-    """A layer with a gate behind it that closes some of its channels.
+class Closed:
+    """The rule of a layer with a gate behind it that closes some of its channels; else as without.
 
     Args:
         call: its only call.
@@ -114,9 +113,6 @@ class Closed(Rule):
     def _closed(self) -> np.ndarray:
         closed = self.closing.closed[self.closing.traced.ties.find(self.call.outputs[0].atoms)]
         return closed & self.closing.active[id(self.call)]
-
-    def atoms(self, call: Call, ties: Atoms) -> list[np.ndarray]:
-        return self.rule.atoms(call, ties)
 
     def constants(self, call: Call, state: State) -> list[np.ndarray]:
         [values] = self.rule.constants(call, state)
