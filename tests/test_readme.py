@@ -77,7 +77,7 @@ def test_the_code_of_the_methods_page_runs(tmp_path):
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=600, cwd=tmp_path, env=os.environ
     )
     assert result.returncode == 0, result.stderr[-2000:]
-    coupled, target, group_lasso, low_rank, order = result.stdout.strip().splitlines()
+    coupled, target, group_lasso, gates, low_rank, order = result.stdout.strip().splitlines()
     groups, _, left, *_ = coupled.split()
     assert int(groups) == 24 + 2 * 32
     assert 0 < float(left) < 0.8
@@ -85,6 +85,9 @@ def test_the_code_of_the_methods_page_runs(tmp_path):
     zero_groups, parameters, _, before = group_lasso.split()
     assert 0 < float(zero_groups) < 1
     assert int(parameters) < int(before)
+    open_gates, *_, operations, _, _, _ = gates.split()
+    assert 0 < float(open_gates) < 0.9
+    assert 0 < int(operations) < 16 * 24 + 4 * 24 * 32 + 24 * 2
     parameters, _, before = low_rank.split()
     assert int(parameters) < int(before)
     assert order == "80 True"
