@@ -76,7 +76,7 @@ def insert(
         assignment.check_patterns("where", where)
     _graphs.nodes(model)
     if kind == "dep_l0" and isinstance(model, keras.Sequential):
-        model = keras.Model(model.inputs, model.outputs, name=model.name)
+        model = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
     graphs = graphs_in(model)
     places = [place for place in places_in(model, cost) if can_have_gates(place, graphs, kind)]
     places = chosen(model, places, where)
