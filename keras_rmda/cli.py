@@ -14,6 +14,7 @@ import keras
 
 from keras_rmda import _arrays, _checks, _compat, _files
 from keras_rmda.export import benchmark_tflite, export_tflite
+from keras_rmda.export.contents import read_contents
 from keras_rmda.export.tflite import QUANTIZATIONS
 from keras_rmda.pruning import analyze, strip
 from keras_rmda.pruning.report import table
@@ -90,8 +91,10 @@ def parser() -> Parser:
     training.add_argument("--seed", type=int, default=0, help="of the order of the data (default: 0)")
     training.add_argument("--quiet", action="store_true", help="no progress")
 
-    inspect = command("inspect", run_inspect, "show which channels of a model can be removed, and why others stay")
-    inspect.add_argument("model", metavar="MODEL", help="a .keras file")
+    inspect = command(
+        "inspect", run_inspect, "show what can be removed of a model and why the rest stays, or what is in a file"
+    )
+    inspect.add_argument("model", metavar="MODEL", help="a .keras or .tflite file")
 
     stripping = command("strip", run_strip, "write the model without the channels that cannot matter")
     stripping.add_argument("model", metavar="MODEL", help="a .keras file")
@@ -176,7 +179,8 @@ def run_train(options: argparse.Namespace) -> None:
 
 def run_inspect(options: argparse.Namespace) -> None:
     """`keras-rmda inspect`."""
-    report = analyze(load(options.model))
+    is_tflite = Path(options.model).suffix == ".tflite"
+    report = read_contents(options.model) if is_tflite else analyze(load(options.model))
     print(json.dumps(report.to_dict()) if options.json else report)
 
 
@@ -185,7 +189,7 @@ def run_strip(options: argparse.Namespace) -> None:
     out = _files.check_target(options.out, ".keras", "OUT")
     model = load(options.model)
     report = analyze(model)
-    if not report.removable:
+    if report.parameters_after == report.parameters:
         raise UsageError(f"no channel can be removed; `keras-rmda inspect` tells why. Received: {options.model!r}")
     small = strip(model)
     with _files.replacing(out) as temporary:

@@ -25,6 +25,7 @@ def files(tmp_path_factory):
     dense.save(folder / "dense.keras")
     (folder / "foreign.keras").write_text("not a model")
     (folder / "empty.keras").touch()
+    (folder / "foreign.tflite").write_text("not a model")
     np.save(folder / "images.npy", np.random.default_rng(0).normal(size=(9, 12, 12, 3)))
     np.save(folder / "nan.npy", np.full((3, 4), np.nan))
     (folder / "truncated.npz").write_bytes(b"PK\x03\x04 and no more")
@@ -64,6 +65,25 @@ def test_inspect(run, files):
     figures = as_json(run("inspect", files / "chain.keras", "--json")[1])
     assert figures["parameters_after"] < figures["parameters"]
     assert {row["name"]: row["removable"] for row in figures["layers"]}["a"] == 3
+
+
+def test_inspect_of_a_tflite_file(run, files):
+    status, out, err = run("inspect", files / "dense.tflite")
+    assert (status, err) == (0, "")
+    assert "FULLY_CONNECTED" in out
+    assert "tensor arena about" in out
+    figures = as_json(run("inspect", files / "dense.tflite", "--json")[1])
+    assert figures["bytes"] == (files / "dense.tflite").stat().st_size
+    assert figures["operators"][0]["output"] == "1x3"
+
+
+def test_strip_leaves_open_gates_out(run, files, tmp_path):
+    """Gates take no channels along here, but are no part of what is shipped."""
+    model = keras.Sequential([keras.Input((4,)), L.Dense(5), kr.layers.L0Gate(1.0), L.Dense(3)])
+    model.save(tmp_path / "gated.keras")
+    assert run("strip", tmp_path / "gated.keras", tmp_path / "small.keras")[0] == 0
+    small = keras.models.load_model(tmp_path / "small.keras")
+    assert [type(layer) for layer in small.layers] == [L.Dense, L.Dense]
 
 
 def test_inspect_names_unknown_layers(run, files):
@@ -161,6 +181,7 @@ BAD = {
     "missing model": (["inspect", "{files}/none.keras"], "none.keras"),
     "foreign model": (["inspect", "{files}/foreign.keras"], "foreign.keras"),
     "empty model": (["strip", "{files}/empty.keras", "{out}/a.keras"], "empty.keras"),
+    "foreign file": (["inspect", "{files}/foreign.tflite"], "no TensorFlow Lite model"),
     "folder as model": (["inspect", "{files}"], "no such file"),
     "wrong ending": (["strip", "{files}/chain.keras", "{out}/a.tflite"], "a.tflite"),
     "nothing removable": (["strip", "{files}/dense.keras", "{out}/a.keras"], "dense.keras"),

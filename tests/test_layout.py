@@ -46,6 +46,8 @@ LEVELS = [
     ["pruning.strip"],
     ["pruning.report"],
     ["pruning"],
+    ["export.micro"],
+    ["export.contents"],
     ["export.benchmark", "export.tflite"],
     ["export"],
     ["sparsify", "factorize", "coupling"],
