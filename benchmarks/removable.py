@@ -41,6 +41,7 @@ import keras_rmda as kr
 
 BATCH_SIZE, IMAGES, SHARES = 128, 15_000, (0.6, 0.85)
 TARGETS, STRENGTHS = (0.5, 0.25, 0.1), (1e-4, 3e-4, 1e-3)
+INPUT_STRENGTHS = (1e-4, 3e-4, 5e-4, 1e-3)
 RATE = {"sgd": 0.1, "rmda": 1.0}
 """RMDA's momentum of 0.1 makes its step a tenth; SGD's of 0.9 makes it ten times as large."""
 SLOWER = {"lenet5": 0.2}
@@ -51,7 +52,7 @@ CASES: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("thin", {}),
         *(("target", {"target": target}) for target in TARGETS),
         *(("target-prox-sgd", {"target": target}) for target in TARGETS),
-        *(("input", {"strength": strength}) for strength in STRENGTHS),
+        *(("input", {"strength": strength}) for strength in INPUT_STRENGTHS),
         *(("one-shot", {"target": target}) for target in TARGETS[1:]),
         *(("coupled", {"strength": strength, "weights": "macs"}) for strength in STRENGTHS),
         *(("coupled", {"strength": strength, "weights": "size"}) for strength in STRENGTHS),
@@ -60,7 +61,7 @@ CASES: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "plain": [("dense", {}), ("thin", {}), *(("target", {"target": target}) for target in TARGETS)],
 }
 CASES["mobile"] = [case for case in CASES["resnet8"] if case[0] not in ("input", "coupled", "tfmot")]
-CASES["mobile"] += [("input", {"strength": strength}) for strength in STRENGTHS[1:]]
+CASES["mobile"] += [("input", {"strength": strength}) for strength in INPUT_STRENGTHS[1:]]
 CASES["mobile"] += [("coupled", {"strength": STRENGTHS[1], "weights": "macs"})]
 CASES["lenet5"] = [case for case in CASES["resnet8"] if case[0] in ("dense", "target", "target-prox-sgd")]
 
