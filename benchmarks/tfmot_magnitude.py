@@ -58,7 +58,10 @@ def train(
 def on_device(model: Any, whole: Any) -> dict[str, Any]:
     """Return bytes and latency of the TensorFlow Lite file, the latter as a ratio to the whole network's."""
     with tempfile.TemporaryDirectory() as folder:
-        before, after = kr.export_tflite(whole, Path(folder) / "whole.tflite"), Path(folder) / "pruned.tflite"
+        before, after = (
+            kr.export_tflite(whole, Path(folder) / "whole.tflite", strip=False),
+            Path(folder) / "pruned.tflite",
+        )
         after.write_bytes(tf.lite.TFLiteConverter.from_keras_model(model).convert())
         latencies = kr.benchmark_tflite([before.path, after], threads=1, runs=300)
         return {"bytes": after.stat().st_size, "latency_of_whole": latencies[1].median / latencies[0].median}

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -105,7 +106,9 @@ def parser() -> Parser:
     export.add_argument("out", metavar="OUT", help="the .tflite file to write")
     names = [name for name in QUANTIZATIONS if name]
     export.add_argument("--quantization", choices=names, help="default: none, float32")
-    export.add_argument("--representative-data", metavar="FILE", help="inputs for int8: .npy, or .npz by input name")
+    export.add_argument("--representative-data", metavar="FILE", help="inputs: .npy, or .npz by input name")
+    export.add_argument("--no-strip", action="store_true", help="keep channels that cannot matter, and gates")
+    export.add_argument("--sparse", action="store_true", help="store the places of nonzero weights, not zeros")
     export.add_argument("--int8-io", action="store_true", help="int8 inputs and outputs too")
 
     bench = command("bench", run_bench, "compare the latency of TensorFlow Lite files")
@@ -208,9 +211,15 @@ def run_export(options: argparse.Namespace) -> None:
     """`keras-rmda export`."""
     _files.check_target(options.out, ".tflite", "OUT")
     data = _arrays.read("--representative-data", options.representative_data) if options.representative_data else None
-    file = export_tflite(load(options.model), options.out, options.quantization, data, options.int8_io)
-    figures = {"path": str(file.path), "bytes": file.bytes, "quantization": file.quantization}
-    print(json.dumps(figures) if options.json else table(tuple(figures), [tuple(figures.values())]))
+    how = {"strip": not options.no_strip, "sparse": options.sparse, "int8_io": options.int8_io}
+    file = export_tflite(load(options.model), options.out, options.quantization, data, **how)
+    figures = asdict(file) | {"path": str(file.path)}
+    if options.json:
+        print(json.dumps(figures))
+        return
+    cells = {key: f"{value:.3g}" if isinstance(value, float) else value for key, value in figures.items()}
+    shown = {key.replace("_", " "): cell for key, cell in cells.items() if key not in ("operators", "not_micro")}
+    print(table(tuple(shown), [tuple(shown.values())]))
 
 
 def run_bench(options: argparse.Namespace) -> None:

@@ -117,7 +117,7 @@ def run(
     models = {"dense": dense, "structured": structured, "stripped": stripped}
     for name, model in models.items():
         save_uncompiled(model, output / f"{name}.keras")
-    export_tflite(dense, output / "tflite_dense.tflite")
+    export_tflite(dense, output / "tflite_dense.tflite", strip=False)
     export_tflite(stripped, output / "tflite_stripped.tflite")
     export_tflite(stripped, output / "tflite_stripped_int8.tflite", "int8", representative_data=train[0][:200])
 

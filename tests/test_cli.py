@@ -107,12 +107,16 @@ def test_export_and_bench(run, files, tmp_path):
     for name, options in {
         "float32": [],
         "float16": ["--quantization", "float16"],
+        "int16x8": ["--quantization", "int16x8", "--representative-data", files / "images.npy"],
+        "whole": ["--no-strip"],
+        "sparse": ["--sparse"],
         "int8": ["--quantization", "int8", "--representative-data", files / "images.npy", "--int8-io"],
     }.items():
         out = tmp_path / f"{name}.tflite"
         status, _, err = run("export", files / "chain.keras", out, *options)
         assert (status, err) == (0, "")
         assert Interpreter(out).predict(np.zeros((1, 12, 12, 3))).shape == (1, 4)
+    assert (tmp_path / "whole.tflite").stat().st_size > (tmp_path / "float32.tflite").stat().st_size
     paths = sorted(tmp_path.iterdir())
     status, out, err = run("bench", *paths, "--runs", "5")
     assert (status, err) == (0, "")
@@ -127,7 +131,11 @@ def test_export_with_named_inputs(run, files, tmp_path):
     arguments = ["--quantization", "int8", "--representative-data", tmp_path / "data.npz", "--json"]
     status, out, _ = run("export", files / "dictionaries.keras", tmp_path / "m.tflite", *arguments)
     assert status == 0
-    assert as_json(out)["quantization"] == "int8"
+    figures = as_json(out)
+    assert figures["quantization"] == "int8"
+    assert figures["max_difference"] < 0.1
+    assert 0 <= figures["agreement"] <= 1
+    assert figures["not_micro"] == []
 
 
 def test_train(run, files, tmp_path):
@@ -191,10 +199,6 @@ BAD = {
     "wrong export ending": (["export", "{files}/chain.keras", "{out}/a.keras"], "a.keras"),
     "int8 without data": (["export", "{files}/chain.keras", "{out}/a.tflite", "--quantization", "int8"], "representa"),
     "unknown quantization": (["export", "{files}/chain.keras", "{out}/a.tflite", "--quantization", "int4"], "int4"),
-    "data without int8": (
-        ["export", "{files}/chain.keras", "{out}/a.tflite", "--representative-data", "{files}/images.npy"],
-        "representative_data",
-    ),
     "foreign data": (
         [
             "export",

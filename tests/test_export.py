@@ -2,6 +2,8 @@
 
 import os
 import stat
+import subprocess
+import sys
 
 import keras
 import numpy as np
@@ -13,7 +15,9 @@ from zoo import dictionaries
 
 import keras_rmda as kr
 from keras_rmda.export.benchmark import Interpreter
-from keras_rmda.export.tflite import representative_samples
+from keras_rmda.export.contents import read_contents
+from keras_rmda.export.samples import representative_samples
+from keras_rmda.export.tflite import convert
 
 IMAGES = np.random.default_rng(0).normal(size=(32, 12, 12, 1)).astype("float32")
 
@@ -39,18 +43,23 @@ def two_inputs():
     return keras.Model([a, b], L.Dense(2)(L.Concatenate()([a, b])))
 
 
-TOLERANCES = {None: 1e-5, "float16": 1e-3, "dynamic": 2e-2, "int8": 5e-2}
+TOLERANCES = {None: 1e-5, "float16": 1e-3, "dynamic": 2e-2, "int8": 5e-2, "int16x8": 2e-2}
 
 
 @pytest.mark.parametrize("quantization", TOLERANCES)
 def test_export_computes_the_same(model, tmp_path, quantization):
-    data = IMAGES if quantization == "int8" else None
+    data = IMAGES if quantization in ("int8", "int16x8") else None
     path = tmp_path / "model.tflite"
     file = kr.export_tflite(model, path, quantization, data)
     assert (file.path, file.bytes, file.quantization) == (path, path.stat().st_size, quantization)
     found = Interpreter(path).predict(IMAGES)
     expected = model.predict(IMAGES, verbose=0)
     assert np.abs(found - expected).max() < TOLERANCES[quantization]
+    assert file.max_difference < TOLERANCES[quantization]
+    assert file.agreement > 0.5
+    assert file.operators == read_contents(path).operator_counts
+    assert file.arena_bytes == read_contents(path).arena_bytes
+    assert file.not_micro == ()
     assert [p.name for p in tmp_path.iterdir()] == ["model.tflite"]
 
 
@@ -64,6 +73,106 @@ def test_int8_is_int8_inside_and_outside_if_wanted(model, tmp_path):
         assert kernels
         found, expected = Interpreter(tmp_path / "m.tflite").predict(IMAGES), model.predict(IMAGES, verbose=0)
         assert np.abs(found - expected).max() < 5e-2
+
+
+def test_the_check_is_made_on_the_given_data(model, tmp_path):
+    file = kr.export_tflite(model, tmp_path / "m.tflite", "int8", IMAGES)
+    found, expected = Interpreter(file.path).predict(IMAGES[:16]), model.predict(IMAGES[:16], verbose=0)
+    assert file.max_difference == pytest.approx(np.abs(found - expected).max() / expected.max(), rel=1e-3)
+    assert file.agreement == (found.argmax(-1) == expected.argmax(-1)).mean()
+
+
+def test_a_file_that_computes_something_else_is_not_written(model, tmp_path, monkeypatch):
+    other = keras.models.clone_model(model)
+    other.set_weights([weight + 1.0 for weight in model.get_weights()])
+    content = convert(other, None, [])
+    monkeypatch.setattr("keras_rmda.export.tflite.convert", lambda *arguments: content)
+    path = tmp_path / "m.tflite"
+    path.write_bytes(b"old")
+    with pytest.raises(RuntimeError, match=r"something else than the model.*differ by"):
+        kr.export_tflite(model, path)
+    assert path.read_bytes() == b"old"
+
+
+def test_what_cannot_matter_is_left_out(tmp_path):
+    """Zero filters and gates; `strip=False` takes the model as it is."""
+    model = keras.Sequential([keras.Input((8, 8, 3)), L.Conv2D(16, 3), L.ReLU(), kr.layers.L0Gate(1.0), L.Conv2D(4, 3)])
+    kernel = np.array(model.layers[0].kernel)
+    kernel[..., 4:] = 0.0
+    model.layers[0].kernel.assign(kernel)
+    small = kr.export_tflite(model, tmp_path / "small.tflite")
+    whole = kr.export_tflite(model, tmp_path / "whole.tflite", strip=False)
+    assert small.operators == {"CONV_2D": 2}
+    assert whole.operators == {"CONV_2D": 2}  # the converter itself drops a product with ones
+    assert small.bytes < whole.bytes / 1.5
+    assert max(small.max_difference, whole.max_difference) < 1e-5
+
+
+@pytest.mark.parametrize("quantization", [None, "int8"])
+def test_sparse_files_are_smaller(tmp_path, quantization):
+    """Nine of ten weights are zero, in no structure."""
+    random = np.random.default_rng(0)
+    model = keras.Sequential([keras.Input((8, 8, 64)), L.Conv2D(128, 1), L.ReLU(), L.Conv2D(64, 1)])
+    for layer in (model.layers[0], model.layers[2]):
+        layer.kernel.assign(np.where(random.random(layer.kernel.shape) < 0.9, 0.0, np.array(layer.kernel)))
+    data = random.normal(size=(20, 8, 8, 64)).astype("float32")
+    files = [
+        kr.export_tflite(model, tmp_path / f"{sparse}.tflite", quantization, data, sparse=sparse)
+        for sparse in (False, True)
+    ]
+    assert files[1].bytes < files[0].bytes / (4 if quantization is None else 1.5)
+    assert files[1].max_difference < (1e-5 if quantization is None else 5e-2)
+
+
+def test_models_with_preprocessing_inside(tmp_path):
+    data = np.random.default_rng(0).uniform(0, 255, size=(50, 8, 8, 3)).astype("float32")
+    normalization = L.Normalization()
+    normalization.adapt(data)
+    layers = [keras.Input((8, 8, 3)), L.Rescaling(1.0), normalization, L.Conv2D(4, 3), L.GlobalMaxPooling2D()]
+    for quantization in (None, "int8"):
+        file = kr.export_tflite(keras.Sequential(layers), tmp_path / "m.tflite", quantization, data)
+        assert file.max_difference < (1e-5 if quantization is None else 5e-2)
+
+
+@pytest.mark.parametrize("name", ["with spaces.tflite", "größer-模型.tflite"])
+def test_odd_names(model, tmp_path, name):
+    folder = tmp_path / "a folder - ä"
+    folder.mkdir()
+    assert kr.export_tflite(model, folder / name).path.is_file()
+
+
+FULL = """
+import resource, signal, sys
+import keras
+import keras_rmda as kr
+from keras_rmda.export import tflite
+model = keras.Sequential([keras.Input((64,)), keras.layers.Dense(256), keras.layers.Dense(8)])
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+convert = tflite.convert
+
+def converted(*arguments):
+    content = convert(*arguments)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    return content
+
+tflite.convert = converted
+try:
+    kr.export_tflite(model, sys.argv[1])
+except OSError as error:
+    print(type(error).__name__)
+"""
+
+
+@pytest.mark.slow
+def test_a_full_disk_leaves_the_old_file(tmp_path):
+    """Once the conversion is done, the process may write no more than 20,000 bytes into a file."""
+    path = tmp_path / "m.tflite"
+    path.write_bytes(b"old")
+    run = [sys.executable, "-c", FULL, str(path)]
+    result = subprocess.run(run, capture_output=True, text=True, timeout=300, env=os.environ)
+    assert result.stdout.strip().splitlines()[-1:] == ["OSError"], result.stderr[-2000:]
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["m.tflite"]
 
 
 @pytest.mark.parametrize("quantization", [None, "int8"])
@@ -93,6 +202,7 @@ def test_representative_data_in_every_form(two_inputs):
         {"right": right, "left": left},
         batches,
         lambda: ([left[k : k + 1], right[k : k + 1]] for k in range(5)),
+        ([left[k : k + 1], right[k : k + 1]] for k in range(5)),
     ]
     for form in forms:
         found = samples(two_inputs, form)
@@ -134,8 +244,11 @@ def test_bad_representative_data_leaves_the_old_file(model, tmp_path, data, mess
     [
         ({"quantization": "int4"}, "int4"),
         ({"quantization": "int8"}, "representative_data"),
-        ({"representative_data": IMAGES}, "representative_data"),
+        ({"quantization": "int16x8"}, "representative_data"),
+        ({"representative_data": IMAGES[:, :3]}, "representative_data"),
         ({"int8_io": True}, "int8_io"),
+        ({"sparse": "yes"}, "sparse"),
+        ({"strip": None}, "strip"),
         ({"path": "model.keras"}, "model.keras"),
         ({"path": 3}, "path=3"),
         ({"model": keras.Sequential([L.Dense(2)])}, "built"),

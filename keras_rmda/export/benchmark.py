@@ -51,12 +51,21 @@ class Interpreter:
     """
 
     def __init__(self, path: str | Path, threads: int = 1):
+        if not Path(path).is_file():
+            raise ValueError(f"There is no such file. Received: {str(path)!r}")
+        self._load(Path(path).read_bytes(), threads, path)
+
+    @classmethod
+    def of(cls, content: bytes, threads: int = 1) -> Interpreter:
+        """Return an interpreter of what is in no file yet."""
+        interpreter = cls.__new__(cls)
+        interpreter._load(content, threads, "a new file")
+        return interpreter
+
+    def _load(self, content: bytes, threads: int, path: str | Path) -> None:
         from ai_edge_litert.interpreter import Interpreter as LiteRT
 
         self.path = Path(path)
-        if not self.path.is_file():
-            raise ValueError(f"There is no such file. Received: {str(path)!r}")
-        content = self.path.read_bytes()
         if content[4:8] != b"TFL3":
             raise ValueError(f"The file is no TensorFlow Lite model. Received: {str(path)!r}")
         try:

@@ -177,7 +177,15 @@ def read_contents(path: str | Path) -> Contents:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"There is no such file. Received: {str(path)!r}")
-    content = path.read_bytes()
+    return parsed(path.read_bytes(), path)
+
+
+def parsed(content: bytes, path: Path) -> Contents:
+    """Return the contents of what is in a file, or will be.
+
+    Raises:
+        ValueError: if it is no TensorFlow Lite model.
+    """
     if content[4:8] != MAGIC:
         raise ValueError(f"The file is no TensorFlow Lite model. Received: {str(path)!r}")
     from ai_edge_litert import schema_py_generated as schema

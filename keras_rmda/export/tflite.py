@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
 
 from keras_rmda import _checks, _compat, _files
+from keras_rmda.export.benchmark import Interpreter
+from keras_rmda.export.contents import parsed
+from keras_rmda.export.samples import first_samples
+from keras_rmda.pruning import strip
+from keras_rmda.pruning.verification import difference, random_inputs
 
-QUANTIZATIONS = (None, "float16", "dynamic", "int8")
-SAMPLES = 200
-"""How many representative samples the quantizer looks at, at most."""
+QUANTIZATIONS = (None, "float16", "dynamic", "int8", "int16x8")
+CALIBRATED = ("int8", "int16x8")
+"""What the quantizer needs samples for."""
+
+CHECKED = 16
+"""How many samples a file is checked on, at most."""
+
+TOLERANCE = 1e-3
+"""Largest accepted difference of a float32 file, relative to the largest output; far above rounding."""
 
 
 @dataclass(frozen=True)
@@ -26,65 +36,144 @@ class TFLiteFile:
         path: where it is.
         bytes: its size.
         quantization: as asked for.
+        arena_bytes: the tensor arena that TensorFlow Lite for Microcontrollers needs, within some hundred bytes.
+        operators: how many operators there are of each name.
+        not_micro: those that TensorFlow Lite for Microcontrollers does not have; none for a file that it can run.
+        max_difference: of the outputs from those of the Keras model, on the samples of the check.
+        agreement: share of these samples with the same largest output, where there are several outputs to compare.
     """
 
     path: Path
     bytes: int
     quantization: str | None
+    arena_bytes: int
+    operators: dict[str, int]
+    not_micro: tuple[str, ...]
+    max_difference: float
+    agreement: float
 
 
 def export_tflite(
     model: keras.Model,
     path: str | Path,
-    quantization: str | None = None,
+    quantization: Literal["float16", "dynamic", "int8", "int16x8"] | None = None,
     representative_data: Any = None,
+    strip: bool = True,
+    sparse: bool = False,
     int8_io: bool = False,
 ) -> TFLiteFile:
-    """Write a model as a TensorFlow Lite file.
+    """Write a model as a TensorFlow Lite file, and check the file against the model.
 
-    All arguments are checked before anything is written; an existing file survives a failed call.
+    All arguments are checked before anything is written, and the file is run by the interpreter of LiteRT before it
+    takes its place; an existing file survives a failed call.
 
     Args:
-        model: a built Keras model; `strip` it first to make the file small and fast.
+        model: a built Keras model.
         path: where to write, ending in `.tflite`.
         quantization: None for float32; "float16", weights only; "dynamic", int8 weights; "int8", weights and
-            activations, with float32 inputs and outputs.
-        representative_data: inputs for "int8", which it is required for and refused without: an array, or a list
-            or dict of arrays, with samples first; or a `tf.data.Dataset` of batches of inputs or (inputs, targets);
-            or a callable that yields lists of arrays of one sample each, as TensorFlow Lite wants. At most 200
-            samples are used.
+            activations; "int16x8", int8 weights and int16 activations. Inputs and outputs stay float32.
+        representative_data: inputs, required for "int8" and "int16x8", and used for the check: an array, or a list or
+            dict of arrays, with samples first; or a `tf.data.Dataset` of batches of inputs or (inputs, targets), as
+            TensorFlow Datasets has them; or a generator, or a callable that makes one, of lists of arrays of one
+            sample each, as TensorFlow Lite wants. At most 200 samples are used.
+        strip: whether to leave out first what `keras_rmda.strip` leaves out: channels that cannot matter, gates.
+        sparse: whether to store the places of nonzero weights instead of zeros, where most are zero. That makes files
+            smaller and not faster.
         int8_io: whether inputs and outputs are int8 too, for microcontrollers; only with "int8".
 
     Returns:
         A `TFLiteFile`.
 
     Raises:
-        ValueError: for a bad argument, with the value received.
+        ValueError: for a bad argument, with the value received, and if the model cannot be stripped.
         OSError: if the folder is missing or not writable.
-        RuntimeError: if Keras does not run on TensorFlow, or the converter fails.
+        RuntimeError: if Keras does not run on TensorFlow, the converter fails, or the file computes something else.
 
     Example:
-        >>> kr.export_tflite(kr.strip(model), "model.tflite", "int8", representative_data=images[:200])
+        >>> kr.export_tflite(model, "model.tflite", "int8", representative_data=images[:200])
     """
     path = _files.check_target(path, ".tflite")
     _checks.one_of("quantization", quantization, QUANTIZATIONS)
+    for name, value in (("strip", strip), ("sparse", sparse), ("int8_io", int8_io)):
+        _checks.truth(name, value)
     if not isinstance(model, keras.Model) or not model.built or not model.inputs:
         raise ValueError(f"`model` must be a built Keras model with known inputs. Received: model={model!r}")
     if int8_io and quantization != "int8":
         raise ValueError(f'`int8_io` goes with quantization="int8". Received: quantization={quantization!r}')
-    if (representative_data is None) == (quantization == "int8"):
+    if representative_data is None and quantization in CALIBRATED:
         raise ValueError(
-            'quantization="int8" needs `representative_data`, and nothing else uses it. '
-            f"Received: quantization={quantization!r}, representative_data={type(representative_data).__name__}"
+            f"quantization={quantization!r} needs `representative_data`. Received: representative_data=None"
         )
-    samples = list(_limited(representative_samples(model, representative_data))) if quantization == "int8" else []
-    content = convert(model, quantization, samples, int8_io)
+    samples = [] if representative_data is None else first_samples(model, representative_data)
+    exported = stripped(model) if strip else model
+    # Keras gives inputs without a name another one in a copy.
+    names = {old.name: new.name for old, new in zip(model.inputs, exported.inputs, strict=True)}
+    named = [{names[name]: x for name, x in sample.items()} for sample in samples]
+    content = convert(exported, quantization, named, sparse, int8_io)
+    found = parsed(content, path)
+    largest, agreement = compared(model, content, samples or made_up(model), names)
+    if not largest <= (TOLERANCE if quantization is None else np.finfo("float32").max):
+        raise RuntimeError(
+            f"The file would compute something else than the model {model.name!r}: outputs differ by {largest:.3g} "
+            "relative to the largest. Layers that are random at inference cannot be checked. Nothing was written."
+        )
     with _files.replacing(path) as temporary:
         temporary.write_bytes(content)
-    return TFLiteFile(path, len(content), quantization)
+    counts = found.operator_counts
+    return TFLiteFile(path, len(content), quantization, found.arena_bytes, counts, found.not_micro, largest, agreement)
 
 
-def convert(model: keras.Model, quantization: str | None, samples: list[dict[str, np.ndarray]], int8_io: bool) -> bytes:
+def stripped(model: keras.Model) -> keras.Model:
+    """Return the stripped model.
+
+    Raises:
+        ValueError: saying how to do without, if it cannot be stripped.
+    """
+    try:
+        return strip(model)
+    except ValueError as error:
+        raise ValueError(f"{error} `export_tflite(strip=False)` takes the model as it is.") from error
+
+
+def made_up(model: keras.Model) -> list[dict[str, np.ndarray]]:
+    """Return random samples."""
+    arrays = random_inputs(model, batch=CHECKED)
+    return [{t.name: x[k : k + 1] for t, x in zip(model.inputs, arrays)} for k in range(len(arrays[0]))]
+
+
+def compared(
+    model: keras.Model, content: bytes, samples: list[dict[str, np.ndarray]], names: dict[str, str]
+) -> tuple[float, float]:
+    """Return the largest difference between model and file, relative to the largest output, and their agreement.
+
+    Args:
+        model: the Keras model.
+        content: of the file.
+        samples: of one sample each, by the model's names of inputs.
+        names: those of the file.
+    """
+    inputs = {name: np.concatenate([each[name] for each in samples[:CHECKED]]) for name in samples[0]}
+    flat = [inputs[tensor.name] for tensor in model.inputs]
+    outputs = model(flat[0] if len(flat) == 1 else keras.tree.pack_sequence_as(model.input, flat), training=False)
+    found = Interpreter.of(content).predict({names[name]: x for name, x in inputs.items()})
+    keys = sorted(found, key=lambda name: (len(name), name)) if isinstance(found, dict) else []
+    if isinstance(outputs, dict):
+        pairs = [(outputs[name], found[name] if keys else found) for name in outputs]
+    else:
+        pairs = list(zip(keras.tree.flatten(outputs), [found[name] for name in keys] or [found], strict=True))
+    pairs = [(keras.ops.convert_to_numpy(a), b) for a, b in pairs]
+    same = [np.argmax(a, -1) == np.argmax(b, -1) for a, b in pairs if a.ndim > 1 and a.shape[-1] > 1]
+    agreement = float(np.mean([each.mean() for each in same])) if same else 1.0
+    return max(difference(a, b) for a, b in pairs), agreement
+
+
+def convert(
+    model: keras.Model,
+    quantization: str | None,
+    samples: list[dict[str, np.ndarray]],
+    sparse: bool = False,
+    int8_io: bool = False,
+) -> bytes:
     """Return the file's content; `samples` are by input name, since the converter orders inputs in its own way."""
     if keras.backend.backend() != "tensorflow":
         raise RuntimeError(
@@ -94,15 +183,19 @@ def convert(model: keras.Model, quantization: str | None, samples: list[dict[str
     import tensorflow as tf
 
     converter = tf.lite.TFLiteConverter.from_keras_model(model)
-    if quantization is not None:
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    converter.optimizations = [] if quantization is None else [tf.lite.Optimize.DEFAULT]
+    converter.optimizations += [tf.lite.Optimize.EXPERIMENTAL_SPARSITY] if sparse else []
     if quantization == "float16":
         converter.target_spec.supported_types = [tf.float16]
-    if quantization == "int8":
+    if quantization in CALIBRATED:
         converter.representative_dataset = lambda: iter(samples)
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        if int8_io:
-            converter.inference_input_type = converter.inference_output_type = tf.int8
+        converter.target_spec.supported_ops = [
+            tf.lite.OpsSet.TFLITE_BUILTINS_INT8
+            if quantization == "int8"
+            else tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+        ]
+    if int8_io:
+        converter.inference_input_type = converter.inference_output_type = tf.int8
     try:
         with _files.silenced(1, 2), warnings.catch_warnings(), _compat.quiet_tensorflow():
             warnings.simplefilter("ignore")
@@ -110,67 +203,3 @@ def convert(model: keras.Model, quantization: str | None, samples: list[dict[str
     except Exception as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise RuntimeError(f"TensorFlow Lite could not convert the model {model.name!r}: {reason}") from error
-
-
-def representative_samples(model: keras.Model, data: Any) -> Iterator[dict[str, np.ndarray]]:
-    """Yield inputs of one sample each, by name.
-
-    Raises:
-        ValueError: if names, numbers or shapes do not fit the model, or there is no sample.
-    """
-    names = [tensor.name for tensor in model.inputs]
-    count = 0
-    for batch in _batches(data):
-        arrays = _in_order(batch, names)
-        for array, tensor in zip(arrays, model.inputs):
-            expected = tuple(tensor.shape[1:])
-            fits = array.ndim == len(expected) + 1 and all(n in (None, m) for n, m in zip(expected, array.shape[1:]))
-            if not fits:
-                raise ValueError(
-                    f"`representative_data` for the input {tensor.name!r} must have shape (samples, "
-                    f"{', '.join(map(str, expected))}). Received: shape={array.shape}"
-                )
-        lengths = {len(array) for array in arrays}
-        if len(lengths) > 1:
-            raise ValueError(f"`representative_data` has inputs of different lengths. Received: {sorted(lengths)}")
-        for k in range(lengths.pop()):
-            count += 1
-            yield {t.name: array[k : k + 1].astype(t.dtype) for array, t in zip(arrays, model.inputs)}
-    if not count:
-        raise ValueError("`representative_data` has no samples.")
-
-
-def _batches(data: Any) -> Iterable:
-    if isinstance(data, (Mapping, Sequence, np.ndarray)):
-        return [data]
-    if isinstance(data, Callable) and not hasattr(data, "element_spec"):
-        return data()
-    if hasattr(data, "element_spec"):
-        return (batch[0] if isinstance(batch, tuple) else batch for batch in data)
-    if hasattr(data, "__array__"):
-        return [np.asarray(data)]
-    raise ValueError(
-        "`representative_data` must be an array, a list or dict of arrays, a tf.data.Dataset or a callable. "
-        f"Received: {type(data).__name__}"
-    )
-
-
-def _in_order(batch: Any, names: list[str]) -> list[np.ndarray]:
-    if isinstance(batch, Mapping):
-        if set(batch) != set(names):
-            raise ValueError(f"`representative_data` must have the inputs {names}. Received: {sorted(map(str, batch))}")
-        batch = [batch[name] for name in names]
-    elif not isinstance(batch, (list, tuple)):
-        batch = [batch]
-    if len(batch) != len(names):
-        raise ValueError(f"`representative_data` must have {len(names)} inputs. Received: {len(batch)}")
-    arrays = [np.asarray(array) for array in batch]
-    for array in arrays:
-        if array.dtype.kind not in "fiub" or not np.isfinite(array).all():
-            raise ValueError(f"`representative_data` must be finite numbers. Received: dtype={array.dtype}")
-    return arrays
-
-
-def _limited(samples: Iterator) -> Iterator:
-    for _, sample in zip(range(SAMPLES), samples):
-        yield sample
