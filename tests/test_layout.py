@@ -60,6 +60,7 @@ LEVELS = [
     ["callbacks", "datasets", "datasets.digits"],
     ["train"],
     ["demo"],
+    ["commands"],
     ["cli"],
     ["__main__", "__init__"],
 ]
