@@ -151,7 +151,7 @@ def run_bench(options: argparse.Namespace) -> None:
 def sentence(path: Path, first: Path, ratio: Ratio) -> str:
     """Say who is faster and by how much."""
     if ratio.low <= 1.0 <= ratio.high:
-        return f"{path} and {first} are equally fast, as far as these runs can tell"
+        return f"{path} and {first} are equally fast, as far as these runs tell"
     times, low, high = (ratio.value, ratio.low, ratio.high)
     word = "faster"
     if times < 1.0:

@@ -343,7 +343,7 @@ def test_ratio_of_a_file_to_itself():
         (
             [1.0, 2.0, 3.0] * 3,
             [3.0, 2.0, 1.0] * 3,
-            "b.tflite and a.tflite are equally fast, as far as these runs can tell",
+            "b.tflite and a.tflite are equally fast, as far as these runs tell",
         ),
     ],
 )

@@ -41,8 +41,8 @@ class Latency:
     def times_faster_than(self, other: Latency, confidence: float = 0.95) -> Ratio:
         """Return the ratio of the medians, with an interval that holds it with this confidence.
 
-        Formula: median(other) / median(self). The interval is that of the percentiles over 2,000 resamplings of the
-        rounds: files that took turns are resampled together, so that what disturbed the machine disturbs the ratio less.
+        Formula: median(other) / median(self). The interval is between percentiles over 2,000 resamplings of the rounds:
+        files that took turns are resampled together, so that what disturbed the machine disturbs the ratio less.
 
         Args:
             other: of the same call of `benchmark_tflite`.
