@@ -41,7 +41,7 @@ import keras_rmda as kr
 
 BATCH_SIZE, IMAGES, SHARES = 128, 15_000, (0.6, 0.85)
 TARGETS, STRENGTHS = (0.5, 0.25, 0.1), (1e-4, 3e-4, 1e-3)
-INPUT_STRENGTHS = (1e-4, 3e-4, 5e-4, 1e-3)
+INPUT_STRENGTHS = (1e-4, 3e-4, 5e-4, 7e-4, 1e-3)
 RATE = {"sgd": 0.1, "rmda": 1.0}
 """RMDA's momentum of 0.1 makes its step a tenth; SGD's of 0.9 makes it ten times as large."""
 SLOWER = {"lenet5": 0.2}
