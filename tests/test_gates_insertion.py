@@ -503,3 +503,24 @@ def test_gates_and_masks():
 
 def test_classes_are_called_gates():
     assert all("Gate" in each.__name__ for each in (kr.layers.L0Gate, DependentL0Gate, SharedL0Gate, GateGenerator))
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Unknown(L.Layer):
+    """Reads gates, and is not in the layer table."""
+
+    def call(self, x):
+        return x[0] * x[1]
+
+
+def test_what_an_unknown_layer_reads_stays():
+    """The gates, and the generator behind them."""
+    inputs = keras.Input((6,))
+    [log_alpha] = GateGenerator([8])(inputs)
+    x, z = DependentL0Gate(0.1, with_gates=True)([L.Dense(8)(inputs), log_alpha])
+    model = keras.Model(inputs, L.Dense(2)(Unknown()([x, z])))
+    close(model, np.random.default_rng(0))
+    small = kr.strip(model)
+    assert len(gates_of(small)) == 2
+    assert "GateGenerator with a reader that is opaque" in kr.analyze(model).opaque.values()
+    np.testing.assert_allclose(outputs(small, images(model)), outputs(model, images(model)), atol=1e-6)

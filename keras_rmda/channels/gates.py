@@ -74,7 +74,10 @@ class Multiplies(Rule):
         x, axis = call.inputs[0], self.output_axis(call)
         if x.shape != call.shapes[0]:  # Keras forgets shapes of sparse tensors
             raise NotCovered(f"an input of shape {x.shape} and an output of shape {call.shapes[0]}")
-        atoms = call.register("c", x.channels(axis, ties), ties)
+        channels = x.channels(axis, ties)
+        if any(other.atoms.size != len(channels) for other in call.inputs[1:]):
+            raise NotCovered("numbers from a layer that is opaque")
+        atoms = call.register("c", channels, ties)
         call.site.own[GONE] = 0
         return [along(atoms, len(x.shape), axis), *(along(atoms, len(s), len(s) - 1) for s in call.shapes[1:])]
 

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_rmda import _graphs, _symbolic
+from keras_rmda.channels.gates import Vanishes
 from keras_rmda.channels.rule import OPAQUE
 from keras_rmda.channels.sites import Call, Site
 from keras_rmda.channels.table import RULES, rule_of
@@ -89,6 +90,7 @@ class Builder:
         self.trace.outputs = keras.tree.flatten(_graphs.replayed(model, inputs, self.visit))
         for y in self.trace.outputs:
             self.pin("model output", y)
+        self.keep_what_opaque_layers_read()
         for x in self.trace.tensors:
             self.make_rectangular(x)
         self.find_partners()
@@ -154,6 +156,21 @@ class Builder:
             elif earlier is not x:
                 self.pin(f"several shapes in {model.name}", earlier, x)
         return outputs
+
+    def keep_what_opaque_layers_read(self) -> None:
+        """Keep generators and gates whose numbers a layer reads that stays as it is."""
+        kept: set[int] = set()
+        for call in reversed(self.trace.calls):
+            site = call.site
+            if not site.rule.vanishes:
+                kept.update(x.index for x in call.inputs)
+            else:
+                numbers = call.outputs if isinstance(site.rule, Vanishes) else call.outputs[1:]
+                if any(x.index in kept for x in numbers):
+                    site.rule, site.opaque = OPAQUE, f"{type(site.layer).__name__} with a reader that is opaque"
+                    for each in site.calls:
+                        self.pin(f"opaque: {site.name}", *each.inputs, *each.outputs)
+                        kept.update(x.index for x in each.inputs)
 
     def make_rectangular(self, x: Tensor) -> None:
         """Tie the atoms of a tensor so that what goes is the same for all positions of all axes but one."""
