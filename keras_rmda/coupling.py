@@ -163,13 +163,18 @@ def kept_by_converter(traced: Trace, found: dict[int, tuple[Any, np.ndarray]]) -
         zeroed[half] = True
 
         def read(variable: Any) -> np.ndarray:
-            value = np.linspace(0.5, 1.5, int(np.prod(variable.shape))).reshape(variable.shape)
+            value = meaningless(variable)
             if id(variable) not in found:
                 return value
             return np.where(zeroed[found[id(variable)][1]], 0.0, value)  # noqa: B023 (called in this pass only)
 
         result[half] = plan(traced, read).cut.keep[half]
     return result
+
+
+def meaningless(variable: Any) -> np.ndarray:
+    """Return weights that say nothing: not zero, and no two alike."""
+    return np.linspace(0.5, 1.5, int(np.prod(variable.shape))).reshape(variable.shape)
 
 
 def elements(ids: np.ndarray, shape: tuple[int, ...], count: int) -> np.ndarray:

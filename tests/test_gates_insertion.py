@@ -522,5 +522,8 @@ def test_what_an_unknown_layer_reads_stays():
     close(model, np.random.default_rng(0))
     small = kr.strip(model)
     assert len(gates_of(small)) == 2
+    shown = kr.strip(keras.Model(inputs, [x, z]))
+    for a, b in zip(shown(images(model)), keras.Model(inputs, [x, z])(images(model))):
+        np.testing.assert_allclose(number(a), number(b), atol=1e-6)
     assert "GateGenerator with a reader that is opaque" in kr.analyze(model).opaque.values()
     np.testing.assert_allclose(outputs(small, images(model)), outputs(model, images(model)), atol=1e-6)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from keras_rmda import _checks, _files
+from keras_rmda.export.contents import content_of
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,7 @@ class Interpreter:
     """
 
     def __init__(self, path: str | Path, threads: int = 1):
-        if not Path(path).is_file():
-            raise ValueError(f"There is no such file. Received: {str(path)!r}")
-        self._load(Path(path).read_bytes(), threads, path)
+        self._load(content_of(path), threads, path)
 
     @classmethod
     def of(cls, content: bytes, threads: int = 1) -> Interpreter:
@@ -104,8 +103,6 @@ class Interpreter:
         from ai_edge_litert.interpreter import Interpreter as LiteRT
 
         self.path = Path(path)
-        if content[4:8] != b"TFL3":
-            raise ValueError(f"The file is no TensorFlow Lite model. Received: {str(path)!r}")
         try:
             with _files.silenced(2):
                 self._interpreter = LiteRT(model_content=content, num_threads=threads)

@@ -11,8 +11,6 @@ from typing import Any
 from keras_rmda.export.micro import MICRO_OPERATORS, Buffer, planned
 from keras_rmda.pruning.report import table
 
-MAGIC = b"TFL3"
-
 
 @dataclass(frozen=True)
 class FileTensor:
@@ -174,20 +172,21 @@ def read_contents(path: str | Path) -> Contents:
     Example:
         >>> read_contents("model.tflite").operator_counts
     """
-    path = Path(path)
-    if not path.is_file():
+    return parsed(content_of(path), Path(path))
+
+
+def content_of(path: str | Path) -> bytes:
+    """Return what is in a file; raise `ValueError` if it is missing or foreign."""
+    if not Path(path).is_file():
         raise ValueError(f"There is no such file. Received: {str(path)!r}")
-    return parsed(path.read_bytes(), path)
+    content = Path(path).read_bytes()
+    if content[4:8] != b"TFL3":
+        raise ValueError(f"The file is no TensorFlow Lite model. Received: {str(path)!r}")
+    return content
 
 
 def parsed(content: bytes, path: Path) -> Contents:
-    """Return the contents of what is in a file, or will be.
-
-    Raises:
-        ValueError: if it is no TensorFlow Lite model.
-    """
-    if content[4:8] != MAGIC:
-        raise ValueError(f"The file is no TensorFlow Lite model. Received: {str(path)!r}")
+    """Return the contents of what is in a file, or will be; raise `ValueError` if it is damaged."""
     from ai_edge_litert import schema_py_generated as schema
 
     try:

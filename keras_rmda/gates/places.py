@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_rmda.channels.rule import Demand, State
 from keras_rmda.channels.sites import Call, Cut, Site
-from keras_rmda.coupling import savings, tie_what_goes_together
+from keras_rmda.coupling import meaningless, savings, tie_what_goes_together
 from keras_rmda.pruning.liveness import plan
 from keras_rmda.pruning.trace import Trace, trace
 
@@ -155,7 +155,7 @@ class Closing:
                 self.closed = np.zeros_like(kept)
                 for place in self.places:
                     self.closed[place.roots[first::2]] = True
-                kept |= plan(self.traced, numbers).cut.keep & self.closed
+                kept |= plan(self.traced, meaningless).cut.keep & self.closed
         finally:
             for call, rule in zip(calls, rules):
                 call.site.rule = rule
@@ -171,11 +171,6 @@ class Closing:
             works = {id(place): each for place, each in zip(self.places, self.works())}
             for place in tried:
                 self.active[id(place.behind[k])] = not works[id(place)]
-
-
-def numbers(variable: Any) -> np.ndarray:
-    """Return weights that say nothing: not zero, and no two alike."""
-    return np.linspace(0.5, 1.5, int(np.prod(variable.shape))).reshape(variable.shape)
 
 
 def cost_of(traced: Trace, place: Place, cost: str) -> float:

@@ -158,8 +158,8 @@ class Builder:
         return outputs
 
     def keep_what_opaque_layers_read(self) -> None:
-        """Keep generators and gates whose numbers a layer reads that stays as it is."""
-        kept: set[int] = set()
+        """Keep generators and gates whose numbers are outputs, or read by a layer that stays as it is."""
+        kept = {y.index for y in self.trace.outputs}
         for call in reversed(self.trace.calls):
             site = call.site
             if not site.rule.vanishes:
