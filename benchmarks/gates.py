@@ -8,6 +8,8 @@ three quarters of the epochs the gates are frozen. All accuracies are of the 10,
 
 - `l0`: every gate has a log alpha of its own. `dep-forward`, `dep-backward`: a generator computes them.
 - `inside`: gates on channels that one layer writes; `everywhere`: also on the stream of the residual network.
+- `inputs`: `inside`, and one on each of the 800 inputs of LeNet's first dense layer, as the authors have it. These are
+  pixels of channels: a closed one leaves zeros in the kernel, and a channel goes when all of its pixels are closed.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from __future__ import annotations
 from typing import Any
 
 import keras
+import numpy as np
 from experiment import Experiment, command_line, decayed, mean_sd, percent, print_table, steps_per_epoch
 from removable import BATCH_SIZE, LOSS, NETWORKS, RATE, SLOWER, measured, schedule_epochs, with_fewer_images
 
@@ -24,15 +27,18 @@ KINDS = {"l0": ("l0", "forward"), "dep-forward": ("dep_l0", "forward"), "dep-bac
 RATES = {"l0": 0.01, "dep_l0": 0.001}
 """Adam's learning rates. All weights of a generator move each of its gates, which so need smaller steps."""
 FROZEN = 0.75
-STRENGTHS = {"resnet8": (3e-6, 1e-5, 3e-5), "lenet5": (1e-6, 3e-6, 1e-5)}
-WHERE = {"resnet8": ("inside", "everywhere"), "lenet5": ("inside",)}
+STRENGTHS = {"resnet8": (3e-5, 1e-4, 3e-4), "lenet5": (3e-6, 1e-5, 3e-5)}
+WHERE = {"resnet8": ("inside", "everywhere"), "lenet5": ("inside", "inputs")}
 
 
 def compiled(experiment: Experiment, kind: str, seed: int, strength: float, where: str) -> keras.Model:
     """Return an untrained network with gates and its optimizers."""
     network = experiment.arguments.network
     kind, direction = KINDS[kind]
-    model = kr.gates.insert(NETWORKS[network](), kind, strength, direction, where=where, seed=seed)
+    model = NETWORKS[network]()
+    if where == "inputs":
+        model, where = with_gated_inputs(model, strength, seed), "inside"
+    model = kr.gates.insert(model, kind, strength, direction, where=where, seed=seed)
     steps = steps_per_epoch(experiment.data, BATCH_SIZE)
     rate = decayed(SLOWER.get(network, 1.0) * RATE["sgd"], schedule_epochs(experiment), steps)
     optimizer = kr.gates.optimizer(keras.optimizers.SGD(rate, momentum=0.9), keras.optimizers.Adam(RATES[kind]))
@@ -40,11 +46,27 @@ def compiled(experiment: Experiment, kind: str, seed: int, strength: float, wher
     return model
 
 
+def with_gated_inputs(model: keras.Model, strength: float, seed: int) -> keras.Model:
+    """Return a copy with independent gates on what the first dense layer reads."""
+    gate = kr.layers.L0Gate(strength=strength, cost=model.layers[-2].units, seed=100 + seed)
+
+    def call(layer: keras.Layer, *arguments: Any, **keywords: Any) -> Any:
+        outputs = layer(*arguments, **keywords)
+        return gate(outputs) if isinstance(layer, keras.layers.Flatten) else outputs
+
+    return keras.models.clone_model(model, call_function=call)
+
+
 def architecture(experiment: Experiment, model: keras.Model) -> dict[str, Any]:
-    """Return the figures of `removable.py`, and the widths of all layers with kernels but the last."""
-    small = kr.strip(model)
-    widths = [layer.kernel.shape[-1] for layer in small.layers if hasattr(layer, "kernel")]
-    return {**measured(experiment, model), "widths": "-".join(map(str, widths[:-1]))}
+    """Return the figures of `removable.py`, and the widths of all layers with kernels but the last.
+
+    For LeNet they are those of its authors: filters, filters, inputs of the first dense layer that it uses, units.
+    """
+    kernels = [layer.kernel for layer in kr.strip(model).layers if hasattr(layer, "kernel")]
+    widths = [kernel.shape[-1] for kernel in kernels[:-1]]
+    if model.name == "lenet5":
+        widths.insert(2, int(np.any(keras.ops.convert_to_numpy(kernels[2]), axis=1).sum()))
+    return {**measured(experiment, model), "widths": "-".join(map(str, widths))}
 
 
 def train(experiment: Experiment, kind: str, seed: int, chosen: dict[str, Any]) -> dict[str, Any]:
@@ -78,7 +100,7 @@ if __name__ == "__main__":
     experiment = with_fewer_images(Experiment.start(__file__, parser))
     network, rows = experiment.arguments.network, []
     for where in WHERE[network]:
-        for kind in experiment.selected(KINDS):
+        for kind in experiment.selected(["l0"] if where == "inputs" else KINDS):
             for strength in experiment.arguments.strengths or STRENGTHS[network]:
                 chosen = {"strength": strength, "where": where}
                 runs = [train(experiment, kind, seed, chosen) for seed in experiment.arguments.seeds]

@@ -4,7 +4,7 @@ from keras_rmda import _startup  # noqa: F401  isort: skip
 from keras_rmda import callbacks, channels, gates, layers
 from keras_rmda.channels import register_rule
 from keras_rmda.coupling import coupled_groups
-from keras_rmda.export import benchmark_tflite, export_tflite
+from keras_rmda.export import benchmark_tflite, export_tflite, quantization_aware
 from keras_rmda.factorize import factorize
 from keras_rmda.optimizers import RAMDA, RMDA, AdaBreg, DessiLBI, LinBreg, ProxAdamW, ProxSGD
 from keras_rmda.pruning import Report, analyze, strip
@@ -38,6 +38,7 @@ __all__ = [
     "factorize",
     "gates",
     "layers",
+    "quantization_aware",
     "register_rule",
     "sparsify",
     "strip",

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "keras_rmda"
 
 # Lower levels first; a module may import only modules of lower levels, or of its own package.
 LEVELS = [
-    ["_arrays", "_checks", "_files", "_compat"],
+    ["_arrays", "_checks", "_files", "_compat", "_tfmot"],
     ["_graphs"],
     ["_symbolic", "_startup"],
     ["channels.tensors", "regularizers.base"],
@@ -49,7 +49,8 @@ LEVELS = [
     ["export.micro"],
     ["export.contents"],
     ["export.benchmark", "export.samples"],
-    ["export.tflite"],
+    ["export.legacy"],
+    ["export.quantization", "export.tflite"],
     ["export"],
     ["sparsify", "factorize", "coupling"],
     ["gates.places", "gates.training"],
@@ -65,7 +66,7 @@ LEVELS = [
     ["__main__", "__init__"],
 ]
 LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
-MAY_IMPORT_TENSORFLOW = {"export.tflite", "datasets.digits"}
+MAY_IMPORT_TENSORFLOW = {"_tfmot", "export.tflite", "datasets.digits"}
 FILES = {
     ".".join(p.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): p for p in PACKAGE.rglob("*.py")
 }

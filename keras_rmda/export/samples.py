@@ -35,7 +35,10 @@ def representative_samples(model: keras.Model, data: Any) -> Iterator[dict[str, 
             raise ValueError(f"`representative_data` has inputs of different lengths. Received: {sorted(lengths)}")
         for k in range(lengths.pop()):
             count += 1
-            yield {t.name: array[k : k + 1].astype(t.dtype) for array, t in zip(arrays, model.inputs)}
+            yield {
+                t.name: array[k : k + 1].astype(keras.backend.standardize_dtype(t.dtype))
+                for array, t in zip(arrays, model.inputs)
+            }
     if not count:
         raise ValueError("`representative_data` has no samples.")
 

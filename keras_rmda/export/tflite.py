@@ -10,7 +10,7 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from keras_rmda import _checks, _compat, _files
+from keras_rmda import _checks, _compat, _files, _tfmot
 from keras_rmda.export.benchmark import Interpreter
 from keras_rmda.export.contents import parsed
 from keras_rmda.export.samples import first_samples
@@ -68,14 +68,14 @@ def export_tflite(
     takes its place; an existing file survives a failed call.
 
     Args:
-        model: a built Keras model.
+        model: a built Keras model, or what `quantization_aware` returns.
         path: where to write, ending in `.tflite`.
         quantization: None for float32; "float16", weights only; "dynamic", int8 weights; "int8", weights and
             activations; "int16x8", int8 weights and int16 activations. Inputs and outputs stay float32.
-        representative_data: inputs, required for "int8" and "int16x8", and used for the check: an array, or a list or
-            dict of arrays, with samples first; or a `tf.data.Dataset` of batches of inputs or (inputs, targets), as
-            TensorFlow Datasets has them; or a generator, or a callable that makes one, of lists of arrays of one
-            sample each, as TensorFlow Lite wants. At most 200 samples are used.
+        representative_data: inputs, required for "int8" and "int16x8" unless the model is of `quantization_aware`, and
+            used for the check: an array, or a list or dict of arrays, with samples first; or a `tf.data.Dataset` of
+            batches of inputs or (inputs, targets), as TensorFlow Datasets has them; or a generator, or a callable that
+            makes one, of lists of arrays of one sample each, as TensorFlow Lite wants. At most 200 samples are used.
         strip: whether to leave out first what `keras_rmda.strip` leaves out: channels that cannot matter, gates.
         sparse: whether to store the places of nonzero weights instead of zeros, where most are zero. That makes files
             smaller and not faster.
@@ -96,16 +96,22 @@ def export_tflite(
     _checks.one_of("quantization", quantization, QUANTIZATIONS)
     for name, value in (("strip", strip), ("sparse", sparse), ("int8_io", int8_io)):
         _checks.truth(name, value)
-    if not isinstance(model, keras.Model) or not model.built or not model.inputs:
+    aware = _tfmot.is_of_tf_keras(model)
+    if not aware and (not isinstance(model, keras.Model) or not model.built or not model.inputs):
         raise ValueError(f"`model` must be a built Keras model with known inputs. Received: model={model!r}")
     if int8_io and quantization != "int8":
         raise ValueError(f'`int8_io` goes with quantization="int8". Received: quantization={quantization!r}')
-    if representative_data is None and quantization in CALIBRATED:
+    if aware and (quantization, sparse) != ("int8", False):
+        raise ValueError(
+            'A model of `quantization_aware` goes with quantization="int8", sparse=False. '
+            f"Received: quantization={quantization!r}, sparse={sparse}"
+        )
+    if representative_data is None and quantization in CALIBRATED and not aware:
         raise ValueError(
             f"quantization={quantization!r} needs `representative_data`. Received: representative_data=None"
         )
     samples = [] if representative_data is None else first_samples(model, representative_data)
-    exported = stripped(model) if strip else model
+    exported = stripped(model) if strip and not aware else model
     # Keras gives inputs without a name another one in a copy.
     names = {old.name: new.name for old, new in zip(model.inputs, exported.inputs, strict=True)}
     named = [{names[name]: x for name, x in sample.items()} for sample in samples]
@@ -157,6 +163,8 @@ def compared(
     outputs = model(flat[0] if len(flat) == 1 else keras.tree.pack_sequence_as(model.input, flat), training=False)
     found = Interpreter.of(content).predict({names[name]: x for name, x in inputs.items()})
     keys = sorted(found, key=lambda name: (len(name), name)) if isinstance(found, dict) else []
+    if _tfmot.is_of_tf_keras(model):
+        outputs, keys = keras.tree.map_structure(np.asarray, outputs), keys and model.output_names
     if isinstance(outputs, dict):
         pairs = [(outputs[name], found[name] if keys else found) for name in outputs]
     else:
@@ -175,7 +183,7 @@ def convert(
     int8_io: bool = False,
 ) -> bytes:
     """Return the file's content; `samples` are by input name, since the converter orders inputs in its own way."""
-    if keras.backend.backend() != "tensorflow":
+    if keras.backend.backend() != "tensorflow" and not _tfmot.is_of_tf_keras(model):
         raise RuntimeError(
             "export_tflite needs Keras on TensorFlow. Save the model to `.keras` and export it in a process with "
             f"KERAS_BACKEND=tensorflow. Received: backend={keras.backend.backend()!r}"
@@ -187,8 +195,10 @@ def convert(
     converter.optimizations += [tf.lite.Optimize.EXPERIMENTAL_SPARSITY] if sparse else []
     if quantization == "float16":
         converter.target_spec.supported_types = [tf.float16]
-    if quantization in CALIBRATED:
-        converter.representative_dataset = lambda: iter(samples)
+    if quantization in CALIBRATED and samples:
+        # Files of tf_keras models have no signature until they are finished, and so no names of inputs.
+        given = [list(x.values()) for x in samples] if _tfmot.is_of_tf_keras(model) else samples
+        converter.representative_dataset = lambda: iter(given)
         converter.target_spec.supported_ops = [
             tf.lite.OpsSet.TFLITE_BUILTINS_INT8
             if quantization == "int8"
