@@ -109,8 +109,8 @@ class Groups:
     def _read(self, variable: keras.Variable, zero: np.ndarray | None = None) -> np.ndarray:
         value = self._values.get(id(variable))
         if value is None:
-            return ops.convert_to_numpy(variable)
-        if zero is None:
+            value = self._values[id(variable)] = ops.convert_to_numpy(variable)
+        if zero is None or id(variable) not in self._numbers:
             return value
         return np.where(zero[self._numbers[id(variable)]], 0.0, np.where(value == 0, 1.0, value))
 

@@ -59,6 +59,8 @@ def is_homogeneous(operation: Any) -> bool:
 
 def evaluate(layer: Any, function: Callable, values: np.ndarray) -> np.ndarray:
     """Return `function(values)`, computed as `layer` would, with NaN, which stands for "not constant", kept."""
+    if np.isnan(values).all():
+        return values
     dtype = "float64" if layer.compute_dtype == "float64" else "float32"
     result = ops.convert_to_numpy(function(ops.convert_to_tensor(values, dtype=dtype))).astype("float64")
     return np.where(np.isnan(values), np.nan, result)
