@@ -5,7 +5,7 @@ BIN := .venv/bin
 OLDEST := .venv-oldest/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test test-fast test-oldest test-jax test-torch fuzz lint format clean
+.PHONY: demo test test-fast test-oldest test-jax test-torch test-browser fuzz lint format clean
 
 demo: .venv/installed
 	@$(BIN)/python -m keras_rmda demo
@@ -27,6 +27,10 @@ test-jax: .venv/installed
 
 test-torch: .venv/installed-torch
 	KERAS_BACKEND=torch $(BIN)/python -m pytest $(BACKEND_TESTS)
+
+# The page of `keras-rmda report` in Chromium, which comes from the system's packages (Debian: chromium).
+test-browser: .venv/installed-browser
+	$(BIN)/python -m pytest tests/test_browser.py
 
 # Two thousand random models; FUZZ="--first 5000 --count 100" chooses others.
 fuzz: .venv/installed
@@ -52,6 +56,10 @@ format: .venv/installed
 .venv/installed-torch: .venv/installed
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check "torch>=2.4"
 	@touch .venv/installed-torch
+
+.venv/installed-browser: .venv/installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check playwright
+	@touch .venv/installed-browser
 
 .venv-oldest/installed: pyproject.toml tests/oldest.txt
 	@rm -f .venv-oldest/installed

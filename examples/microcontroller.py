@@ -2,9 +2,9 @@
 
     python examples/microcontroller.py [FOLDER]
 
-Trains a convolutional network to a quarter of its multiply-accumulates, cuts the rest out, goes on with the rounding of
-int8 in the loop, and writes `digits.tflite` and `digits.h`. Where the package tflite-micro is installed, all test images
-go through the interpreter of TensorFlow Lite for Microcontrollers, else through LiteRT.
+Trains a convolutional network to a quarter of its multiply-accumulates, cuts the rest out, goes on with the rounding
+of int8 in the loop, and writes `digits.tflite` and `digits.h`. Where the package tflite-micro is installed, all test
+images go through the interpreter of TensorFlow Lite for Microcontrollers, else through LiteRT.
 """
 
 import argparse

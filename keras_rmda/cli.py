@@ -1,4 +1,4 @@
-"""The command line: `keras-rmda demo | train | inspect | strip | export | bench`."""
+"""The command line: `keras-rmda demo | train | inspect | strip | export | bench | report`."""
 
 from __future__ import annotations
 
@@ -106,4 +106,15 @@ def parser() -> Parser:
     bench.add_argument("files", metavar="FILE", nargs="+", help="a .tflite file")
     bench.add_argument("--threads", type=int, default=1, help="of each interpreter (default: 1)")
     bench.add_argument("--runs", type=int, default=100, help="measurements of each file (default: 100)")
+
+    report = command("report", commands.run_report, "write a page that compares models, to show to others")
+    report.add_argument("out", metavar="OUT", help="the .html file to write")
+    report.add_argument(
+        "models", metavar="MODEL", nargs="+", help=".keras and .tflite files; the first is the whole one"
+    )
+    report.add_argument(
+        "--data", metavar="FILE", help=".npz with x_test and y_test, or x and y, to score the models on"
+    )
+    report.add_argument("--log", metavar="FILE", help="history of a training: .json, or .csv as CSVLogger writes it")
+    report.add_argument("--runs", type=int, default=100, help="measurements of each .tflite file (default: 100)")
     return top

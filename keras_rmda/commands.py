@@ -12,6 +12,7 @@ from pathlib import Path
 import keras
 
 from keras_rmda import _arrays, _checks, _files
+from keras_rmda._loading import load
 from keras_rmda.export import benchmark_tflite, export_tflite
 from keras_rmda.export.benchmark import Ratio
 from keras_rmda.export.contents import read_contents
@@ -148,6 +149,26 @@ def run_bench(options: argparse.Namespace) -> None:
         print(sentence(result.path, results[0].path, ratio))
 
 
+def run_report(options: argparse.Namespace) -> None:
+    """`keras-rmda report`."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise UsageError(f"the report needs the extra packages of keras-rmda[demo]: {error}") from None
+    from keras_rmda import page
+
+    _checks.whole("--runs", options.runs, 1)
+    for path in options.models:
+        if Path(path).suffix not in (".keras", ".tflite") or not Path(path).is_file():
+            raise UsageError(f"MODEL must be a .keras or .tflite file that exists. Received: {path!r}")
+    pairs = _arrays.read_pairs("--data", options.data) if options.data else (None, None)
+    entries = page.write_page(options.out, options.models, pairs[1] or pairs[0], options.log, options.runs)
+    if options.json:
+        print(json.dumps({"path": options.out, "models": [asdict(entry) for entry in entries]}))
+    else:
+        print(f"wrote {options.out}: {len(entries)} models")
+
+
 def sentence(path: Path, first: Path, ratio: Ratio) -> str:
     """Say who is faster and by how much."""
     if ratio.low <= 1.0 <= ratio.high:
@@ -157,18 +178,3 @@ def sentence(path: Path, first: Path, ratio: Ratio) -> str:
     if times < 1.0:
         times, low, high, word = 1.0 / times, 1.0 / high, 1.0 / low, "slower"
     return f"{path} is {times:.2f} times {word} than {first} ({low:.2f} to {high:.2f} with 95 % confidence)"
-
-
-def load(path: str) -> keras.Model:
-    """Load a `.keras` file.
-
-    Raises:
-        UsageError: if it is missing or foreign.
-    """
-    if not Path(path).is_file():
-        raise UsageError(f"MODEL: there is no such file. Received: {path!r}")
-    try:
-        return keras.models.load_model(path, compile=False)
-    except Exception as error:  # Keras raises many types for foreign files
-        reason = " ".join(str(error).split())[:200]
-        raise UsageError(f"MODEL cannot be loaded as a .keras file. Received: {path!r} ({reason})") from None

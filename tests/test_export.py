@@ -1,6 +1,7 @@
 """Real conversions, run with the real interpreter."""
 
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -166,6 +167,13 @@ except OSError as error:
 
 
 @pytest.mark.slow
+def test_names_of_layers_that_tensorflow_cannot_have(tmp_path):
+    model = keras.Sequential([keras.Input((3,)), L.Dense(2, name="größe")])
+    with pytest.raises(ValueError, match="größe"):
+        kr.export_tflite(model, tmp_path / "model.tflite")
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_full_disk_leaves_the_old_file(tmp_path):
     """Once the conversion is done, the process may write no more than 20,000 bytes into a file."""
     path = tmp_path / "m.tflite"
@@ -175,6 +183,47 @@ def test_a_full_disk_leaves_the_old_file(tmp_path):
     assert result.stdout.strip().splitlines()[-1:] == ["OSError"], result.stderr[-2000:]
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["m.tflite"]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import keras, numpy as np
+import keras_rmda as kr
+from keras_rmda.export import tflite
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def half(path, content):
+    with open(path, "wb") as file:
+        file.write(content[: len(content) // 2])
+        file.flush()
+        die()
+
+if sys.argv[2] == "converting":
+    tflite.convert = die
+elif sys.argv[2] == "checking":
+    tflite.compared = die
+else:
+    Path.write_bytes = half
+model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(3)])
+kr.export_tflite(model, sys.argv[1])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["converting", "checking", "writing"])
+def test_a_kill_leaves_the_old_file(tmp_path, moment):
+    path = tmp_path / "m.tflite"
+    path.write_bytes(b"old")
+    run = [sys.executable, "-c", KILLED, str(path), moment]
+    assert subprocess.run(run, capture_output=True, timeout=300, env=os.environ).returncode == -signal.SIGKILL
+    assert path.read_bytes() == b"old"
+    # What was being written when nothing could be cleaned up any more is hidden and says that it is a part.
+    left = [p.name for p in tmp_path.iterdir() if p != path]
+    assert len(left) == (moment == "writing")
+    assert all(name.startswith(".m.") and name.endswith(".part.tflite") for name in left)
 
 
 @pytest.mark.parametrize("quantization", [None, "int8"])

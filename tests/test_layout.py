@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "keras_rmda"
 
 # Lower levels first; a module may import only modules of lower levels, or of its own package.
 LEVELS = [
-    ["_arrays", "_checks", "_files", "_compat", "_tfmot"],
+    ["_arrays", "_checks", "_files", "_compat", "_loading", "_tfmot"],
     ["_graphs"],
     ["_symbolic", "_startup"],
     ["channels.tensors", "regularizers.base"],
@@ -46,7 +46,7 @@ LEVELS = [
     ["pruning.strip"],
     ["pruning.report"],
     ["pruning"],
-    ["export.micro"],
+    ["export.micro", "export.operations"],
     ["export.contents"],
     ["export.benchmark", "export.samples"],
     ["export.legacy"],
@@ -60,7 +60,7 @@ LEVELS = [
     ["callbacks.gates", "callbacks.monitor", "callbacks.path", "callbacks.stages", "callbacks.target"],
     ["callbacks", "datasets", "datasets.digits"],
     ["train"],
-    ["demo"],
+    ["demo", "page"],
     ["commands"],
     ["cli"],
     ["__main__", "__init__"],

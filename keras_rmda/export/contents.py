@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_rmda.export.micro import MICRO_OPERATORS, Buffer, planned
+from keras_rmda.export.operations import multiply_accumulates
 from keras_rmda.pruning.report import table
 
 
@@ -93,21 +94,29 @@ class Contents:
             constants = {number for number in operator.inputs if number >= 0} - seen
             seen |= constants
             first = self.tensors[operator.outputs[0]] if operator.outputs else None
+            shapes = [[self.tensors[k].shape for k in numbers] for numbers in (operator.inputs, operator.outputs)]
             rows.append(
                 {
                     "operator": operator.name,
                     "output": "x".join(map(str, first.shape)) if first else "",
                     "dtype": first.dtype if first else "",
+                    "macs": multiply_accumulates(operator.name, *shapes),
                     "stored": sum(self.tensors[number].stored for number in constants),
                 }
             )
         return rows
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulate operations of one run."""
+        return sum(row["macs"] for row in self.rows())
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything that the table shows as plain data for JSON."""
         return {
             "path": str(self.path),
             "bytes": self.bytes,
+            "macs": self.macs,
             "arena_bytes": self.arena_bytes,
             "not_micro": list(self.not_micro),
             "inputs": [list(self.tensors[k].shape) for k in self.inputs],
@@ -121,7 +130,7 @@ class Contents:
         return "\n".join(
             [
                 f"{self.path}: {self.bytes:,} bytes",
-                table(("operator", "output", "type", "bytes of weights"), rows),
+                table(("operator", "output", "type", "MACs", "bytes of weights"), rows),
                 f"tensor arena about {self.arena_bytes:,} bytes; {micro} in TensorFlow Lite for Microcontrollers",
             ]
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,9 @@ CHECKED = 16
 
 TOLERANCE = 1e-3
 """Largest accepted difference of a float32 file, relative to the largest output; far above rounding."""
+
+SCOPE = r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*"
+"""What TensorFlow takes for the name of a scope."""
 
 
 @dataclass(frozen=True)
@@ -190,6 +194,12 @@ def convert(
         )
     import tensorflow as tf
 
+    strange = [layer.name for layer in model.layers if not re.fullmatch(SCOPE, layer.name)]
+    if strange:
+        raise ValueError(
+            f"TensorFlow runs no layers with such names: {strange}. Letters, digits and _ . - are possible: "
+            "`keras.models.clone_model` with a `clone_function` can give others."
+        )
     converter = tf.lite.TFLiteConverter.from_keras_model(model)
     converter.optimizations = [] if quantization is None else [tf.lite.Optimize.DEFAULT]
     converter.optimizations += [tf.lite.Optimize.EXPERIMENTAL_SPARSITY] if sparse else []
