@@ -50,9 +50,9 @@ def network():
     return model
 
 
-def trained(optimizer, data, epochs, callbacks):
+def trained(optimizer, data, epochs, callbacks, seed=0):
     """Return the network trained by `optimizer(model, schedule)`."""
-    keras.utils.set_random_seed(0)
+    keras.utils.set_random_seed(seed)
     model, (x, y) = network(), data
     steps = -(-len(x) // BATCH_SIZE)
     rates = keras.optimizers.schedules.PiecewiseConstantDecay(

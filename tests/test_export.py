@@ -166,7 +166,6 @@ except OSError as error:
 """
 
 
-@pytest.mark.slow
 def test_names_of_layers_that_tensorflow_cannot_have(tmp_path):
     model = keras.Sequential([keras.Input((3,)), L.Dense(2, name="größe")])
     with pytest.raises(ValueError, match="größe"):
@@ -174,6 +173,7 @@ def test_names_of_layers_that_tensorflow_cannot_have(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_the_old_file(tmp_path):
     """Once the conversion is done, the process may write no more than 20,000 bytes into a file."""
     path = tmp_path / "m.tflite"
