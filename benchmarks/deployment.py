@@ -50,13 +50,15 @@ def digits_of_demo() -> Data:
     """Return the digits as the demo has them."""
     from keras_rmda.datasets import digits
 
-    (x, y), (x_test, y_test) = digits.load()
+    (x, y), (x_test, y_test) = digits.load(str(HERE / "scratch" / "tfds"))
     return Data(x, y, x_test, y_test)
 
 
 def digits_in_colour() -> Data:
     """Return the digits as the example has them."""
-    (x, y), (x_test, y_test) = example("compress_keras_application").images("digits", None)
+    (x, y), (x_test, y_test) = example("compress_keras_application").images(
+        "digits", None, str(HERE / "scratch" / "tfds")
+    )
     return Data(x, y, x_test, y_test)
 
 

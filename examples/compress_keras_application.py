@@ -20,12 +20,12 @@ import keras_rmda as kr
 BATCH_SIZE, RATE, TARGET = 32, 2e-3, 0.25
 
 
-def images(data, count):
+def images(data, count, folder=None):
     """Return (x, y) for training and for testing; pixels in [-1, 1], at least 32 x 32 of them, in three colours."""
     if data == "digits":
         from keras_rmda.datasets import digits
 
-        splits = digits.load(size=32)
+        splits = digits.load(folder, size=32)
     else:
         import tensorflow_datasets as tfds
 
