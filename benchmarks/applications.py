@@ -6,7 +6,10 @@ Weights and batch statistics are random. `unread`: a random half of the channels
 its readers. `unwritten`: a random half is written by nobody, that is, all kernels, biases and scales that write it are
 zero. Both along residual sums, gates and concatenations, as the atoms of the converter say. Channels that a
 normalization over channels mixes are left alone (ConvNeXt). Each network runs in a process of its own; results are
-kept in `benchmarks/results/applications/` and not made again; the table goes to docs/applications.md.
+kept in `benchmarks/results/applications/` and not made again; the tables go to docs/applications.md.
+
+With `--export` the networks with unread halves are stripped and written as float32 files, whose outputs are compared
+with those of the networks as they were.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import json
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -27,6 +31,7 @@ import numpy as np
 import keras_rmda as kr
 from keras_rmda.channels.simple import Mixes
 from keras_rmda.channels.sites import Site
+from keras_rmda.export.benchmark import Interpreter
 from keras_rmda.pruning.trace import Trace, trace
 from keras_rmda.pruning.verification import difference, random_inputs
 
@@ -35,11 +40,29 @@ RESULTS, TABLE = HERE / "results" / "applications", HERE.parent / "docs" / "appl
 NAMES = sorted(name for name in vars(keras.applications) if name[0].isupper())
 SIZE = 96
 CASES = ("unread", "unwritten")
+SHOWN = (
+    "parameters",
+    "parameters_after",
+    "chosen",
+    "removed",
+    "difference",
+    "strip_seconds",
+    "export_seconds",
+    "error",
+)
 TEXT = """\
 Made by `python benchmarks/applications.py`, which says how: a random half of the channels that can be cut is unread or
 unwritten, images of {size} x {size} (ConvNeXt in 64 bit: 32 x 32, since its convolutions take minutes there), 2 CPU
 cores beside other jobs. `chosen`: written channels whose zeros were made; `gone`: what `strip` removed.
 `difference`: `max|a - b| / max(1e-3, max|a|)` of the outputs. Seconds are those of `strip`, which runs both models.
+"""
+
+FILES = """\
+## Files
+
+Made by `python benchmarks/applications.py --export`: the networks with unread halves, stripped and exported as float32.
+Errors are those of the outputs, relative to the largest: of the file to the network before `strip`, and to the stripped
+one. Both take 4 random images.
 """
 
 
@@ -129,6 +152,32 @@ def measure(name: str, case: str) -> dict[str, Any]:
     }
 
 
+def exported(name: str) -> dict[str, Any]:
+    """Return how far the file of a stripped network is from the network, or why there is none."""
+    model = network(name)
+    traced = trace(model)
+    zero(traced, half(traced), "unread")
+    small = kr.strip(model, tolerance=1.0)
+    inputs = random_inputs(model, batch=4)[0]
+    result: dict[str, Any] = {"parameters": model.count_params(), "parameters_after": small.count_params()}
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        try:
+            file = kr.export_tflite(small, Path(folder) / "model.tflite", strip=False)
+        except RuntimeError as error:
+            return result | {"error": str(error)}
+        result |= {"export_seconds": time.perf_counter() - start, "bytes": file.bytes, "operators": file.operators}
+        outputs = Interpreter(file.path).predict(inputs)
+    expected = model(inputs, training=False)
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return result | {
+        "difference": difference(expected, outputs),
+        "difference_to_stripped": file.max_difference,
+        "difference_of_strip": difference(expected, small(inputs, training=False)),
+        "memory_bytes": memory,
+    }
+
+
 def write_table(results: dict[tuple[str, str, str], dict[str, Any]]) -> None:
     """Write docs/applications.md."""
     lines = [
@@ -151,6 +200,17 @@ def write_table(results: dict[tuple[str, str, str], dict[str, Any]]) -> None:
                 f"{run['macs_after']:,} | {run['chosen']:,} | {run['removed']:,} | {run['difference']:.1e} | "
                 f"{exact} | {run['strip_seconds']:.1f} |"
             )
+    lines += ["", *FILES.splitlines(), ""]
+    lines += ["| network | bytes | error of strip and file | of the file alone | seconds |", "|---|---|---|---|---|"]
+    for name in NAMES:
+        run = results.get((name, "exported", "float32"))
+        if run and "error" in run:
+            lines.append(f"| {name} | none: {run['error']} | | | |")
+        elif run:
+            lines.append(
+                f"| {name} | {run['bytes']:,} | {run['difference']:.1e} | {run['difference_to_stripped']:.1e} | "
+                f"{run['export_seconds']:.0f} |"
+            )
     TABLE.write_text("\n".join(lines) + "\n")
 
 
@@ -159,14 +219,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME")
     parser.add_argument("--dtype", nargs="+", choices=["float32", "float64"], default=["float32", "float64"])
-    parser.add_argument("--here", metavar="CASE", choices=CASES, help="measure one case in this process")
+    parser.add_argument("--export", action="store_true", help="write files of the stripped networks, in 32 bit")
+    parser.add_argument("--here", metavar="CASE", choices=(*CASES, "exported"), help="measure one case in this process")
     arguments = parser.parse_args()
     if arguments.here:
         keras.config.set_floatx(arguments.dtype[0])
-        print(json.dumps(measure(arguments.only[0], arguments.here)))
+        name, case = arguments.only[0], arguments.here
+        print(json.dumps(exported(name) if case == "exported" else measure(name, case)))
         return
     RESULTS.mkdir(parents=True, exist_ok=True)
-    for dtype, name, case in itertools.product(arguments.dtype, arguments.only, CASES):
+    dtypes, cases = (["float32"], ["exported"]) if arguments.export else (arguments.dtype, CASES)
+    for dtype, name, case in itertools.product(dtypes, arguments.only, cases):
         path = RESULTS / f"{name}-{case}-{dtype}.json"
         if not path.exists():
             command = [sys.executable, __file__, "--only", name, "--dtype", dtype, "--here", case]
@@ -176,12 +239,7 @@ def main() -> None:
                 continue
             path.write_text(done.stdout.splitlines()[-1] + "\n")
         run = json.loads(path.read_text())
-        print(
-            f"{name} {case} {dtype}: {run['parameters']:,} to {run['parameters_after']:,}, "
-            f"chosen {run['chosen']}, gone {run['removed']}, "
-            f"difference {run['difference']:.1e}, {run['strip_seconds']:.1f} s",
-            flush=True,
-        )
+        print(name, case, dtype, {key: run[key] for key in SHOWN if key in run}, flush=True)
         write_table(saved())
 
 

@@ -164,7 +164,8 @@ class Writes(Rule):
 
     def macs(self, call: Call, cut: Cut) -> int:
         shape, axis = call.shapes[0], self.output_axis(call)
-        if list(self.weights.get("kernel", ""))[-2:] == ["o", "i"]:  # transposed: the kernel meets every position of the input
+        # A transposed kernel meets every position of the input.
+        if list(self.weights.get("kernel", ""))[-2:] == ["o", "i"]:
             shape, axis = call.inputs[0].shape, self.input_axis(call)
         positions = sizes(shape[:axis] + shape[axis + 1 :])
         weights = [(name, cut.shape(call.site, name, tuple(v.shape))) for name, v in call.site.weights()]
