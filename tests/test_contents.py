@@ -170,3 +170,39 @@ def test_the_arena_is_what_tflm_records(files, name, quantization):
     assert contents.not_micro == ()
     assert planned(contents._buffers()) == found["head"]
     assert contents.arena_bytes == pytest.approx(found["total"], rel=0.1)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        L.Conv2D(8, 3, strides=2, padding="same"),
+        L.DepthwiseConv2D(3, depth_multiplier=2),
+        L.SeparableConv2D(5, 3),
+        L.Conv2DTranspose(6, 3, strides=2),
+        L.Conv2D(6, 3, groups=2),
+        L.Dense(7),
+        L.Conv3D(5, 2),
+    ],
+    ids=lambda layer: f"{type(layer).__name__}{getattr(layer, 'groups', '')}",
+)
+def test_files_count_multiply_accumulates_as_models_do(tmp_path, layer):
+    shape = (8, 8, 8, 4) if isinstance(layer, L.Conv3D) else (8, 8, 4)
+    inputs = keras.Input(shape, 1)
+    model = keras.Model(inputs, type(layer).from_config(layer.get_config())(inputs))
+    kr.export_tflite(model, tmp_path / "model.tflite")
+    found = read_contents(tmp_path / "model.tflite")
+    assert found.macs == kr.analyze(model).macs > 0
+    assert found.macs == sum(row["macs"] for row in found.to_dict()["operators"])
+
+
+def test_attention_counts_its_products(tmp_path):
+    inputs = keras.Input((12, 8), 1)
+    model = keras.Model(inputs, L.MultiHeadAttention(2, 4)(inputs, inputs))
+    kr.export_tflite(model, tmp_path / "model.tflite")
+    assert read_contents(tmp_path / "model.tflite").macs == kr.analyze(model).macs == 4 * 12 * 64 + 2 * 2 * 12 * 12 * 4
+
+
+def test_transposed_convolutions_meet_each_input_once():
+    inputs = keras.Input((5, 6, 4))
+    model = keras.Model(inputs, L.Conv2DTranspose(3, 2, strides=2)(inputs))
+    assert kr.analyze(model).macs == 5 * 6 * 2 * 2 * 4 * 3

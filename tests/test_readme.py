@@ -109,7 +109,33 @@ def test_the_code_of_the_converter_page_runs(tmp_path):
     assert "4 tied: read by depthwise" in result.stdout
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/converter.md", "docs/methods.md", "docs/design.md"])
+@pytest.mark.slow
+def test_the_code_of_the_deployment_page_runs(tmp_path):
+    text = (ROOT / "docs" / "deployment.md").read_text()
+    code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
+    code += 'model.save("dense.keras"); kr.strip(model).save("small.keras")\n'
+    code += 'kr.export_tflite(model, "dense.tflite", strip=False); kr.export_tflite(model, "small.tflite")\n'
+    code += 'np.savez("digits.npz", x=images, y=labels)\n'
+    run = lambda *command: subprocess.run(  # noqa: E731
+        command, capture_output=True, text=True, timeout=600, cwd=tmp_path, env=os.environ
+    )
+    result = run(sys.executable, "-c", code)
+    assert result.returncode == 0, result.stderr[-2000:]
+    size, *_ = result.stdout.split()
+    assert int(size) == (tmp_path / "model.tflite").stat().st_size
+    (tmp_path / "history.json").write_text('{"accuracy": [0.5, 0.75]}')
+    [commands] = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+    for command in commands.strip().splitlines():
+        name, *arguments = shlex.split(command)
+        result = run(Path(sys.executable).parent / name, *arguments)
+        assert result.returncode == 0, result.stderr[-500:]
+        assert result.stdout
+
+
+PAGES = ["README.md", "docs/converter.md", "docs/methods.md", "docs/design.md", "docs/deployment.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
     text = (ROOT / page).read_text()
     for target in re.findall(r"\]\(([^)#]+)\)", text):
