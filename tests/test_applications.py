@@ -5,9 +5,12 @@ import math
 import keras
 import numpy as np
 import pytest
+from graphs import close
 from keras import layers as L
 
 import keras_rmda as kr
+from keras_rmda._compat import layers_of
+from keras_rmda.pruning.verification import difference
 
 CLASSES, COLORS = 10, 3
 
@@ -80,3 +83,24 @@ def test_zeroed_groups_of_grouped_convolutions_go_as_groups():
     for layer in wide:
         assert small.get_layer(layer.name).units * 2 == layer.units
     assert kr.analyze(model).opaque == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "kind", "where"),
+    [
+        ("MobileNetV2", "dep_l0", "everywhere"),
+        ("EfficientNetB0", "l0", "everywhere"),
+        ("DenseNet121", "dep_l0", "inside"),
+    ],
+)
+def test_gates_open_change_nothing_and_closed_ones_go(name, kind, where):
+    model = network(name)
+    gated = kr.gates.insert(model, kind, where=where, seed=0)
+    images = np.random.default_rng(0).normal(size=(2, 64, 64, COLORS)).astype("float32")
+    assert difference(model(images, training=False), gated(images, training=False)) < 1e-6
+    close(gated, np.random.default_rng(1))
+    small = kr.strip(gated)
+    assert not [layer.name for layer in layers_of(small) if type(layer).__module__.startswith("keras_rmda")]
+    assert small.count_params() == kr.analyze(gated).parameters_after < 0.7 * model.count_params()
+    assert difference(gated(images, training=False), small(images, training=False)) < 1e-5
