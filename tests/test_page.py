@@ -23,7 +23,7 @@ def folder(tmp_path_factory):
     keras.utils.set_random_seed(0)
     folder = tmp_path_factory.mktemp("page")
     model = keras.Sequential(
-        [keras.Input((8, 8, 1)), L.Conv2D(8, 3, name="conv->1"), L.ReLU(), L.Flatten(), L.Dense(3)]
+        [keras.Input((8, 8, 1)), L.Conv2D(8, 3, name="conv->1"), L.ReLU(), L.Flatten(), L.Dense(3, name="dense")]
     )
     kernel, bias = model.layers[0].get_weights()
     kernel[..., :3] = 0
