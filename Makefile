@@ -11,22 +11,22 @@ demo: .venv/installed
 	@$(BIN)/python -m keras_rmda demo
 
 test: .venv/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2
 
 test-fast: .venv/installed
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n 2 -m "not slow"
 
 test-oldest: .venv-oldest/installed
-	$(OLDEST)/python -m pytest
+	$(OLDEST)/python -m pytest -n 2
 
 # What does not need TensorFlow, on the other backends of Keras.
 BACKEND_TESTS := $(addprefix tests/test_,regularizers.py reference.py optimizers.py algorithms.py path.py callbacks.py sparsify.py coupled.py target.py gates.py gates_insertion.py)
 
 test-jax: .venv/installed
-	KERAS_BACKEND=jax $(BIN)/python -m pytest $(BACKEND_TESTS)
+	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 $(BACKEND_TESTS)
 
 test-torch: .venv/installed-torch
-	KERAS_BACKEND=torch $(BIN)/python -m pytest $(BACKEND_TESTS)
+	KERAS_BACKEND=torch $(BIN)/python -m pytest -n 2 $(BACKEND_TESTS)
 
 # The page of `keras-rmda report` in Chromium, which comes from the system's packages (Debian: chromium).
 test-browser: .venv/installed-browser

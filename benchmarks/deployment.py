@@ -23,6 +23,7 @@ import importlib.util
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -145,31 +146,43 @@ def run(experiment: Experiment, seed: int) -> dict[str, Any]:
 
 
 def untrained(experiment: Experiment) -> None:
-    """Make the files of the large MobileNetV2."""
+    """Make the files of the large MobileNetV2, with widths of any number and with multiples of 16 and 32."""
     folder = HERE / "scratch" / "deployment-files" / "mobilenetv2-224-0"
     folder.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(0)
     model = keras.applications.MobileNetV2(weights=None)
     model.save(folder / "dense.keras")
+    images = np.random.default_rng(0).uniform(-1, 1, (20, 224, 224, 3)).astype("float32")
+    experiment = argparse.Namespace(arguments=experiment.arguments, data=Data(images, None, images, None))
+    values = model.get_weights()
+    small = quarter(model, 1)
+    small.save(folder / "stripped.keras")
+    model.set_weights(values)
+    files(experiment, model, small, 0, folder)
+    for multiple in (16, 32):
+        model.set_weights(values)
+        kr.export_tflite(quarter(model, multiple), folder / f"stripped-float32-multiples-of-{multiple}.tflite")
+
+
+def quarter(model: keras.Model, multiple: int) -> keras.Model:
+    """Return a stripped model with a quarter of the operations, of whose layers equal shares are left."""
     groups = kr.coupled_groups(model, parts="readers")
     layers = [name.rsplit("[", 1)[0] for name in groups.names]
-    place = np.array([layers[:k].count(layer) / layers.count(layer) for k, layer in enumerate(layers)])
-    low, high = 0.0, 1.0
-    whole, values = kr.analyze(model).macs, model.get_weights()
+    seen: Counter[str] = Counter()
+    place = [(seen.update([layer]), seen[layer] - 1)[1] for layer in layers]
+    widths = np.array([seen[layer] for layer in layers])
+    low, high, values, whole = 0.0, 1.0, model.get_weights(), kr.analyze(model).macs
     for _ in range(8):
         share = (low + high) / 2
+        kept = np.maximum(multiple, np.round(share * widths / multiple) * multiple)
+        zero = np.append(place >= kept, False)
         model.set_weights(values)
-        zero = np.append(place >= share, False)
         for variable in model.trainable_variables:
             ids = groups.members.get(variable.path.partition("/")[2], groups.members.get(variable.path))
             if ids is not None:
                 variable.assign(np.where(zero[ids], 0.0, keras.ops.convert_to_numpy(variable)))
         low, high = (share, high) if kr.analyze(model).macs_after < whole / 4 else (low, share)
-    small = kr.strip(model)
-    small.save(folder / "stripped.keras")
-    images = np.random.default_rng(0).uniform(-1, 1, (20, 224, 224, 3)).astype("float32")
-    experiment = argparse.Namespace(arguments=experiment.arguments, data=Data(images, None, images, None))
-    files(experiment, keras.models.load_model(folder / "dense.keras"), small, 0, folder)
+    return kr.strip(model)
 
 
 def latencies(network: str, runs: int) -> None:
@@ -199,12 +212,14 @@ def profile(network: str, runs: int) -> None:
     folder = HERE / "scratch" / "deployment-files" / f"{network}-0"
     dense, small = (keras.models.load_model(folder / f"{name}.keras") for name in ("dense", "stripped"))
     rows, total = [], np.zeros(4)
+    with_kernels = [
+        [layer for layer in model.layers if any("kernel" in weight.name for weight in layer.weights)]
+        for model in (dense, small)
+    ]
     with tempfile.TemporaryDirectory() as scratch:
-        for layer in dense.layers:
-            if not any("kernel" in weight.name for weight in layer.weights):
-                continue
+        for layer, left in zip(*with_kernels, strict=True):
             pair, macs = [], []
-            for k, each in enumerate((layer, small.get_layer(layer.name))):
+            for k, each in enumerate((layer, left)):
                 alone = each.__class__.from_config(each.get_config())
                 model = keras.Sequential([keras.Input(each.input.shape[1:], 1), alone])
                 pair.append(kr.export_tflite(model, Path(scratch) / f"{k}.tflite", strip=False).path)
