@@ -60,6 +60,8 @@ LEVELS = [
     ["callbacks.gates", "callbacks.monitor", "callbacks.path", "callbacks.stages", "callbacks.target"],
     ["callbacks", "datasets", "datasets.digits"],
     ["train"],
+    ["page.entries", "page.logs"],
+    ["page.drawings"],
     ["demo", "page"],
     ["commands"],
     ["cli"],

@@ -10,8 +10,9 @@ import pytest
 from keras import layers as L
 
 import keras_rmda as kr
-from keras_rmda import page
 from keras_rmda.cli import main
+from keras_rmda.page.entries import score_of
+from keras_rmda.page.logs import curves, read_log
 
 RANDOM = np.random.default_rng(0)
 X, Y = RANDOM.normal(size=(40, 8, 8, 1)).astype("float32"), RANDOM.integers(3, size=40)
@@ -110,8 +111,8 @@ def test_it_needs_nothing_from_elsewhere(folder, tmp_path):
 
 @pytest.mark.parametrize("log", ["log.json", "log.csv", "runs.json"])
 def test_logs_in_all_forms(folder, tmp_path, log):
-    histories = page.read_log(folder / log)
-    drawn = {name: page.curves(history) for name, history in histories.items()}
+    histories = read_log(folder / log)
+    drawn = {name: curves(history) for name, history in histories.items()}
     assert (
         drawn
         == {
@@ -141,10 +142,10 @@ def test_one_model_alone_and_json(folder, tmp_path, capsys):
 
 
 def test_numbers_instead_of_classes_get_squares():
-    assert page.score_of(np.ones((4, 1)), np.full(4, 3.0), "model") == 4.0
-    assert page.score_of(np.array([[0.2], [0.9]]), np.array([0, 0]), "model") == 0.5
+    assert score_of(np.ones((4, 1)), np.full(4, 3.0), "model") == 4.0
+    assert score_of(np.array([[0.2], [0.9]]), np.array([0, 0]), "model") == 0.5
     with pytest.raises(ValueError, match="several outputs"):
-        page.score_of({"a": np.ones(3)}, np.ones(3), "model")
+        score_of({"a": np.ones(3)}, np.ones(3), "model")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,45 @@
+"""Histories of trainings."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+SHARES = ("zero_groups", "zero_weights", "removable_macs", "removable_parameters", "macs_left", "open_gates")
+"""What is drawn of a log beside accuracy: all of them are shares."""
+
+
+def read_log(path: str | Path) -> dict[str, dict[str, list[float]]]:
+    """Return histories by name.
+
+    Raises:
+        ValueError: if the file is missing, foreign or holds no history.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+        if Path(path).suffix == ".csv":
+            rows = list(csv.DictReader(io.StringIO(text)))
+            content: Any = {key: [float(row[key]) for row in rows] for key in (rows[0] if rows else {})}
+        else:
+            content = json.loads(text)
+        runs = any(isinstance(each, Mapping) for each in content.values())
+        histories = {
+            name: {key: [float(x) for x in values] for key, values in each.items() if isinstance(values, list)}
+            for name, each in (content if runs else {"training": content}).items()
+            if isinstance(each, Mapping)
+        }
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"The log cannot be read. Received: {str(path)!r} ({error})") from None
+    if not any(curves(each) for each in histories.values()):
+        raise ValueError(f"The log has no accuracy and no share of zeros. Received: {str(path)!r}")
+    return histories
+
+
+def curves(history: dict[str, list[float]]) -> dict[str, list[float]]:
+    """Return what is drawn of a history."""
+    accuracy = next((key for key in ("val_accuracy", "accuracy") if key in history), None)
+    return {key: history[key] for key in ((accuracy,) if accuracy else ()) + SHARES if key in history}
