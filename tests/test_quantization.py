@@ -152,6 +152,13 @@ def test_after_training_the_file_still_follows_the_model(aware, tmp_path):
     assert kr.export_tflite(aware, tmp_path / "aware.tflite", "int8").max_difference < 0.05
 
 
+def test_weights_and_ranges_go_through_a_file(residual, aware, tmp_path):
+    aware.save_weights(tmp_path / "aware.weights.h5")
+    other = kr.quantization_aware(residual)
+    other.load_weights(tmp_path / "aware.weights.h5")
+    assert np.array_equal(aware(IMAGES, training=False), other(IMAGES, training=False))
+
+
 def through(layer, *more):
     inputs = keras.Input((12, 12, 3))
     x = L.Conv2D(4, 3, padding="same")(inputs)
