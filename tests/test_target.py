@@ -1,5 +1,7 @@
 """`TargetSparsity`: training ends where the user said."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
@@ -45,6 +47,22 @@ def test_training_ends_at_the_target(make, target):
     assert np.isfinite(logs["loss"]).all()
     small = kr.strip(model)
     assert kr.analyze(small).macs == report.macs_after
+
+
+@pytest.mark.parametrize("target", [0.5, 0.25])
+@pytest.mark.parametrize("multiple", [8, 16])
+def test_widths_in_multiples(multiple, target):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # 16 of 40, or 32, may be far from the target
+        model, logs = train(target, multiple_of=multiple)
+    small = kr.strip(model)
+    widths = [layer.units for layer in small.layers[:-1]]
+    assert all(width % multiple == 0 or width == WIDTH for width in widths)
+    possible = [*range(multiple, WIDTH, multiple), WIDTH]
+    shares = [(16 * a + a * b + 3 * b) / MACS for a in possible for b in possible]
+    assert logs["macs_left"][-1] == pytest.approx(kr.analyze(small).macs / MACS)
+    assert min(shares) <= logs["macs_left"][-1] < max(shares)
+    assert abs(logs["macs_left"][-1] - target) < 0.2
 
 
 @pytest.mark.parametrize("metric", ["parameters", "groups", "bytes"])
@@ -162,6 +180,7 @@ def test_a_strength_of_zero_is_refused():
         {"target": 0.5, "begin": 0.6, "end": 0.5},
         {"target": 0.5, "end": 1.5},
         {"target": 0.5, "begin": -0.1},
+        {"target": 0.5, "multiple_of": 0},
     ],
     ids=str,
 )

@@ -29,13 +29,14 @@ class Groups:
     Args:
         model: a compiled model.
         metric: what is measured.
+        multiple_of: each layer keeps a multiple of this many groups, or all.
 
     Attributes:
         count: the number of groups.
         whole: the metric of the model with all of its channels.
     """
 
-    def __init__(self, model: keras.Model, metric: str):
+    def __init__(self, model: keras.Model, metric: str, multiple_of: int = 1):
         model.optimizer.build(model.trainable_variables)
         optimizers = [each for each in _compat.inner_optimizers(model.optimizer) if isinstance(each, SparseOptimizer)]
         self._parts: list[tuple[SparseOptimizer, Coupling]] = [
@@ -53,7 +54,7 @@ class Groups:
                     "TargetSparsity multiplies the strength of groups, which must be more than 0; 1e-4 is a good "
                     f"beginning. Received: {coupling.shares[0].penalty!r}"
                 )
-        self._metric = metric
+        self._metric, self._multiple = metric, multiple_of
         names = [coupling.shares[0].penalty.groups.names for _, coupling in self._parts]
         self._ends = np.cumsum([len(each) for each in names])
         self.count = int(self._ends[-1])
@@ -120,11 +121,23 @@ class Groups:
         With `nearest`, one fewer if that comes nearer.
         """
         place = self._places()
-        most = np.count_nonzero(place < self.count)
-        k = bisect.bisect_left(range(most), -wanted, key=lambda k: -self.left(place < k))
-        if nearest and k and self.left(place < k - 1) - wanted < wanted - self.left(place < k):
+        first = lambda k: self._in_multiples(place, place < k)  # noqa: E731
+        k = bisect.bisect_left(range(np.count_nonzero(place < self.count)), -wanted, key=lambda k: -self.left(first(k)))
+        if nearest and k and self.left(first(k - 1)) - wanted < wanted - self.left(first(k)):
             k -= 1
-        return place < k
+        return first(k)
+
+    def _in_multiples(self, place: np.ndarray, zero: np.ndarray) -> np.ndarray:
+        """Return as many groups of each layer, the first of their order, as leave the nearest multiple."""
+        if self._multiple == 1:
+            return zero
+        result = np.zeros(self.count, dtype=bool)
+        for layer in range(self._layers.max() + 1):
+            [own] = np.nonzero(self._layers == layer)
+            kept = np.count_nonzero(~zero[own])
+            kept = min(len(own), max(1, round(kept / self._multiple)) * self._multiple)
+            result[own[np.argsort(place[own], kind="stable")[: len(own) - kept]]] = True
+        return result
 
     def _places(self) -> np.ndarray:
         """Return each group's place in the order in which they go; `count` for those that stay in any case."""
