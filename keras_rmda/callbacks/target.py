@@ -41,8 +41,8 @@ class TargetSparsity(keras.callbacks.Callback):
         metric: `"macs"`, multiply-accumulates per sample; `"parameters"`; `"bytes"` of the weights as they are
             stored in the model; `"groups"`, the number of coupled groups.
         begin, end: shares of all epochs, 0 <= begin < end <= 1, between which groups are chosen.
-        multiple_of: each layer keeps a multiple of this many groups, or all that it has. 16 suits CPUs, which compute as
-            many channels at once: odd widths cost speed. The target is then met as nearly as that allows.
+        multiple_of: each layer keeps a multiple of this many groups, or all that it has. 16 suits CPUs, which compute
+            that many channels at once: odd widths cost speed. The target is then met as nearly as that allows.
 
     Raises:
         ValueError: for an argument out of range; at the start of training, if no optimizer has coupled groups, and if
