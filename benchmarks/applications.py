@@ -201,15 +201,14 @@ def write_table(results: dict[tuple[str, str, str], dict[str, Any]]) -> None:
                 f"{exact} | {run['strip_seconds']:.1f} |"
             )
     lines += ["", *FILES.splitlines(), ""]
-    lines += ["| network | bytes | error of strip and file | of the file alone | seconds |", "|---|---|---|---|---|"]
+    lines += ["| network | bytes | error of strip and file | of the file alone |", "|---|---|---|---|"]
     for name in NAMES:
         run = results.get((name, "exported", "float32"))
         if run and "error" in run:
-            lines.append(f"| {name} | none: {run['error']} | | | |")
+            lines.append(f"| {name} | none: {run['error']} | | |")
         elif run:
             lines.append(
-                f"| {name} | {run['bytes']:,} | {run['difference']:.1e} | {run['difference_to_stripped']:.1e} | "
-                f"{run['export_seconds']:.0f} |"
+                f"| {name} | {run['bytes']:,} | {run['difference']:.1e} | {run['difference_to_stripped']:.1e} |"
             )
     TABLE.write_text("\n".join(lines) + "\n")
 
