@@ -185,6 +185,20 @@ def test_a_full_disk_leaves_the_old_file(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["m.tflite"]
 
 
+@pytest.mark.parametrize("quantization", [None, "int8"])
+def test_batches_of_any_size(model, tmp_path, quantization):
+    path = kr.export_tflite(model, tmp_path / "m.tflite", quantization, IMAGES).path
+    interpreter = LiteRT(str(path))
+    [image], [scores] = interpreter.get_input_details(), interpreter.get_output_details()
+    assert list(image["shape_signature"]) == [-1, 12, 12, 1]
+    interpreter.resize_tensor_input(image["index"], [5, 12, 12, 1])
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(image["index"], IMAGES[:5])
+    interpreter.invoke()
+    expected = model(IMAGES[:5], training=False)
+    np.testing.assert_allclose(interpreter.get_tensor(scores["index"]), expected, atol=TOLERANCES[quantization])
+
+
 KILLED = """
 import os, signal, sys
 from pathlib import Path
