@@ -11,6 +11,7 @@ from keras import layers as L
 
 import keras_rmda as kr
 from keras_rmda.cli import main
+from keras_rmda.page import times
 from keras_rmda.page.entries import score_of
 from keras_rmda.page.logs import curves, read_log
 
@@ -139,6 +140,11 @@ def test_one_model_alone_and_json(folder, tmp_path, capsys):
     said = json.loads(capsys.readouterr().out)
     assert said["models"][0]["channels"] == {"conv->1": [8, 5], "dense": [3, 3]}
     assert Reader(out.read_text()).headings[1] == f"Channels kept per layer: {NAMES[0]}"
+
+
+def test_what_became_larger_is_called_so():
+    assert times(2.0, "smaller", "larger") == "<strong>2.0 times</strong> smaller"
+    assert times(0.25, "smaller", "larger") == "<strong>4.0 times</strong> larger"
 
 
 def test_numbers_instead_of_classes_get_squares():

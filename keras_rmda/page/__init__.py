@@ -85,12 +85,17 @@ def headline(entries: list[Entry], score: str) -> str:
     """Return the sentence that says what was won."""
     first, last = entries[0], entries[-1]
     timed = [entry for entry in entries if entry.latency]
-    parts = [f"<strong>{first.bytes / last.bytes:.1f} times</strong> smaller"] if len(entries) > 1 else []
+    parts = [times(first.bytes / last.bytes, "smaller", "larger")] if len(entries) > 1 else []
     if len(timed) > 1:
-        parts.append(f"<strong>{timed[0].latency / timed[-1].latency:.1f} times</strong> faster")
+        parts.append(times(timed[0].latency / timed[-1].latency, "faster", "slower"))
     if len(entries) > 1 and first.score is not None:
         parts.append(f"{score} <strong>{shown(last.score, score)}</strong> after {shown(first.score, score)}")
     return f'<p class="headline">{html.escape(last.name)}: {", ".join(parts)}.</p>' if parts else ""
+
+
+def times(ratio: float, more: str, less: str) -> str:
+    """Say how many times more or less something is."""
+    return f"<strong>{max(ratio, 1 / ratio):.1f} times</strong> {more if ratio >= 1 else less}"
 
 
 def shown(value: float | None, score: str) -> str:
