@@ -59,3 +59,8 @@ def truth(name: str, value: object) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"`{name}` must be True or False. Received: {name}={value!r}")
     return value
+
+
+def first_line(error: Exception) -> str:
+    """Return what an error says first, or its type."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__

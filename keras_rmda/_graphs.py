@@ -109,6 +109,14 @@ def is_raw_operation(operation: Any) -> bool:
     return not isinstance(operation, keras.Layer) and type(operation).__module__.startswith("keras.src.ops")
 
 
+def unused(name: str, names: set[str]) -> str:
+    """Return a name that is not yet in `names`, that with the fewest underscores behind it, and add it."""
+    while name in names:
+        name += "_"
+    names.add(name)
+    return name
+
+
 def rebuilt(model: keras.Model, replace: Callable[[Any], Any], made: dict[int, Any] | None = None) -> keras.Model:
     """Return an uncompiled copy of a model's graph in which each layer is `replace(layer)`.
 

@@ -51,7 +51,7 @@ def train(
         ValueError: if no channel can be removed, or not as many.
     """
     psi = GroupLasso(strength, groups=coupled_groups(model, weights="macs"))
-    metrics = ["accuracy"] if _has_classes(data[1]) else []
+    metrics = ["accuracy"] if has_classes(data[1]) else []
     model.compile(RMDA(learning_rate, MOMENTUM, psi), loss, metrics=metrics)
     first, second = (max(k, round(share * epochs)) for k, share in enumerate(MILESTONES, start=1))
     steering = [] if target_macs is None else [TargetSparsity(target_macs)]
@@ -90,12 +90,13 @@ def default_loss(model: keras.Model, y: np.ndarray) -> Any:
     is_probability = last in (keras.activations.softmax, keras.activations.sigmoid) or isinstance(
         model.layers[-1], keras.layers.Softmax
     )
-    if not _has_classes(y):
+    if not has_classes(y):
         return "mse"
     if model.output_shape[-1] == 1:
         return keras.losses.BinaryCrossentropy(from_logits=not is_probability)
     return keras.losses.SparseCategoricalCrossentropy(from_logits=not is_probability)
 
 
-def _has_classes(y: Any) -> bool:
+def has_classes(y: Any) -> bool:
+    """Return whether targets are classes."""
     return isinstance(y, np.ndarray) and np.issubdtype(y.dtype, np.integer)

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_rmda import _compat, _graphs, _tfmot
+from keras_rmda import _checks, _compat, _graphs, _tfmot
 from keras_rmda.pruning.verification import difference, random_inputs
 
 TOLERANCE, LESS_PRECISE = 1e-4, 0.1
@@ -62,12 +62,12 @@ def as_tf_keras(model: keras.Model) -> Any:
         try:
             if id(operation) in made:
                 return called(made[id(operation)], operation, arguments, keywords)
-            made[id(operation)] = copy = legacy_layer(legacy, operation, unused(operation.name, names))
+            made[id(operation)] = copy = legacy_layer(legacy, operation, _graphs.unused(operation.name, names))
             outputs = called(copy, operation, arguments, keywords)
             copy_weights(operation, copy)
             return outputs
         except Exception as error:  # tf_keras raises many types
-            refused[operation.name] = f"{type(operation).__name__}: {first_line(error)}"
+            refused[operation.name] = f"{type(operation).__name__}: {_checks.first_line(error)}"
             return [legacy.Input(x.shape[1:], x.shape[0], dtype=x.dtype) for x in node.output_tensors]
 
     inputs = [
@@ -79,14 +79,6 @@ def as_tf_keras(model: keras.Model) -> Any:
     result = legacy.Model(inputs, outputs if len(outputs) > 1 else outputs[0], name=model.name)
     verify(model, result)
     return result
-
-
-def unused(name: str, names: set[str]) -> str:
-    """Return a name that is not yet in `names`: those of models inside need not differ from those outside."""
-    while name in names:
-        name += "_"
-    names.add(name)
-    return name
 
 
 def legacy_layer(legacy: Any, operation: Any, name: str) -> Any:
@@ -144,8 +136,3 @@ def refuse(layers: dict[str, str], what: str) -> None:
     if layers:
         listed = "; ".join(f"{name!r} ({reason})" for name, reason in layers.items())
         raise Unsupported(f"Quantization-aware training cannot have these layers, because of {what}: {listed}")
-
-
-def first_line(error: Exception) -> str:
-    """Return what an error says first, or its type."""
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__

@@ -7,8 +7,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_rmda import _tfmot
-from keras_rmda.export.legacy import as_tf_keras, first_line, refuse
+from keras_rmda import _checks, _tfmot
+from keras_rmda.export.legacy import as_tf_keras, refuse
 from keras_rmda.export.samples import first_samples
 from keras_rmda.pruning import strip
 
@@ -29,9 +29,10 @@ def quantization_aware(model: keras.Model, representative_data: Any = None) -> A
         model: a built, trained Functional or Sequential model, of Conv2D, DepthwiseConv2D, SeparableConv2D, Dense,
             batch normalization right behind these, ReLU, pooling, Add, Concatenate and others that TensorFlow Model
             Optimization has. It is not changed.
-        representative_data: inputs, as for `export_tflite`, from which the ranges of activations are set, which then
-            computes at once as an int8 file does. Without them the ranges begin at [-6, 6] and those of activations
-            come closer to the true ones by one thousandth in every training step: thousands of steps are needed.
+        representative_data: inputs, as for `export_tflite`, from which the ranges of activations are set, so that
+            the model computes at once as an int8 file does. Without them the ranges begin at [-6, 6] and those of
+            activations come closer to the true ones by one thousandth in every training step: thousands of steps are
+            needed.
 
     Returns:
         A `tf_keras.Model`: compile it with optimizers and losses of tf_keras, or with their names, and hand it to
@@ -52,21 +53,21 @@ def quantization_aware(model: keras.Model, representative_data: Any = None) -> A
     optimization = _tfmot.quantization()
     if not isinstance(model, keras.Model):
         raise ValueError(f"`model` must be a Keras 3 model. Received: model={model!r}")
-    legacy = as_tf_keras(strip(model))
-    # Inputs keep their order and may change their names.
     samples = None if representative_data is None else first_samples(model, representative_data)
+    legacy = as_tf_keras(strip(model))
     refuse(unfolded_normalizations(legacy), "TensorFlow Model Optimization")
     try:
         result = optimization.quantize_model(legacy)
     except Exception as error:  # TensorFlow Model Optimization raises many types
         refuse(refused_layers(optimization, legacy), "TensorFlow Model Optimization")
         raise ValueError(
-            f"TensorFlow Model Optimization cannot prepare the model {model.name!r}: {first_line(error)}"
+            f"TensorFlow Model Optimization cannot prepare the model {model.name!r}: {_checks.first_line(error)}"
         ) from error
     for variable in result.trainable_variables:
         if len(variable.shape) > 1:
             _tfmot.keep_zeros(variable)
     if samples:
+        # Inputs keep their order and may change their names.
         arrays = [np.concatenate([sample[tensor.name] for sample in samples]) for tensor in model.inputs]
         set_ranges(optimization, result, arrays)
     return result
@@ -93,7 +94,7 @@ def refused_layers(optimization: Any, model: Any) -> dict[str, str]:
             copy = type(layer).from_config(layer.get_config())
             optimization.quantize_model(legacy.Model(inputs, copy(inputs if len(inputs) > 1 else inputs[0])))
         except Exception as error:
-            found[layer.name] = f"{type(layer).__name__}: {first_line(error)}"
+            found[layer.name] = f"{type(layer).__name__}: {_checks.first_line(error)}"
     return found
 
 

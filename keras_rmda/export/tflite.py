@@ -221,5 +221,5 @@ def convert(
             warnings.simplefilter("ignore")
             return converter.convert()
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = _checks.first_line(error)
         raise RuntimeError(f"TensorFlow Lite could not convert the model {model.name!r}: {reason}") from error

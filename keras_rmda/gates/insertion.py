@@ -173,13 +173,6 @@ class Insertion:
                 _graphs.finalize_states(copy)
         return result
 
-    def named(self, name: str) -> str:
-        """Return a name that no layer has."""
-        while name in self.names:
-            name += "_"
-        self.names.add(name)
-        return name
-
     def gate(self, number: int, place: Place) -> L0Gate:
         """Return the gates of a place."""
         make = L0Gate if self.kind == "l0" else DependentL0Gate
@@ -188,7 +181,7 @@ class Insertion:
             cost=place.cost,
             with_gates=len(place.behind) > 1,
             seed=None if self.seed is None else self.seed + number,
-            name=self.named(f"{place.writers[0].layer.name}_gate"),
+            name=_graphs.unused(f"{place.writers[0].layer.name}_gate", self.names),
             dtype=place.behind[0].layer.dtype_policy,
             **self.arguments,
         )
@@ -202,7 +195,8 @@ class Insertion:
 
         def call(x: Tensor) -> Tensor:
             if number in self.shared:
-                other = SharedL0Gate(place.axis, name=self.named(f"{gate.name}_shared"), dtype=layer.dtype_policy)
+                name = _graphs.unused(f"{gate.name}_shared", self.names)
+                other = SharedL0Gate(place.axis, name=name, dtype=layer.dtype_policy)
                 return other([x, self.shared[number]])
             y = gate(x if self.kind == "l0" else [x, self.log_alpha(number, layer, x)])
             if gate.with_gates:
@@ -217,6 +211,7 @@ class Insertion:
         numbers = [k for k, place in enumerate(self.places) if self.graphs[id(place.behind[0].layer)] is graph]
         if id(graph) not in self.alphas:
             channels = [len(self.places[k].roots) for k in numbers]
-            generator = GateGenerator(channels, self.direction, seed=self.seed, name=self.named("gate_generator"))
+            name = _graphs.unused("gate_generator", self.names)
+            generator = GateGenerator(channels, self.direction, seed=self.seed, name=name)
             self.alphas[id(graph)] = generator(x)
         return self.alphas[id(graph)][numbers.index(number)]

@@ -13,8 +13,9 @@ import numpy as np
 
 from keras_rmda import _files
 from keras_rmda.page.drawings import figure, size_against_score, training
-from keras_rmda.page.entries import Entry, entry_of, is_classes, with_latencies
+from keras_rmda.page.entries import Entry, entry_of, with_latencies
 from keras_rmda.page.logs import read_log
+from keras_rmda.train import has_classes
 
 
 def write_page(
@@ -46,7 +47,7 @@ def write_page(
     histories = {} if log is None else read_log(log)
     entries = [entry_of(Path(path), data) for path in paths]
     entries = with_latencies(entries, [Path(path) for path in paths], runs)
-    text = page(entries, histories, "accuracy" if data and is_classes(data[1]) else "mean squared error", runs)
+    text = page(entries, histories, "accuracy" if data and has_classes(data[1]) else "mean squared error", runs)
     with _files.replacing(out) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return entries

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from keras_rmda._loading import load
 from keras_rmda.export.benchmark import Interpreter, benchmark_tflite
 from keras_rmda.export.contents import read_contents
 from keras_rmda.pruning import analyze
+from keras_rmda.train import has_classes
 
 
 @dataclass(frozen=True)
@@ -60,21 +61,16 @@ def with_latencies(entries: list[Entry], paths: list[Path], runs: int) -> list[E
     files = [path for path in paths if path.suffix == ".tflite"]
     found = iter(benchmark_tflite(files, runs=runs) if files else [])
     return [
-        Entry(**vars(entry) | {"latency": next(found).median}) if path.suffix == ".tflite" else entry
+        replace(entry, latency=next(found).median) if path.suffix == ".tflite" else entry
         for entry, path in zip(entries, paths)
     ]
-
-
-def is_classes(targets: np.ndarray) -> bool:
-    """Return whether targets are classes."""
-    return np.issubdtype(targets.dtype, np.integer)
 
 
 def score_of(outputs: Any, targets: np.ndarray, path: Path) -> float:
     """Return accuracy or mean squared error."""
     if not isinstance(outputs, np.ndarray):
         raise ValueError(f"Models with several outputs cannot be scored. Received: {str(path)!r}")
-    if not is_classes(targets):
+    if not has_classes(targets):
         return float(np.mean((outputs - targets.reshape(outputs.shape)) ** 2))
     found = outputs.argmax(-1) if outputs.shape[-1] > 1 else (outputs[..., 0] > 0.5)
     return float((found.reshape(-1) == targets.reshape(-1)).mean())
