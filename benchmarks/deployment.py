@@ -9,8 +9,9 @@
 - `mobilenetv2-224`: the whole network for images of 224 x 224 at random weights, of which as many channels of every
   layer are made zero as leave a quarter of the multiply-accumulates. For bytes and latency, which need no training.
 
-Of the stripped network there are three int8 files: `int8`, quantized after training; `int8 tuned`, after as many more
-epochs in float32 as `int8 aware` has in quantization-aware training. Accuracies are of the files, run by LiteRT.
+Of each network there are three int8 files: `int8`, quantized after training; `int8 tuned`, after as many more epochs in
+float32 as `int8 aware` has in quantization-aware training. Accuracies are of the files, run by LiteRT. Trained networks
+stay in `benchmarks/scratch/deployment-files`, and what is found there is not trained again.
 `--latency` measures the files of the first seed, which take turns, on one and two threads; `--profile` every layer with
 a kernel by itself.
 """
@@ -20,7 +21,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import importlib.util
-import sys
 import tempfile
 import time
 from collections import Counter
@@ -104,34 +104,53 @@ def files(experiment: Experiment, dense: keras.Model, small: keras.Model, seed: 
             what = f"{name} {quantization or 'float32'}"
             path = folder / f"{what.replace(' ', '-')}.tflite"
             found[what] = kr.export_tflite(model, path, quantization, samples).path
-    if experiment.arguments.network != "mobilenetv2-224":
-        import tf_keras
-
-        keras.utils.set_random_seed(seed)
-        aware = kr.quantization_aware(small, samples)
-        aware.compile(tf_keras.optimizers.Adam(TUNING_RATE), loss_of(small, tf_keras))
-        tuned = keras.models.clone_model(small)
-        tuned.set_weights(small.get_weights())
-        tuned.compile(keras.optimizers.Adam(TUNING_RATE), loss_of(small, keras))
-        for name, model in (("tuned", tuned), ("aware", aware)):
-            model.fit(shuffled(data, BATCH_SIZE, seed), epochs=TUNING_EPOCHS, verbose=0)
-            path = folder / f"stripped-int8-{name}.tflite"
-            found[f"stripped int8 {name}"] = kr.export_tflite(model, path, "int8", samples).path
+        if experiment.arguments.network == "mobilenetv2-224":
+            continue
+        for more, trained_on in tuned_and_aware(model, samples, seed).items():
+            trained_on.fit(shuffled(data, BATCH_SIZE, seed), epochs=TUNING_EPOCHS, verbose=0)
+            path = folder / f"{name}-int8-{more}.tflite"
+            found[f"{name} int8 {more}"] = kr.export_tflite(trained_on, path, "int8", samples).path
     return found
+
+
+def tuned_and_aware(model: keras.Model, samples: np.ndarray, seed: int) -> dict[str, Any]:
+    """Return two compiled models to train further: a copy, and one with the rounding of int8."""
+    import tf_keras
+
+    keras.utils.set_random_seed(seed)
+    aware = kr.quantization_aware(model, samples)
+    aware.compile(tf_keras.optimizers.Adam(TUNING_RATE), loss_of(model, tf_keras))
+    tuned = keras.models.clone_model(model)
+    tuned.set_weights(model.get_weights())
+    tuned.compile(keras.optimizers.Adam(TUNING_RATE), loss_of(model, keras))
+    return {"tuned": tuned, "aware": aware}
+
+
+def folder_of(arguments: argparse.Namespace, seed: int = 0) -> Path:
+    """Return the folder of all files of a network, which is there."""
+    name = f"{arguments.network}-{arguments.epochs}-{seed}" + ("-small" if arguments.small else "")
+    folder = HERE / "scratch" / "deployment-files" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def models_in(folder: Path) -> dict[str, Path]:
+    """Return the paths of the two Keras models of a folder."""
+    return {name: folder / f"{name}.keras" for name in ("dense", "stripped")}
 
 
 def run(experiment: Experiment, seed: int) -> dict[str, Any]:
     """Return the figures of one seed, and leave the files."""
-    arguments = experiment.arguments
-    folder = HERE / "scratch" / "deployment-files" / f"{arguments.network}-{seed}"
-    folder.mkdir(parents=True, exist_ok=True)
+    arguments, folder = experiment.arguments, folder_of(experiment.arguments, seed)
 
     def make(_: Path) -> dict[str, Any]:
         start = time.perf_counter()
-        with tempfile.TemporaryDirectory() as scratch:
-            dense, small = trained(experiment, seed, Path(scratch))
-        for name, model in (("dense", dense), ("stripped", small)):
-            model.save(folder / f"{name}.keras")
+        if not all(path.exists() for path in models_in(folder).values()):
+            with tempfile.TemporaryDirectory() as scratch:
+                models = trained(experiment, seed, Path(scratch))
+            for path, model in zip(models_in(folder).values(), models, strict=True):
+                model.save(path)
+        dense, small = (keras.models.load_model(path) for path in models_in(folder).values())
         macs = {name: kr.analyze(model).macs for name, model in (("dense", dense), ("stripped", small))}
         final: dict[str, Any] = {"macs": macs, "bytes": {}, "accuracy": {}}
         for what, path in files(experiment, dense, small, seed, folder).items():
@@ -140,15 +159,14 @@ def run(experiment: Experiment, seed: int) -> dict[str, Any]:
             final["bytes"][what] = path.stat().st_size
         return {"final": final, "seconds": time.perf_counter() - start}
 
-    settings = {"network": arguments.network, "tuning_epochs": TUNING_EPOCHS, "tuning_rate": TUNING_RATE}
+    settings = {"network": arguments.network, "tuning": ["dense", "stripped", TUNING_EPOCHS, TUNING_RATE]}
     settings |= {"epochs": arguments.epochs} if arguments.network == "resnet8" else {}
     return experiment.once("deployment", seed, settings, make)
 
 
 def untrained(experiment: Experiment) -> None:
     """Make the files of the large MobileNetV2, with widths of any number and with multiples of 16 and 32."""
-    folder = HERE / "scratch" / "deployment-files" / "mobilenetv2-224-0"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = folder_of(experiment.arguments)
     keras.utils.set_random_seed(0)
     model = keras.applications.MobileNetV2(weights=None)
     model.save(folder / "dense.keras")
@@ -185,12 +203,12 @@ def quarter(model: keras.Model, multiple: int) -> keras.Model:
     return kr.strip(model)
 
 
-def latencies(network: str, runs: int) -> None:
+def latencies(arguments: argparse.Namespace) -> None:
     """Measure all files of the first seed, and print them beside multiply-accumulates."""
-    folder = HERE / "scratch" / "deployment-files" / f"{network}-0"
+    folder = folder_of(arguments)
     paths = sorted(folder.glob("*.tflite"), key=lambda path: (path.stem.startswith("stripped"), path.stem))
-    macs = {name: kr.analyze(keras.models.load_model(folder / f"{name}.keras")).macs for name in ("dense", "stripped")}
-    measured = {threads: kr.benchmark_tflite(paths, threads=threads, runs=runs) for threads in (1, 2)}
+    macs = {name: kr.analyze(keras.models.load_model(path)).macs for name, path in models_in(folder).items()}
+    measured = {threads: kr.benchmark_tflite(paths, threads=threads, runs=arguments.runs) for threads in (1, 2)}
     first = [path.stem for path in paths].index("dense-float32")
     whole = {threads: found[first] for threads, found in measured.items()}
     rows, content = [], {"macs": macs, "files": {}}
@@ -201,16 +219,18 @@ def latencies(network: str, runs: int) -> None:
         shown = [f"{r.value:.2f} ({r.low:.2f} to {r.high:.2f})" for r in ratios]
         medians = [f"{one.median:.3f}", f"{two.median:.3f}"]
         rows.append([one.path.stem.replace("-", " "), f"{one.bytes:,}", *medians, *shown])
-    write_json(HERE / "results" / "deployment" / f"latency-{network}.json", content)
+    write_json(HERE / "results" / "deployment" / f"latency-{arguments.network}.json", content)
     header = ["file", "bytes", "ms, 1 thread", "ms, 2 threads", "times faster, 1 thread", "times faster, 2 threads"]
     times = macs["dense"] / macs["stripped"]
-    print_table(f"{network}: {macs['dense']:,} and {macs['stripped']:,} MACs, a ratio of {times:.2f}", header, rows)
+    print_table(
+        f"{arguments.network}: {macs['dense']:,} and {macs['stripped']:,} MACs, a ratio of {times:.2f}", header, rows
+    )
 
 
-def profile(network: str, runs: int) -> None:
+def profile(arguments: argparse.Namespace) -> None:
     """Measure every layer with a kernel by itself, whole and stripped."""
-    folder = HERE / "scratch" / "deployment-files" / f"{network}-0"
-    dense, small = (keras.models.load_model(folder / f"{name}.keras") for name in ("dense", "stripped"))
+    folder = folder_of(arguments)
+    dense, small = (keras.models.load_model(path) for path in models_in(folder).values())
     rows, total = [], np.zeros(4)
     with_kernels = [
         [layer for layer in model.layers if any("kernel" in weight.name for weight in layer.weights)]
@@ -224,12 +244,12 @@ def profile(network: str, runs: int) -> None:
                 model = keras.Sequential([keras.Input(each.input.shape[1:], 1), alone])
                 pair.append(kr.export_tflite(model, Path(scratch) / f"{k}.tflite", strip=False).path)
                 macs.append(kr.analyze(model).macs)
-            one, two = kr.benchmark_tflite(pair, runs=runs)
+            one, two = kr.benchmark_tflite(pair, runs=arguments.runs)
             total += [macs[0], macs[1], one.median, two.median]
             rows.append(profile_row(layer.name, f"{layer.output.shape[1:]}", *macs, one.median, two.median))
     rows.append(profile_row("all", "", *total))
     header = ["layer", "output", "MACs", "after", "ratio", "us", "after", "ratio", "MACs per ns", "after"]
-    print_table(f"{network}: every layer with a kernel by itself, one thread", header, rows)
+    print_table(f"{arguments.network}: every layer with a kernel by itself, one thread", header, rows)
 
 
 def profile_row(name: str, shape: str, macs: float, after: float, ms: float, ms_after: float) -> list[str]:
@@ -263,9 +283,9 @@ if __name__ == "__main__":
     parser.add_argument("--latency", action="store_true", help="measure the files of the first seed")
     parser.add_argument("--profile", action="store_true", help="measure every layer of the first seed")
     parser.add_argument("--runs", type=int, default=300)
-    if "--latency" in sys.argv or "--profile" in sys.argv:
-        options = parser.parse_args()
-        (latencies if options.latency else profile)(options.network, options.runs)
+    options, _ = parser.parse_known_args()
+    if options.latency or options.profile:
+        (latencies if options.latency else profile)(options)
     else:
         import removable
 
