@@ -29,8 +29,8 @@ def outside_of_traces() -> contextlib.AbstractContextManager:
 
 
 def can_read_outside_of_traces() -> bool:
-    """Return whether values can be read and assigned while a step is traced: not on JAX, not under a strategy."""
-    return keras.backend.backend() != "jax" and not is_distributed()
+    """Return whether values can be read and assigned while a step is traced: not on JAX."""
+    return keras.backend.backend() != "jax"
 
 
 def can_assign_between_steps() -> bool:
@@ -120,10 +120,62 @@ def is_distributed() -> bool:
     return keras.backend.backend() == "tensorflow" and sys.modules["tensorflow"].distribute.has_strategy()
 
 
+def check_step_can_be_distributed(model: keras.Model | None) -> None:
+    """Refuse what TensorFlow cannot do with several replicas, whose own messages are of collective operations.
+
+    Raises:
+        ValueError: if several replicas are to make steps of this model together, compiled on CPUs or several at a time
+            in a way that does not allow it.
+    """
+    if model is None or not is_distributed():
+        return
+    distribute = sys.modules["tensorflow"].distribute
+    strategy = distribute.get_strategy()
+    if strategy.num_replicas_in_sync == 1:
+        return
+    if model.jit_compile and runs_on_cpu():
+        raise ValueError(
+            "On CPUs TensorFlow cannot compile a step that several replicas make together. Compile the model without: "
+            "`compile(..., jit_compile=False)`; the optimizer's jit_update=True compiles the update alone. "
+            f"Received: jit_compile={model.jit_compile!r}"
+        )
+    ways = getattr(strategy.extended, "_cross_device_ops", None)
+    if model.steps_per_execution > 1 and not isinstance(ways, distribute.HierarchicalCopyAllReduce):
+        raise ValueError(
+            "TensorFlow makes several steps at once with several replicas only under "
+            "MirroredStrategy(cross_device_ops=tf.distribute.HierarchicalCopyAllReduce()). "
+            f"Received: steps_per_execution={model.steps_per_execution!r}, cross_device_ops={type(ways).__name__}"
+        )
+
+
+def _replica_context() -> Any:
+    """Return that of the replica, under a strategy of TensorFlow, whose step is traced or made here, or None."""
+    return sys.modules["tensorflow"].distribute.get_replica_context() if is_distributed() else None
+
+
 def summed_over_replicas(grads: list) -> list:
-    """Return gradients summed over the replicas of a TensorFlow strategy; elsewhere as they are."""
-    context = sys.modules["tensorflow"].distribute.get_replica_context() if is_distributed() else None
-    return list(context.all_reduce("SUM", grads)) if context and grads else grads
+    """Return gradients, of which some may be None, summed over the replicas of a TensorFlow strategy."""
+    found, context = [gradient for gradient in grads if gradient is not None], _replica_context()
+    if not found or context is None:
+        return grads
+    sums = iter(context.all_reduce("SUM", found))
+    return [gradient if gradient is None else next(sums) for gradient in grads]
+
+
+def copy_here(variable: keras.Variable) -> Any:
+    """Return what holds a variable's value on the replica whose step is traced or made here."""
+    if _replica_context() is None:
+        return variable
+    value = variable.value
+    return value._get() if hasattr(value, "_get") else value
+
+
+def assign_here(variable: keras.Variable, value: Any) -> None:
+    """Assign a value that all replicas compute alike to the copy of this replica.
+
+    TensorFlow's own ways to assign within a replica meet all others: they fail in compiled functions and conditionals.
+    """
+    copy_here(variable).assign(value)
 
 
 def compiled(function: Callable) -> Callable:

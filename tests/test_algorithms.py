@@ -1,12 +1,9 @@
 """What is special to single algorithms."""
 
-import subprocess
-import sys
-
 import keras
 import numpy as np
 import pytest
-from backend import BACKEND, number, only_tensorflow
+from backend import BACKEND, number
 from training import DEFAULTS, X, Y, maker, network, train, weights
 
 import keras_rmda as kr
@@ -35,39 +32,6 @@ def test_momentum_growth_reaches_one_and_makes_the_iterate_structured():
         expected = (1 - c) * before + c * number(optimizer.structured_value(kernel))
         np.testing.assert_allclose(number(kernel), expected, atol=1e-6)
     np.testing.assert_array_equal(number(kernel), number(optimizer.structured_value(kernel)))
-
-
-@only_tensorflow
-@pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["RMDA(0.05, 0.5, ", "RAMDA(0.02, 0.5, ", "ProxAdamW(0.02, regularizer="])
-def test_mirrored_strategy_equals_one_replica(optimizer):
-    """With groups of one variable and of several. One process: after a failed collective later runs fail too."""
-    code = """
-import numpy as np, tensorflow as tf, keras
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-import keras_rmda as kr
-x = np.random.default_rng(0).normal(size=(64, 6)).astype("float32")
-def run(strategy, coupled):
-    with strategy.scope():
-        keras.utils.set_random_seed(0)
-        inputs = keras.Input((6,))
-        x1 = keras.layers.Dense(8, "relu")(inputs)
-        x2 = keras.layers.Add()([x1, keras.layers.Dense(8)(x1)])
-        model = keras.Model(inputs, keras.layers.Dense(3)(x2))
-        groups = kr.coupled_groups(model) if coupled else "input"
-        model.compile(kr.OPTIMIZERkr.GroupLasso(3e-2, groups=groups)), "mse")
-    model.fit(x, x[:, :3], batch_size=16, epochs=3, shuffle=False, verbose=0)
-    return np.concatenate([w.ravel() for w in model.get_weights()])
-for coupled in (False, True):
-    a = run(tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]), coupled)
-    b = run(tf.distribute.OneDeviceStrategy("CPU:0"), coupled)
-    print("DIFFERENCE", np.abs(a - b).max())
-""".replace("OPTIMIZER", optimizer)
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
-    differences = [float(part.split()[0]) for part in result.stdout.split("DIFFERENCE")[1:]]
-    assert len(differences) == 2, result.stderr[-2000:]
-    assert max(differences) < 1e-5
 
 
 # ---- baselines

@@ -1,7 +1,9 @@
 """One conformance list that every optimizer runs through."""
 
+import math
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -55,7 +57,77 @@ def test_an_update_compiled_by_the_optimizer_is_the_same(make, arguments):
     expected = weights(train(make(regularizer=PSI, jit_update=False)))
     compiled = train(make(regularizer=PSI, jit_update=True), compile_arguments=arguments)
     np.testing.assert_allclose(weights(compiled), expected, atol=1e-5)
-    assert compiled.optimizer._compiled_update is not None
+    assert compiled.optimizer._compiled_updates
+
+
+@only_tensorflow
+@every_optimizer
+@pytest.mark.parametrize("groups", ["input", "coupled"])
+def test_the_whole_update_is_one_compiled_program(make, groups):
+    import tensorflow as tf
+
+    model = network()
+    psi = kr.GroupLasso(3e-3, groups=kr.coupled_groups(model) if groups == "coupled" else groups)
+    optimizer, variables = make(regularizer=psi, skip_nonfinite=True), model.trainable_variables
+    optimizer.build(variables)
+
+    @tf.function(jit_compile=True)
+    def update(*grads):
+        optimizer.apply(list(grads), variables)
+
+    program = update.experimental_get_compiler_ir(*[tf.ones(v.shape) for v in variables])(stage="hlo")
+    assert "ENTRY" in program
+    assert not [word for word in ("custom-call", "infeed", "outfeed", "send(", "recv(") if word in program]
+
+
+@every_optimizer
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_weights_have_a_state_of_float32(make, dtype, rng):
+    """One step of them is one of float32, rounded; without that an epsilon of 1e-8 is 0, and small steps are none."""
+    start = keras.ops.cast(rng.normal(size=(4, 3)), dtype)
+    found = []
+    for each in (dtype, "float32"):
+        variable = keras.Variable(keras.ops.cast(start, each), dtype=each, name="kernel")
+        optimizer = make(regularizer=PSI)
+        optimizer.build([variable])
+        gradient = keras.ops.cast(np.full((4, 3), 1e-3), dtype)
+        optimizer.apply([keras.ops.cast(gradient, each)], [variable])
+        found.append([variable, *optimizer.variables])
+        state = {v.dtype for v in optimizer.variables}
+        assert {name for name in state if "float" in name} == {"float32"}
+    for half, whole in zip(*found):
+        expected = keras.ops.cast(keras.ops.cast(whole, half.dtype), "float32")
+        np.testing.assert_allclose(number(keras.ops.cast(half, "float32")), number(expected), rtol=1e-4, atol=1e-9)
+
+
+@every_optimizer
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("arguments", [{}, {"gradient_accumulation_steps": 2}], ids=str)
+def test_half_precision_weights_train(make, dtype, arguments, request):
+    request.addfinalizer(lambda: keras.config.set_dtype_policy("float32"))
+    keras.config.set_dtype_policy(dtype)
+    model = network()
+    model.compile(make(regularizer=PSI, **arguments), "mse")
+    before = model.evaluate(X, Y, verbose=0)
+    model = train(model.optimizer, model, epochs=8)
+    assert {v.dtype for v in model.trainable_variables} == {dtype}
+    assert model.evaluate(X, Y, verbose=0) < before
+
+
+SLOTS = {"RMDA": 2, "RAMDA": 3, "ProxSGD": 1, "ProxAdamW": 2, "LinBreg": 2, "AdaBreg": 3, "DessiLBI": 3}
+
+
+@every_optimizer
+def test_memory_is_what_docs_scale_says(make):
+    """Tensors of the size of the weights; Adam has two."""
+    model, optimizer = network(), make(regularizer=PSI)
+    optimizer.build(model.trainable_variables)
+    weights = sum(math.prod(v.shape) for v in model.trainable_variables)
+    state = sum(math.prod(v.shape) for v in optimizer.variables if len(v.shape))
+    kind = type(optimizer).__name__
+    assert state == SLOTS[kind] * weights
+    table = (Path(__file__).parents[1] / "docs" / "scale.md").read_text()
+    assert f"| {kind} | {SLOTS[kind]} |" in table
 
 
 @every_optimizer

@@ -67,7 +67,7 @@ class SparseOptimizer(Updates):
         self.skip_nonfinite = _checks.truth("skip_nonfinite", skip_nonfinite)
         self.jit_update = jit_update
         self._skipped_steps = self._new_scalar("skipped_steps", dtype="int") if skip_nonfinite else None
-        self._model = self._compiled_update = None
+        self._model, self._compiled_updates = None, {}
         _compat.leave_proximal_penalties_out_of_losses(applies_penalty_of)
 
     # ---- what the user calls

@@ -85,11 +85,26 @@ class Updates(keras.optimizers.Optimizer):
         self._has_begun = self._has_stepped = False
         self._begin_first_stage()
 
+    def add_variable(self, shape: tuple, initializer: Any = "zeros", dtype: str | None = None, **others: Any) -> Any:
+        """Create a variable of the state, which has float32 where the weights have half as many bits."""
+        return super().add_variable(shape, initializer, precise(dtype) if dtype else None, **others)
+
+    def apply(self, grads: list, trainable_variables: list | None = None) -> None:
+        """Sum the gradients of all replicas, then clip, accumulate and apply them as Keras does with those of one."""
+        _compat.check_step_can_be_distributed(self._model and self._model())
+        grads = [gradient if gradient is None else _compat.dense(gradient) for gradient in grads]
+        grads = _compat.summed_over_replicas(grads)
+        super().apply([None if g is None else ops.cast(g, precise(g.dtype)) for g in grads], trainable_variables)
+
+    def _backend_increment_gradient_accumulators(self, grads: list, acc_grads: list) -> None:
+        """Accumulate on every replica: the gradients are those of all."""
+        for gradient, accumulated in zip(grads, acc_grads):
+            _compat.assign_here(accumulated, ops.convert_to_tensor(accumulated) + gradient)
+
     def _backend_update_step(self, grads: list, trainable_variables: list, learning_rate: Any) -> None:
         """Update everything: the one hook that runs once per real step."""
         self._begin_again_if_unused()
         self._begin_first_stage()
-        grads = [_compat.dense(gradient) for gradient in grads]
         indices = [self._get_variable_index(variable) for variable in trainable_variables]
         for missing in self._partners(indices):  # what has no gradient goes along where its groups have one
             indices.append(missing)
@@ -98,34 +113,10 @@ class Updates(keras.optimizers.Optimizer):
         if not self._compiles_update:
             self._update(grads, indices, learning_rate)
             return
-        if self._compiled_update is None:
-            self._compiled_update = _compat.compiled(self._update)
-        self._compiled_update(grads, indices, ops.cast(learning_rate, keras.config.floatx()))
-
-    def update_step(self, gradient: Any, variable: Any, learning_rate: dict[str, Tensor]) -> None:
-        """Update one variable.
-
-        Args:
-            gradient: its gradient.
-            variable: a raw backend variable on TensorFlow.
-            learning_rate: the numbers of this step, from `_advance`; Keras hands on what it is given.
-        """
-        index = self._get_variable_index(variable)
-        before = ops.cast(variable, variable.dtype)
-        stepped = learning_rate["together"].get(str(index))
-        if stepped is None:
-            psi = self._penalty(index, learning_rate["strengths"])
-            stepped = self._stepped(before, gradient, learning_rate["numbers"], index, psi)
-        w, slots = stepped
-        is_finite = learning_rate.get("is_finite")
-        for name, value in slots.items():
-            slot = self._slots[index][name]
-            self.assign(slot, _unless_skipped(value, ops.cast(slot, before.dtype), is_finite))
-        self.assign(variable, _unless_skipped(w, before, is_finite))
-
-    def _all_reduce_sum_gradients(self, grads_and_vars: list) -> list:
-        """Do nothing: `_update` has summed the gradients of all replicas, before anything looks at them."""
-        return grads_and_vars
+        replica = id(_compat.copy_here(self._iterations))
+        if replica not in self._compiled_updates:
+            self._compiled_updates[replica] = _compat.compiled(self._update)
+        self._compiled_updates[replica](grads, indices, ops.cast(learning_rate, keras.config.floatx()))
 
     def _apply_weight_decay(self, variables: list) -> None:
         """Do nothing: `update_step` decays, so that a skipped step does not."""
@@ -137,7 +128,7 @@ class Updates(keras.optimizers.Optimizer):
         if self.jit_update == "auto":
             large = sum(math.prod(variable.shape) for variable in self._trainable_variables) >= COMPILE_FROM
             pays = large and all(psi is None or psi.compiles_well for psi in self._penalties)
-        return (pays if self.jit_update == "auto" else self.jit_update) and not _compat.is_distributed()
+        return pays if self.jit_update == "auto" else self.jit_update
 
     def _partners(self, indices: Iterable[int]) -> list[int]:
         """Return the other variables whose groups are coupled with those of these."""
@@ -145,22 +136,23 @@ class Updates(keras.optimizers.Optimizer):
         return sorted(set().union(*coupled) - set(indices))
 
     def _update(self, grads: list[Tensor], indices: tuple[int, ...], learning_rate: Tensor) -> None:
-        grads = _compat.summed_over_replicas(grads)
-        step = self._advance(grads, learning_rate)
+        """Make one step of these variables; every replica makes the same on copies of its own."""
+        numbers, strengths, is_finite = self._advance(grads, learning_rate)
         gradients = dict(zip(indices, grads))
-        ws = {index: ops.convert_to_tensor(self._trainable_variables[index]) for index in self._coupling_of}
 
-        def stepped(index: int, psi: Any) -> tuple[Tensor, Slots]:
-            return self._stepped(ws[index], gradients[index], step["numbers"], index, psi)
+        def stepped(index: int, psi: ProximalRegularizer | None) -> tuple[Tensor, Slots]:
+            return self._stepped(gradients[index], numbers, index, psi)
 
-        coupled = [index for index in indices if index in self._coupling_of]
-        step["together"] = {str(index): each for index, each in self._asked(coupled, stepped, step["strengths"])}
-        super()._backend_update_step(grads, [self._trainable_variables[index] for index in indices], step)
+        for index, (w, slots) in self._asked(indices, stepped, strengths):
+            values = [(self._slots[index][name], value) for name, value in slots.items()]
+            for variable, value in [*values, (self._trainable_variables[index], w)]:
+                _assign_unless_skipped(variable, value, is_finite)
 
     def _stepped(
-        self, w: Tensor, gradient: Tensor, numbers: Scalars, index: int, psi: ProximalRegularizer | None
+        self, gradient: Tensor, numbers: Scalars, index: int, psi: ProximalRegularizer | None
     ) -> tuple[Tensor, Slots]:
         """Return the next value and slots of a variable."""
+        w = self._precisely(index)
         numbers = {name: ops.cast(value, w.dtype) for name, value in numbers.items()}
         lr = numbers.pop("lr")
         slots = self._read(self._slots[index], w.dtype)
@@ -169,11 +161,16 @@ class Updates(keras.optimizers.Optimizer):
         return self.step(w, ops.cast(gradient, w.dtype), lr, psi, **numbers, **slots)
 
     def _structured(self, index: int, psi: ProximalRegularizer | None) -> Tensor:
-        w = ops.convert_to_tensor(self._trainable_variables[index])
+        w, dtype = self._precisely(index), self._trainable_variables[index].dtype
         if psi is None:
-            return w
+            return ops.cast(w, dtype)
         t, scalars = ops.cast(self._step_count, w.dtype), self._read(self._scalars, w.dtype)
-        return self.structured(w, psi, t=t, **scalars, **self._read(self._slots[index], w.dtype))
+        return ops.cast(self.structured(w, psi, t=t, **scalars, **self._read(self._slots[index], w.dtype)), dtype)
+
+    def _precisely(self, index: int) -> Tensor:
+        """Return the value of a variable in the dtype that its updates are computed in."""
+        variable = self._trainable_variables[index]
+        return ops.cast(ops.convert_to_tensor(variable), precise(variable.dtype))
 
     def _asked(
         self, indices: Iterable[int], function: Callable[[int, Any], Any], strengths: dict[str, Tensor]
@@ -189,8 +186,12 @@ class Updates(keras.optimizers.Optimizer):
                 yield from zip(coupling.indices, together(functions, coupling.joint(psi)))
                 done.update(coupling.indices)
 
-    def _advance(self, grads: list[Tensor], learning_rate: Tensor) -> dict[str, Any]:
-        """Advance the scalars, exactly once per real step, and return all numbers of this step."""
+    def _advance(self, grads: list[Tensor], learning_rate: Tensor) -> tuple[Scalars, Scalars, Tensor | None]:
+        """Advance the scalars, exactly once per real step.
+
+        Returns:
+            The numbers of this step, the scheduled strengths, and whether the step is to be made (None: it is).
+        """
         dtype = keras.config.floatx()
         lr = ops.cast(learning_rate, dtype)
         strengths = self._scheduled_strengths()
@@ -198,25 +199,19 @@ class Updates(keras.optimizers.Optimizer):
         if self.skip_nonfinite:
             is_finite = ops.all(ops.stack([ops.all(ops.isfinite(gradient)) for gradient in grads]))
             skipped = ops.cast(ops.logical_not(is_finite), self._skipped_steps.dtype)
-            self._skipped_steps.assign_add(skipped)
+            _compat.assign_here(self._skipped_steps, self._skipped_steps + skipped)
             # Undone here, since Keras counts every call: schedules see only the steps that were made.
             calls = ops.cast(skipped * (self.gradient_accumulation_steps or 1), self._iterations.dtype)
-            self._iterations.assign_sub(calls)
-
-        def assign(variable: keras.Variable, value: Tensor) -> None:
-            before = ops.convert_to_tensor(variable)
-            variable.assign(_unless_skipped(ops.cast(value, variable.dtype), before, is_finite))
-
+            _compat.assign_here(self._iterations, self._iterations - calls)
         t = ops.convert_to_tensor(self._step_count) + 1
-        assign(self._step_count, t)
+        _assign_unless_skipped(self._step_count, t, is_finite)
         t = ops.cast(t, dtype)
         scalars = self.advance(lr, t, **self._read(self._scalars, dtype))
         for name, variable in self._scalars.items():
-            assign(variable, scalars[name])
+            _assign_unless_skipped(variable, scalars[name], is_finite)
         for index, value in strengths.items():
-            assign(self._strengths[index], value)
-        numbers = {"lr": lr, "t": t, **scalars, **self._momentum_at(t)}
-        return {"numbers": numbers, "strengths": strengths} | ({} if is_finite is None else {"is_finite": is_finite})
+            _assign_unless_skipped(self._strengths[index], value, is_finite)
+        return {"lr": lr, "t": t, **scalars, **self._momentum_at(t)}, strengths, is_finite
 
     def _momentum_at(self, t: Tensor) -> dict[str, Tensor]:
         """Return {"c": the momentum of step t of the stage}, where the algorithm has one."""
@@ -256,7 +251,7 @@ class Updates(keras.optimizers.Optimizer):
 
         def init(index: int, psi: ProximalRegularizer | None) -> Slots:
             # A copy: JAX cannot donate one buffer as both a weight and a slot.
-            return self.init(ops.copy(ops.convert_to_tensor(self._trainable_variables[index])), psi)
+            return self.init(ops.copy(self._precisely(index)), psi)
 
         for index, slots in self._asked(range(len(self._slots)), init, strengths):
             for name, value in slots.items():
@@ -270,5 +265,14 @@ class Updates(keras.optimizers.Optimizer):
         return {name: ops.cast(variable, dtype) for name, variable in state.items()}
 
 
-def _unless_skipped(value: Tensor, before: Tensor, is_finite: Tensor | None) -> Tensor:
-    return value if is_finite is None else ops.where(is_finite, value, before)
+def precise(dtype: Any) -> str:
+    """Return the dtype of the state, and of the computation, for weights of this one."""
+    dtype = keras.backend.standardize_dtype(dtype)
+    return "float32" if dtype in ("float16", "bfloat16") else dtype
+
+
+def _assign_unless_skipped(variable: keras.Variable, value: Tensor, is_finite: Tensor | None) -> None:
+    value = ops.cast(value, variable.dtype)
+    if is_finite is not None:
+        value = ops.where(is_finite, value, ops.convert_to_tensor(variable))
+    _compat.assign_here(variable, value)
