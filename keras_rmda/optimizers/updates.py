@@ -82,7 +82,7 @@ class Updates(keras.optimizers.Optimizer):
             {name: self.add_variable_from_reference(variable, name=name) for name in self.slots}
             for variable in variables
         ]
-        self._has_begun = self._has_stepped = False
+        self._has_begun, self._has_stepped = False, set()
         self._begin_first_stage()
 
     def add_variable(self, shape: tuple, initializer: Any = "zeros", dtype: str | None = None, **others: Any) -> Any:
@@ -113,7 +113,7 @@ class Updates(keras.optimizers.Optimizer):
         if not self._compiles_update:
             self._update(grads, indices, learning_rate)
             return
-        replica = id(_compat.copy_here(self._iterations))
+        replica = self._replica()
         if replica not in self._compiled_updates:
             self._compiled_updates[replica] = _compat.compiled(self._update)
         self._compiled_updates[replica](grads, indices, ops.cast(learning_rate, keras.config.floatx()))
@@ -232,10 +232,11 @@ class Updates(keras.optimizers.Optimizer):
     def _begin_again_if_unused(self) -> None:
         # Keras builds the optimizer of a model from a file before it loads the weights, and a clone's before they are
         # set: a stage without steps begins at the weights that are there when its first step is traced.
-        if self._has_stepped or not self._has_begun or not _compat.can_read_outside_of_traces():
+        replica = self._replica()
+        if replica in self._has_stepped or not self._has_begun or not _compat.can_read_outside_of_traces():
             return
         if _compat.are_initialized([self._step_count]):
-            self._has_stepped = True
+            self._has_stepped.add(replica)
             with _compat.outside_of_traces():
                 if int(ops.convert_to_numpy(self._step_count)) == 0:
                     self._begin_stage()
@@ -247,7 +248,7 @@ class Updates(keras.optimizers.Optimizer):
     def _begin_stage(self) -> None:
         strengths = self._scheduled_strengths()
         for index, value in strengths.items():
-            self._strengths[index].assign(value)
+            _compat.assign_here(self._strengths[index], value)
 
         def init(index: int, psi: ProximalRegularizer | None) -> Slots:
             # A copy: JAX cannot donate one buffer as both a weight and a slot.
@@ -255,7 +256,11 @@ class Updates(keras.optimizers.Optimizer):
 
         for index, slots in self._asked(range(len(self._slots)), init, strengths):
             for name, value in slots.items():
-                self._slots[index][name].assign(value)
+                _compat.assign_here(self._slots[index][name], value)
+
+    def _replica(self) -> int:
+        """Return what tells the replicas of a strategy apart."""
+        return id(_compat.copy_here(self._iterations))
 
     def _new_scalar(self, name: str, initializer: Any = "zeros", dtype: str | None = None) -> keras.Variable:
         return self.add_variable((), initializer, dtype=dtype, name=name, aggregation="only_first_replica")
