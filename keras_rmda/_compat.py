@@ -115,6 +115,14 @@ def layers_of(model: keras.Model) -> list:
     return list(model._flatten_layers())
 
 
+def begin_at_epoch(model: keras.Model, epoch: int | None) -> None:
+    """Let a `fit` that has called `on_train_begin` begin at this epoch, whatever its `initial_epoch`; None undoes it.
+
+    Keras has no other way for a callback to say so; its own BackupAndRestore uses this one.
+    """
+    model._initial_epoch = epoch
+
+
 def is_distributed() -> bool:
     """Return whether TensorFlow runs under a strategy other than the default one."""
     return keras.backend.backend() == "tensorflow" and sys.modules["tensorflow"].distribute.has_strategy()

@@ -1,9 +1,10 @@
-"""Training aids: stages, targets, the end of gates, sparsity in the logs, the order in which groups become nonzero."""
+"""Training aids: stages, targets, backups, the end of gates, sparsity in the logs, the order in which groups enter."""
 
+from keras_rmda.callbacks.backup import BackupAndRestore
 from keras_rmda.callbacks.gates import FreezeGates
 from keras_rmda.callbacks.monitor import SparsityMonitor
 from keras_rmda.callbacks.path import SolutionPath
 from keras_rmda.callbacks.stages import StagewiseSchedule
 from keras_rmda.callbacks.target import TargetSparsity
 
-__all__ = ["FreezeGates", "SolutionPath", "SparsityMonitor", "StagewiseSchedule", "TargetSparsity"]
+__all__ = ["BackupAndRestore", "FreezeGates", "SolutionPath", "SparsityMonitor", "StagewiseSchedule", "TargetSparsity"]

@@ -11,6 +11,7 @@ from keras import ops
 
 from keras_rmda import _checks, _compat, _graphs
 from keras_rmda.optimizers.base import SparseOptimizer
+from keras_rmda.optimizers.notes import Note, notes_of
 from keras_rmda.regularizers import ProximalRegularizer
 
 NEVER = np.inf
@@ -93,9 +94,18 @@ class SolutionPath(keras.callbacks.Callback):
                 f"Received: optimizer={type(self.model.optimizer).__name__}, no variable with a regularizer under it"
             )
 
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Go on with the path of a training that was stopped."""
+        note = notes_of(self.model).take("SolutionPath", epoch)
+        if note:
+            self._restore(note)
+            if int(note["epoch"]) < epoch:  # the copy is of the moment before
+                self._record()
+
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Record the support."""
         self._record()
+        notes_of(self.model).write("SolutionPath", epoch + 1, **self._as_arrays())
 
     def prune_order(self) -> list[tuple[str, int, float]]:
         """Return all groups, the least important first.
@@ -189,6 +199,22 @@ class SolutionPath(keras.callbacks.Callback):
             self._shapes[variable.path] = value.shape
             support[variable.path] = np.packbits(value != 0)
         self._supports.append(support)
+
+    def _as_arrays(self) -> dict[str, np.ndarray]:
+        """Return all that `_restore` needs; variables are told by their numbers, since files know no slashes."""
+        arrays = {f"initial {k}": value for k, value in enumerate(self._initial_weights)}
+        for k, path in enumerate(self.entered):
+            arrays |= {f"entered {k}": self.entered[path], f"norms {k}": self._last_norms[path]}
+            arrays[f"supports {k}"] = np.stack([support[path] for support in self._supports])
+        return arrays
+
+    def _restore(self, note: Note) -> None:
+        self._initial_weights = [note[f"initial {k}"] for k in range(len(self._initial_weights))]
+        paths = list(self.entered)
+        self.entered = {path: np.array(note[f"entered {k}"]) for k, path in enumerate(paths)}
+        self._last_norms = {path: note[f"norms {k}"] for k, path in enumerate(paths)}
+        rows = zip(*(note[f"supports {k}"] for k in range(len(paths))), strict=True)
+        self._supports = [dict(zip(paths, row)) for row in rows]
 
     def _structured(self) -> Iterator[tuple[keras.Variable, ProximalRegularizer, np.ndarray]]:
         """Yield the variables with a regularizer under an optimizer of ours, and their structured values."""

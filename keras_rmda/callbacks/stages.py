@@ -11,6 +11,7 @@ from keras import ops
 from keras_rmda import _checks, _compat
 from keras_rmda.optimizers.base import SparseOptimizer
 from keras_rmda.optimizers.momentum import AveragingOptimizer
+from keras_rmda.optimizers.notes import Notes
 
 
 class StagewiseSchedule(keras.callbacks.Callback):
@@ -60,6 +61,10 @@ class StagewiseSchedule(keras.callbacks.Callback):
             )
         return ours
 
+    @property
+    def _notes(self) -> Notes:
+        return self._optimizers[0].notes
+
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Refuse what cannot be scheduled."""
         for optimizer in self._optimizers:
@@ -70,7 +75,11 @@ class StagewiseSchedule(keras.callbacks.Callback):
                     raise ValueError(f"StagewiseSchedule sets the {name}, but the optimizer's {name} is a schedule.")
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        """Begin a stage."""
+        """Begin a stage, unless a training that was stopped within this epoch had begun it."""
+        note = self._notes.take("StagewiseSchedule", epoch)
+        self._notes.write("StagewiseSchedule", epoch)
+        if note and note["epoch"] == epoch:
+            return
         for optimizer in self._optimizers:
             if epoch in self.milestones:
                 optimizer.learning_rate = float(ops.convert_to_numpy(optimizer.learning_rate)) * self.factor

@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_rmda import _checks, _compat
 from keras_rmda.callbacks.choice import NEVER_AGAIN, Groups
+from keras_rmda.optimizers.notes import notes_of
 
 METRICS = ("macs", "parameters", "groups", "bytes")
 
@@ -88,8 +89,12 @@ class TargetSparsity(keras.callbacks.Callback):
         self._epoch, self._decisions = 0, 0
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        """Note where training is."""
-        self._epoch = epoch
+        """Note where training is; one that was stopped goes on with the decisions that it had made."""
+        self._epoch, note = epoch, notes_of(self.model).take("TargetSparsity", epoch)
+        if note:
+            self._decisions = int(note["decisions"])
+            self._go_on(epoch / self.params["epochs"])  # if the copy is of the moment before
+            self._groups.look()
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         """Choose groups, if that is due."""
@@ -100,6 +105,7 @@ class TargetSparsity(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Choose groups, if that is due, and put the share that is left into `logs`."""
         self._go_on((epoch + 1) / self.params["epochs"])
+        notes_of(self.model).write("TargetSparsity", epoch + 1, decisions=self._decisions)
         self._groups.look()
         if logs is not None:
             logs[f"{self.metric}_left"] = self._groups.left()
@@ -125,6 +131,7 @@ class TargetSparsity(keras.callbacks.Callback):
         if progress < 0 or (progress < 1 and progress * DECISIONS < self._decisions) or groups.is_final:
             return
         self._decisions = int(progress * DECISIONS) + 1
+        notes_of(self.model).write("TargetSparsity", self._epoch, decisions=self._decisions)
         groups.look()
         if progress >= 1:
             groups.finish(self._goal)

@@ -13,6 +13,7 @@ from keras.optimizers.schedules import LearningRateSchedule
 
 from keras_rmda import _checks, _compat, assignment
 from keras_rmda.assignment import Regularizers, own_regularizer
+from keras_rmda.optimizers.notes import Notes
 from keras_rmda.optimizers.updates import Updates
 from keras_rmda.regularizers import Joint, ProximalRegularizer, Tensor
 
@@ -67,6 +68,7 @@ class SparseOptimizer(Updates):
         self.skip_nonfinite = _checks.truth("skip_nonfinite", skip_nonfinite)
         self.jit_update = jit_update
         self._skipped_steps = self._new_scalar("skipped_steps", dtype="int") if skip_nonfinite else None
+        self.notes = Notes()
         self._model, self._compiled_updates = None, {}
         _compat.leave_proximal_penalties_out_of_losses(applies_penalty_of)
 
@@ -162,6 +164,15 @@ class SparseOptimizer(Updates):
         super().finalize_variable_values(var_list)
         if self.built:
             self.project(var_list)
+
+    def save_own_variables(self, store: Any) -> None:
+        """Save the state, and what callbacks keep with it."""
+        super().save_own_variables(store)
+        self.notes.save(store)
+
+    def load_own_variables(self, store: Any) -> None:
+        """Load the state, and what callbacks keep with it."""
+        super().load_own_variables(self.notes.load(store))
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments, with current values of settable ones, as Keras does."""
