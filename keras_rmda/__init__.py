@@ -1,7 +1,7 @@
 """Train Keras 3 models into exact structured sparsity, cut the zeros out, ship a small TFLite file."""
 
 from keras_rmda import _startup  # noqa: F401  isort: skip
-from keras_rmda import callbacks, channels, gates, layers
+from keras_rmda import callbacks, channels, distribute, gates, layers
 from keras_rmda.channels import register_rule
 from keras_rmda.coupling import coupled_groups
 from keras_rmda.export import benchmark_tflite, export_tflite, quantization_aware
@@ -34,6 +34,7 @@ __all__ = [
     "callbacks",
     "channels",
     "coupled_groups",
+    "distribute",
     "export_tflite",
     "factorize",
     "gates",

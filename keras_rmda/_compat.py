@@ -156,6 +156,34 @@ def check_step_can_be_distributed(model: keras.Model | None) -> None:
         )
 
 
+def is_chief(strategy: Any) -> bool:
+    """Return whether this process is the first of those that train together."""
+    if keras.backend.backend() == "jax":
+        return sys.modules["jax"].process_index() == 0
+    resolver = getattr(strategy, "cluster_resolver", None)
+    if resolver is None or not resolver.task_type:
+        return True
+    has_chief = "chief" in resolver.cluster_spec().jobs
+    return resolver.task_type == "chief" or (not has_chief and (resolver.task_type, resolver.task_id) == ("worker", 0))
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Let variables that are made in the context be of this process only.
+
+    On JAX they are otherwise made by all processes of a distribution together, which wait for each other; saving and
+    cloning a model make some.
+    """
+    before = keras.distribution.distribution() if keras.backend.backend() == "jax" else None
+    if before is not None:
+        keras.distribution.set_distribution(None)
+    try:
+        yield
+    finally:
+        if before is not None:
+            keras.distribution.set_distribution(before)
+
+
 def _replica_context() -> Any:
     """Return that of the replica, under a strategy of TensorFlow, whose step is traced or made here, or None."""
     return sys.modules["tensorflow"].distribute.get_replica_context() if is_distributed() else None

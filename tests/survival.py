@@ -24,7 +24,7 @@ import numpy as np
 EPOCHS, BATCHES = 24, 12
 
 
-def train(folder: Path, callback: str) -> None:
+def train(folder: Path, callback: str, dropout: float) -> None:
     """Train to the end, go on where a training that was killed has stopped, and write what came out."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     import keras
@@ -53,7 +53,7 @@ def train(folder: Path, callback: str) -> None:
     keras.utils.set_random_seed(0)
     inputs = keras.Input((8,))
     x = keras.layers.Dense(32, "relu")(inputs)
-    x = keras.layers.Dropout(0.1, seed=1)(x)
+    x = keras.layers.Dropout(dropout, seed=1)(x)
     x = keras.layers.Add()([x, keras.layers.Dense(32)(x)])
     x = keras.layers.BatchNormalization(momentum=0.9)(x)
     model = keras.Model(inputs, keras.layers.Dense(3)(x))
@@ -94,28 +94,28 @@ def told_when_it_writes(kind: type) -> type:
     return Told
 
 
-def start(folder: Path, callback: str) -> subprocess.Popen:
+def start(folder: Path, callback: str, dropout: float) -> subprocess.Popen:
     """Start a training in a process of its own."""
-    command = [sys.executable, __file__, "--train", str(folder), "--callback", callback]
+    command = [sys.executable, __file__, "--train", str(folder), "--callback", callback, "--dropout", str(dropout)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def result(folder: Path, callback: str) -> dict[str, np.ndarray]:
+def result(folder: Path, callback: str, dropout: float) -> dict[str, np.ndarray]:
     """Return what a training ends with.
 
     Raises:
         RuntimeError: if it fails, with the end of what it says.
     """
-    process = start(folder, callback)
+    process = start(folder, callback, dropout)
     _, errors = process.communicate()
     if process.returncode:
         raise RuntimeError(errors.strip().splitlines()[-1])
     return dict(np.load(folder / "result.npz"))
 
 
-def kill_one(folder: Path, callback: str, rng: random.Random, while_it_writes: bool) -> str:
+def kill_one(folder: Path, callback: str, dropout: float, rng: random.Random, while_it_writes: bool) -> str:
     """Start a training and kill it at a random moment; return when."""
-    process = start(folder, callback)
+    process = start(folder, callback, dropout)
     assert process.stdout.readline() == "ready\n", process.stderr.read()
     epoch = rng.randrange(EPOCHS - 1)
     for line in process.stdout:
@@ -134,18 +134,18 @@ def difference(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> float:
     return max(float(np.abs(np.nan_to_num(a[key].astype(float) - b[key])).max(initial=0)) for key in a)
 
 
-def survived(kills: int, callback: str, seed: int = 0, say=print) -> int:
+def survived(kills: int, callback: str, dropout: float = 0.1, seed: int = 0, say=print) -> int:
     """Return how many of so many trainings, each killed once, end as one that was not."""
     rng, count = random.Random(seed), 0
     with tempfile.TemporaryDirectory() as name:
         (Path(name) / "through").mkdir()
-        expected = result(Path(name) / "through", "none")
+        expected = result(Path(name) / "through", "none", dropout)
         for k in range(kills):
             folder = Path(name) / str(k)
             folder.mkdir()
-            when = kill_one(folder, callback, rng, while_it_writes=k % 2 == 0)
+            when = kill_one(folder, callback, dropout, rng, while_it_writes=k % 2 == 0)
             try:
-                found = difference(result(folder, callback), expected)
+                found = difference(result(folder, callback, dropout), expected)
             except RuntimeError as error:
                 found, when = np.inf, f"{when}: {error}"
             count += found <= 1e-6
@@ -158,10 +158,11 @@ if __name__ == "__main__":
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--callback", default="ours", choices=["ours", "ours first", "keras", "keras first", "none"])
+    parser.add_argument("--dropout", type=float, default=0.1)
     parser.add_argument("--train", type=Path, help="(what a process is started with)")
     options = parser.parse_args()
     if options.train:
-        train(options.train, options.callback)
+        train(options.train, options.callback, options.dropout)
     else:
-        count = survived(options.kills, options.callback, options.seed)
+        count = survived(options.kills, options.callback, options.dropout, options.seed)
         print(f"{count} of {options.kills} ended as the training that was not killed, within 1e-6")

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "keras_rmda"
 
 # Lower levels first; a module may import only modules of lower levels, or of its own package.
 LEVELS = [
-    ["_arrays", "_checks", "_files", "_compat", "_loading", "_tfmot"],
+    ["_arrays", "_checks", "_files", "_compat", "_loading", "_multi_worker", "_tfmot"],
     ["_graphs"],
     ["_symbolic", "_startup"],
     ["channels.tensors", "regularizers.base"],
@@ -66,6 +66,7 @@ LEVELS = [
         "callbacks.target",
     ],
     ["callbacks", "datasets", "datasets.digits"],
+    ["distribute"],
     ["train"],
     ["page.entries", "page.logs"],
     ["page.drawings"],

@@ -70,10 +70,13 @@ class BackupAndRestore(keras.callbacks.Callback):
         _compat.begin_at_epoch(self.model, _number(copies[-1]))
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Write a copy, then delete the one before."""
+        """Write a copy, then delete the one before; of several workers, the chief does."""
+        if not self._is_chief:
+            return
         part = self._part()
         part.mkdir(parents=True)
-        self.model.save_weights(part / WEIGHTS)
+        with _compat.alone():
+            self.model.save_weights(part / WEIGHTS)
         states = {name: ops.convert_to_numpy(variable) for name, variable in self._random_states().items()}
         np.savez(part / REST, **states)
         before = self._copies()
@@ -84,10 +87,14 @@ class BackupAndRestore(keras.callbacks.Callback):
     def on_train_end(self, logs: dict | None = None) -> None:
         """Delete the copy."""
         _compat.begin_at_epoch(self.model, None)
-        if self.delete_checkpoint:
+        if self.delete_checkpoint and self._is_chief:
             for path in self._copies():
                 self._delete(path)
             shutil.rmtree(self.backup_dir, ignore_errors=True)
+
+    @property
+    def _is_chief(self) -> bool:
+        return _compat.is_chief(getattr(self.model, "distribute_strategy", None))
 
     def _copies(self) -> list[Path]:
         """Return all complete copies, the newest last."""
