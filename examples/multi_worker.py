@@ -39,7 +39,7 @@ def start(options):
     for rank in range(options.workers):
         task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": rank}}
         engine = {"KERAS_BACKEND": options.engine, "TF_CPP_MIN_LOG_LEVEL": "3", "TF_CONFIG": json.dumps(task)}
-        command = [sys.executable, "-W", "ignore", __file__, *sys.argv[1:]]
+        command = [sys.executable, "-W", "ignore", *sys.argv]
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         workers.append(subprocess.Popen(command, env=os.environ | engine, text=True, **streams))
         print(f"[worker {rank}] process {workers[-1].pid}", flush=True)
@@ -117,6 +117,15 @@ def say(epoch, logs):
     print(f"epoch {epoch}:", ", ".join(f"{name} {value:.4f}" for name, value in logs.items()), flush=True)
 
 
+def dataset():
+    """Return batches of all workers, of each of which every worker takes its share."""
+    import tensorflow as tf
+
+    sharding = tf.data.Options()
+    sharding.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    return tf.data.Dataset.from_tensor_slices(images()).batch(BATCH, drop_remainder=True).with_options(sharding)
+
+
 def train_tensorflow(options, rank):
     """Train under MultiWorkerMirroredStrategy: every worker has all data, of which TensorFlow gives it its share."""
     import tensorflow as tf
@@ -127,11 +136,8 @@ def train_tensorflow(options, rank):
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     with strategy.scope():
         model = compiled()
-    data = tf.data.Dataset.from_tensor_slices(images()).batch(BATCH, drop_remainder=True)
-    sharding = tf.data.Options()
-    sharding.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     callbacks = kr.distribute.callbacks(steering(options.epochs, options.folder), strategy)
-    model.fit(data.with_options(sharding), epochs=options.epochs, verbose=0, callbacks=callbacks)
+    model.fit(dataset(), epochs=options.epochs, verbose=0, callbacks=callbacks)
     return model, kr.distribute.is_chief(strategy)
 
 
@@ -157,14 +163,13 @@ def train_jax(options, rank):
     return model, kr.distribute.is_chief()
 
 
-def work(options, rank):
-    """Train as one of the workers, and say what came out."""
+def finish(options, model, is_chief):
+    """Say what came out; the chief writes it."""
     import keras
     import numpy as np
 
     import keras_rmda as kr
 
-    model, is_chief = {"tensorflow": train_tensorflow, "jax": train_jax}[options.engine](options, rank)
     weights = np.concatenate([weight.ravel() for weight in model.get_weights()])
     rate, report = float(keras.ops.convert_to_numpy(model.optimizer.learning_rate)), kr.analyze(model)
     left = report.macs_after / report.macs
@@ -186,15 +191,21 @@ def factors(model):
     return dict(zip(*(each.tolist() for each in np.unique(values, return_counts=True))))
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(description, engines):
+    """Start workers, or be one: then `engines` are functions that train."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--engine", choices=["tensorflow", "jax"], default="tensorflow")
+    parser.add_argument("--engine", choices=engines, default="tensorflow")
     options = parser.parse_args()
     if "TF_CONFIG" in os.environ:
-        work(options, json.loads(os.environ["TF_CONFIG"])["task"]["index"])
+        rank = json.loads(os.environ["TF_CONFIG"])["task"]["index"]
+        finish(options, *engines[options.engine](options, rank))
     else:
         options.folder.mkdir(parents=True, exist_ok=True)
         sys.exit(start(options))
+
+
+if __name__ == "__main__":
+    main(__doc__, {"tensorflow": train_tensorflow, "jax": train_jax})

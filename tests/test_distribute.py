@@ -2,13 +2,20 @@
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import keras
+import numpy as np
 import pytest
 from backend import only_tensorflow
 from training import DEFAULTS
+
+import keras_rmda as kr
 
 HERE = Path(__file__).parent
 KINDS = [kind.__name__ for kind in DEFAULTS]
@@ -56,3 +63,117 @@ except ValueError as error:
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, cwd=HERE)
     assert sentence in result.stdout, result.stderr[-2000:]
+
+
+# ---- several workers
+
+EXAMPLES = HERE.parent / "examples"
+TRAININGS = {
+    "tensorflow": ["multi_worker.py", "--engine", "tensorflow"],
+    "jax": ["multi_worker.py", "--engine", "jax"],
+    "custom": ["custom_loop.py"],
+}
+
+
+def start(training, folder, workers=2):
+    """Start workers in processes of their own."""
+    script, *arguments = TRAININGS[training]
+    command = [sys.executable, str(EXAMPLES / script), str(folder), "--workers", str(workers), *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def weights_in(folder):
+    return list(np.load(folder / "weights.npz").values())
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """What two workers say and write, trained once in each way."""
+    done = {}
+
+    def train(training):
+        if training not in done:
+            folder = tmp_path_factory.mktemp(training)
+            said, errors = start(training, folder).communicate(timeout=600)
+            assert "weights" in said, errors[-2000:]
+            done[training] = folder, said
+        return done[training]
+
+    return train
+
+
+@pytest.mark.parametrize("training", TRAININGS)
+def test_two_workers_equal_one(training, trained, tmp_path):
+    folder, said = trained(training)
+    ends = {re.sub(r"\[worker \d\] ", "", line) for line in said.splitlines() if re.search("weights|strengths", line)}
+    assert len(ends) == 2, said  # both workers say the same two lines: weights, strengths and learning rate agree
+    _, errors = (one := start(training, tmp_path, workers=1)).communicate(timeout=600)
+    assert one.returncode == 0, errors[-2000:]
+    for a, b in zip(weights_in(folder), weights_in(tmp_path), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+
+
+@pytest.mark.parametrize("training", ["tensorflow", "jax"])
+def test_one_worker_writes(training, trained):
+    folder, _ = trained(training)
+    assert {path.name for path in folder.iterdir()} == {"log.csv", "model.keras", "small.keras", "weights.npz"}
+    assert (folder / "log.csv").read_text().count("epoch") == 1
+    small, model = (keras.models.load_model(folder / f"{name}.keras") for name in ("small", "model"))
+    assert kr.analyze(small).macs < 0.6 * kr.analyze(model).macs
+
+
+@pytest.mark.parametrize("training", ["tensorflow", "jax"])
+def test_a_worker_is_killed_and_all_are_started_again(training, trained, tmp_path):
+    workers = start(training, tmp_path)
+    process = None
+    for line in workers.stdout:
+        process = int(line.split()[-1]) if line.startswith("[worker 1] process") else process
+        if "[worker 1] epoch 3" in line:
+            os.kill(process, signal.SIGKILL)
+    assert workers.wait(timeout=60) == 1
+    [copy] = [path.name for path in (tmp_path / "backup").glob("epoch-*")]
+    assert copy in ("epoch-000003", "epoch-000004", "epoch-000005")
+    said, errors = start(training, tmp_path).communicate(timeout=600)
+    assert "weights" in said, errors[-2000:]
+    assert "epoch 0" not in said
+    for a, b in zip(weights_in(tmp_path), weights_in(trained(training)[0]), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
+def worker(kind, number, **cluster):
+    """Return what tells a strategy's worker."""
+    import tensorflow as tf
+
+    cluster = tf.train.ClusterSpec({name: [f"host{k}:1" for k in range(n)] for name, n in cluster.items()})
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(cluster, task_type=kind, task_id=number)
+    return SimpleNamespace(cluster_resolver=resolver)
+
+
+def test_the_chief_is_the_chief_or_the_first_worker():
+    assert kr.distribute.is_chief()
+    assert kr.distribute.is_chief(worker("worker", 0, worker=2))
+    assert not kr.distribute.is_chief(worker("worker", 1, worker=2))
+    assert kr.distribute.is_chief(worker("chief", 0, worker=2, chief=1))
+    assert not kr.distribute.is_chief(worker("worker", 0, worker=2, chief=1))
+
+
+def test_callbacks_that_write_are_for_the_chief(tmp_path):
+    path = str(tmp_path / "x")
+    callbacks = [kr.callbacks.BackupAndRestore(path), keras.callbacks.CSVLogger(path), kr.callbacks.TargetSparsity(0.5)]
+    assert kr.distribute.callbacks(callbacks, worker("worker", 0, worker=2)) == callbacks
+    assert kr.distribute.callbacks(callbacks, worker("worker", 1, worker=2)) == [callbacks[0], callbacks[2]]
+    with pytest.raises(ValueError, match=r"keras_rmda.callbacks.BackupAndRestore does not.*Received: BackupAndRestore"):
+        kr.distribute.callbacks([keras.callbacks.BackupAndRestore(path)])
+
+
+@pytest.mark.parametrize("version", ["3.7.0", "3.99.0", "4.0.0"])
+def test_other_versions_of_keras_are_refused(version, monkeypatch):
+    monkeypatch.setattr(keras, "__version__", version)
+    with pytest.raises(RuntimeError, match=f"examples/custom_loop.py. Received: keras {version}"):
+        kr.distribute.enable_fit()
+
+
+def test_other_backends_are_told_what_they_have(monkeypatch):
+    monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
+    with pytest.raises(RuntimeError, match=r"DataParallel.*Received: backend='jax'"):
+        kr.distribute.enable_fit()

@@ -9,15 +9,23 @@ import keras
 import numpy as np
 import pytest
 from backend import number, only_tensorflow
-from training import DEFAULTS, PSI, RUNS, SOME_ZEROS, X, Y, every_optimizer, network, train, weights
+from training import (
+    DEFAULTS,
+    PSI,
+    RUNS,
+    SOME_ZEROS,
+    X,
+    Y,
+    every_optimizer,
+    needs_multi_optimizer,
+    network,
+    train,
+    weights,
+)
 
 import keras_rmda as kr
 from keras_rmda.optimizers.base import SparseOptimizer
 from keras_rmda.optimizers.momentum import FRACTION
-
-needs_multi_optimizer = pytest.mark.skipif(
-    not hasattr(keras.optimizers, "MultiOptimizer"), reason="this Keras has no MultiOptimizer"
-)
 
 
 def states(optimizer):

@@ -42,6 +42,10 @@ PSI = kr.GroupLasso(3e-3)
 X = np.random.default_rng(0).normal(size=(64, 6)).astype("float32")
 Y = (X[:, :2] @ np.array([[1.0, -1.0, 0.5], [0.5, 1.0, -1.0]])).astype("float32")
 
+needs_multi_optimizer = pytest.mark.skipif(
+    not hasattr(keras.optimizers, "MultiOptimizer"), reason="this Keras has no MultiOptimizer"
+)
+
 # Ways to run a compiled model that must not change what it learns.
 RUNS = {
     "tensorflow": [{"run_eagerly": True}, {"jit_compile": True}, {"steps_per_execution": 4}],

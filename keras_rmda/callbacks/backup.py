@@ -21,8 +21,9 @@ class BackupAndRestore(keras.callbacks.Callback):
 
     What is kept: weights, the optimizer with all of its state, what the callbacks of this package have decided, and the
     states of random numbers in layers. It ends with the weights of a training that was never stopped, if what an epoch
-    sees depends on its number alone: give `fit` data that are shuffled so, or not (see docs/scale.md). A copy counts
-    when it is complete, in one step of the file system: a kill at any moment leaves the one before.
+    sees depends on its number alone: give `fit` data that are shuffled so, or not (see docs/scale.md). Make it the last
+    of all callbacks: what those behind it do at the end of an epoch is not in its copy. A copy counts when it is
+    complete, in one step of the file system: a kill at any moment leaves the one before.
 
     `keras.callbacks.BackupAndRestore` works too, with the same decisions, but writes over its only copy: a kill in that
     moment loses it. It does not keep random numbers, and its copies within an epoch repeat what the epoch had seen.
@@ -34,6 +35,7 @@ class BackupAndRestore(keras.callbacks.Callback):
     Raises:
         ValueError: if the folder holds something else; at the start of training, if the model is not built, or the
             copy is of another one.
+        OSError: at the start of training, if the folder cannot be made.
 
     Example:
         >>> model.fit(x, y, epochs=90, shuffle=False, callbacks=[kr.callbacks.BackupAndRestore("backup")])
@@ -56,17 +58,17 @@ class BackupAndRestore(keras.callbacks.Callback):
         """Restore the newest copy."""
         if not self.model.built:
             raise ValueError("BackupAndRestore restores weights: build the model before `fit`, with a keras.Input.")
+        if self._is_chief:  # now, and not after an epoch, if it cannot be
+            self.backup_dir.mkdir(parents=True, exist_ok=True)
         copies = self._copies()
         if not copies:
             return
         if not self.model.optimizer.built:
             self.model.optimizer.build(self.model.trainable_variables)
         self.model.load_weights(copies[-1] / WEIGHTS)
-        rest = np.load(copies[-1] / REST)
-        for name, variable in self._random_states().items():
-            if name not in rest.files:
-                raise ValueError(f"The copy in {str(self.backup_dir)!r} is of another model: it has no {name!r}.")
-            variable.assign(rest[name])
+        with np.load(copies[-1] / REST) as rest:
+            for variable, value in zip(self._random_states(), rest.values(), strict=True):
+                variable.assign(value)
         _compat.begin_at_epoch(self.model, _number(copies[-1]))
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
@@ -74,11 +76,10 @@ class BackupAndRestore(keras.callbacks.Callback):
         if not self._is_chief:
             return
         part = self._part()
-        part.mkdir(parents=True)
+        part.mkdir()
         with _compat.alone():
             self.model.save_weights(part / WEIGHTS)
-        states = {name: ops.convert_to_numpy(variable) for name, variable in self._random_states().items()}
-        np.savez(part / REST, **states)
+        np.savez(part / REST, *map(ops.convert_to_numpy, self._random_states()))
         before = self._copies()
         os.rename(part, self.backup_dir / f"epoch-{epoch + 1:06d}")
         for path in before:
@@ -109,11 +110,10 @@ class BackupAndRestore(keras.callbacks.Callback):
         os.rename(path, part)
         shutil.rmtree(part)
 
-    def _random_states(self) -> dict[str, keras.Variable]:
-        """Return the variables of a model that Keras does not save: states of random numbers, by number and path."""
+    def _random_states(self) -> list[keras.Variable]:
+        """Return the variables of a model that Keras does not save: the states of random numbers."""
         known = {id(variable) for variable in self.model.weights}
-        others = [variable for variable in self.model.variables if id(variable) not in known]
-        return {f"{k} {variable.path}": variable for k, variable in enumerate(others)}
+        return [variable for variable in self.model.variables if id(variable) not in known]
 
 
 def _number(path: Path) -> int:

@@ -101,11 +101,12 @@ class SolutionPath(keras.callbacks.Callback):
             self._restore(note)
             if int(note["epoch"]) < epoch:  # the copy is of the moment before
                 self._record()
+        self._take_a_note(epoch)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Record the support."""
         self._record()
-        notes_of(self.model).write("SolutionPath", epoch + 1, **self._as_arrays())
+        self._take_a_note(epoch + 1)
 
     def prune_order(self) -> list[tuple[str, int, float]]:
         """Return all groups, the least important first.
@@ -200,13 +201,13 @@ class SolutionPath(keras.callbacks.Callback):
             support[variable.path] = np.packbits(value != 0)
         self._supports.append(support)
 
-    def _as_arrays(self) -> dict[str, np.ndarray]:
-        """Return all that `_restore` needs; variables are told by their numbers, since files know no slashes."""
+    def _take_a_note(self, epoch: int) -> None:
+        """Keep all that `_restore` needs; variables are told by their numbers, since files know no slashes."""
         arrays = {f"initial {k}": value for k, value in enumerate(self._initial_weights)}
         for k, path in enumerate(self.entered):
             arrays |= {f"entered {k}": self.entered[path], f"norms {k}": self._last_norms[path]}
             arrays[f"supports {k}"] = np.stack([support[path] for support in self._supports])
-        return arrays
+        notes_of(self.model).write("SolutionPath", epoch, **arrays)
 
     def _restore(self, note: Note) -> None:
         self._initial_weights = [note[f"initial {k}"] for k in range(len(self._initial_weights))]

@@ -95,6 +95,7 @@ class TargetSparsity(keras.callbacks.Callback):
             self._decisions = int(note["decisions"])
             self._go_on(epoch / self.params["epochs"])  # if the copy is of the moment before
             self._groups.look()
+        self._take_a_note(epoch)
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         """Choose groups, if that is due."""
@@ -105,7 +106,7 @@ class TargetSparsity(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Choose groups, if that is due, and put the share that is left into `logs`."""
         self._go_on((epoch + 1) / self.params["epochs"])
-        notes_of(self.model).write("TargetSparsity", epoch + 1, decisions=self._decisions)
+        self._take_a_note(epoch + 1)
         self._groups.look()
         if logs is not None:
             logs[f"{self.metric}_left"] = self._groups.left()
@@ -124,6 +125,9 @@ class TargetSparsity(keras.callbacks.Callback):
                 f"Training ended with {left:.1%} of the {self.metric}, not with {self._goal:.1%}: {why}.", stacklevel=2
             )
 
+    def _take_a_note(self, epoch: int) -> None:
+        notes_of(self.model).write("TargetSparsity", epoch, decisions=self._decisions)
+
     def _go_on(self, share: float) -> None:
         """Decide what is due at this share of the training."""
         groups = self._groups
@@ -131,7 +135,7 @@ class TargetSparsity(keras.callbacks.Callback):
         if progress < 0 or (progress < 1 and progress * DECISIONS < self._decisions) or groups.is_final:
             return
         self._decisions = int(progress * DECISIONS) + 1
-        notes_of(self.model).write("TargetSparsity", self._epoch, decisions=self._decisions)
+        self._take_a_note(self._epoch)
         groups.look()
         if progress >= 1:
             groups.finish(self._goal)
