@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from backend import number
+from backend import number, only_tensorflow
 from survival import survived
 from training import X, Y, needs_multi_optimizer, network, train, weights
 
@@ -168,6 +168,7 @@ def test_a_folder_with_other_things_or_in_the_way_of_a_file_is_refused(tmp_path)
         train(kr.RMDA(), callbacks=[kr.callbacks.BackupAndRestore(tmp_path / "thesis.tex" / "b")])
 
 
+@only_tensorflow  # elsewhere `fit` builds it before
 def test_a_model_must_be_built(tmp_path):
     model = keras.Sequential([keras.layers.Dense(3)])
     with pytest.raises(ValueError, match="build the model before `fit`"):
