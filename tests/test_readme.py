@@ -132,7 +132,7 @@ def test_the_code_of_the_deployment_page_runs(tmp_path):
         assert result.stdout
 
 
-PAGES = ["README.md", "docs/converter.md", "docs/methods.md", "docs/design.md", "docs/deployment.md"]
+PAGES = ["README.md", "docs/converter.md", "docs/methods.md", "docs/design.md", "docs/deployment.md", "docs/scale.md"]
 
 
 @pytest.mark.parametrize("page", PAGES)
