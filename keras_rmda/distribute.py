@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import keras
 
-from keras_rmda import _compat
+from keras_rmda import _replicas
 from keras_rmda.callbacks import BackupAndRestore
 
 CHECKED = ((3, 8), (3, 15))
@@ -62,7 +62,7 @@ def is_chief(strategy: object | None = None) -> bool:
         >>> if kr.distribute.is_chief(strategy):
         ...     model.save("model.keras")
     """
-    return _compat.is_chief(strategy)
+    return _replicas.is_chief(strategy)
 
 
 def alone() -> contextlib.AbstractContextManager[None]:
@@ -76,7 +76,7 @@ def alone() -> contextlib.AbstractContextManager[None]:
         ...     with kr.distribute.alone():
         ...         kr.strip(model).save("small.keras")
     """
-    return _compat.alone()
+    return _replicas.alone()
 
 
 def callbacks(callbacks: Iterable[keras.callbacks.Callback], strategy: object | None = None) -> list:

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_rmda import _compat
+from keras_rmda import _compat, _replicas
 
 WEIGHTS, REST = "model.weights.h5", "rest.npz"
 
@@ -77,7 +77,7 @@ class BackupAndRestore(keras.callbacks.Callback):
             return
         part = self._part()
         part.mkdir()
-        with _compat.alone():
+        with _replicas.alone():
             self.model.save_weights(part / WEIGHTS)
         np.savez(part / REST, *map(ops.convert_to_numpy, self._random_states()))
         before = self._copies()
@@ -95,7 +95,7 @@ class BackupAndRestore(keras.callbacks.Callback):
 
     @property
     def _is_chief(self) -> bool:
-        return _compat.is_chief(getattr(self.model, "distribute_strategy", None))
+        return _replicas.is_chief(getattr(self.model, "distribute_strategy", None))
 
     def _copies(self) -> list[Path]:
         """Return all complete copies, the newest last."""

@@ -15,7 +15,7 @@ import keras
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
-from keras_rmda import _compat, assignment
+from keras_rmda import _compat, _replicas, assignment
 from keras_rmda.optimizers.joint import couplings, together
 from keras_rmda.regularizers import ProximalRegularizer, Tensor, as_type_of
 
@@ -91,15 +91,15 @@ class Updates(keras.optimizers.Optimizer):
 
     def apply(self, grads: list, trainable_variables: list | None = None) -> None:
         """Sum the gradients of all replicas, then clip, accumulate and apply them as Keras does with those of one."""
-        _compat.check_step_can_be_distributed(self._model and self._model())
+        _replicas.check_step_can_be_distributed(self._model and self._model())
         grads = [gradient if gradient is None else _compat.dense(gradient) for gradient in grads]
-        grads = _compat.summed_over_replicas(grads)
+        grads = _replicas.summed_over_replicas(grads)
         super().apply([None if g is None else ops.cast(g, precise(g.dtype)) for g in grads], trainable_variables)
 
     def _backend_increment_gradient_accumulators(self, grads: list, acc_grads: list) -> None:
         """Accumulate on every replica: the gradients are those of all."""
         for gradient, accumulated in zip(grads, acc_grads):
-            _compat.assign_here(accumulated, ops.convert_to_tensor(accumulated) + gradient)
+            _replicas.assign_here(accumulated, ops.convert_to_tensor(accumulated) + gradient)
 
     def _backend_update_step(self, grads: list, trainable_variables: list, learning_rate: Any) -> None:
         """Update everything: the one hook that runs once per real step."""
@@ -199,10 +199,10 @@ class Updates(keras.optimizers.Optimizer):
         if self.skip_nonfinite:
             is_finite = ops.all(ops.stack([ops.all(ops.isfinite(gradient)) for gradient in grads]))
             skipped = ops.cast(ops.logical_not(is_finite), self._skipped_steps.dtype)
-            _compat.assign_here(self._skipped_steps, self._skipped_steps + skipped)
+            _replicas.assign_here(self._skipped_steps, self._skipped_steps + skipped)
             # Undone here, since Keras counts every call: schedules see only the steps that were made.
             calls = ops.cast(skipped * (self.gradient_accumulation_steps or 1), self._iterations.dtype)
-            _compat.assign_here(self._iterations, self._iterations - calls)
+            _replicas.assign_here(self._iterations, self._iterations - calls)
         t = ops.convert_to_tensor(self._step_count) + 1
         _assign_unless_skipped(self._step_count, t, is_finite)
         t = ops.cast(t, dtype)
@@ -248,7 +248,7 @@ class Updates(keras.optimizers.Optimizer):
     def _begin_stage(self) -> None:
         strengths = self._scheduled_strengths()
         for index, value in strengths.items():
-            _compat.assign_here(self._strengths[index], value)
+            _replicas.assign_here(self._strengths[index], value)
 
         def init(index: int, psi: ProximalRegularizer | None) -> Slots:
             # A copy: JAX cannot donate one buffer as both a weight and a slot.
@@ -256,11 +256,11 @@ class Updates(keras.optimizers.Optimizer):
 
         for index, slots in self._asked(range(len(self._slots)), init, strengths):
             for name, value in slots.items():
-                _compat.assign_here(self._slots[index][name], value)
+                _replicas.assign_here(self._slots[index][name], value)
 
     def _replica(self) -> int:
         """Return what tells the replicas of a strategy apart."""
-        return id(_compat.copy_here(self._iterations))
+        return id(_replicas.copy_here(self._iterations))
 
     def _new_scalar(self, name: str, initializer: Any = "zeros", dtype: str | None = None) -> keras.Variable:
         return self.add_variable((), initializer, dtype=dtype, name=name, aggregation="only_first_replica")
@@ -280,4 +280,4 @@ def _assign_unless_skipped(variable: keras.Variable, value: Tensor, is_finite: T
     value = ops.cast(value, variable.dtype)
     if is_finite is not None:
         value = ops.where(is_finite, value, ops.convert_to_tensor(variable))
-    _compat.assign_here(variable, value)
+    _replicas.assign_here(variable, value)
