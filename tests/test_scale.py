@@ -1,0 +1,48 @@
+"""The benchmarks of scale and of accelerators run, small."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from backend import only_tensorflow
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+pytestmark = [only_tensorflow, pytest.mark.slow]
+
+
+def run(script, *arguments, **environment):
+    command = [sys.executable, str(BENCHMARKS / script), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, env=os.environ | environment)
+
+
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_the_accelerator_benchmark_runs_small(backend, tmp_path):
+    names = ["RMDA", "AdaBreg"]
+    result = run("accelerator.py", "--small", "--only", *names, "--out", str(tmp_path), KERAS_BACKEND=backend)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert [line.split("|")[1].strip() for line in result.stdout.splitlines()[2:]] == names
+    figures = {path.name.split("-")[0]: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
+    assert set(figures) == set(names)
+    for each in figures.values():
+        assert each["backend"] == backend
+        assert each["accuracy"] == pytest.approx(each["stripped_accuracy"], abs=0.005)
+    assert figures["AdaBreg"]["zero_groups"] > 0.5
+    assert figures["AdaBreg"]["stripped_parameters"] < figures["AdaBreg"]["parameters"]
+    again = run("accelerator.py", "--small", "--only", *names, "--out", str(tmp_path), KERAS_BACKEND=backend)
+    assert again.stdout == result.stdout  # what is finished is not made again
+
+
+def test_data_that_are_not_there_are_said(tmp_path):
+    result = run("accelerator.py", "--data", str(tmp_path / "no.npz"), "--out", str(tmp_path))
+    assert result.returncode == 1
+    assert "--data must be a file that --prepare has written" in result.stderr
+
+
+def test_the_table_of_scale_runs_small():
+    result = run("scaling.py", "--sizes", "2e4", "4e4")
+    assert result.returncode == 0, result.stderr[-2000:]
+    rows = [line.split("|")[1].strip() for line in result.stdout.splitlines()[2:]]
+    assert rows == ["build", "groups", "Adam", "RMDA", "analyze", "strip", "export"]
