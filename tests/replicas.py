@@ -28,10 +28,9 @@ import keras_rmda as kr  # noqa: E402
 X = np.random.default_rng(0).normal(size=(80, 6)).astype("float32")
 KINDS = {kind.__name__: kind for kind in DEFAULTS}
 CASES: dict[str, dict[str, Any]] = {name: {"kind": name} for name in KINDS}
-CASES |= {f"{name} coupled": {"kind": name, "groups": "coupled"} for name in KINDS}
+CASES |= {f"{name} gates": {"kind": name, "groups": "coupled", "gates": True} for name in KINDS}
 CASES |= {f"{name} compiled": {"kind": name, "groups": "coupled", "arguments": {"jit_update": True}} for name in KINDS}
 CASES |= {
-    "gates": {"kind": "RMDA", "groups": "coupled", "gates": True},
     "accumulation": {"kind": "RMDA", "arguments": {"gradient_accumulation_steps": 2}},
     "clipping": {"kind": "ProxSGD", "arguments": {"global_clipnorm": 0.1}},
     "skipping": {"kind": "RMDA", "arguments": {"skip_nonfinite": True, "jit_update": True}},

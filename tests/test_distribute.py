@@ -19,7 +19,7 @@ import keras_rmda as kr
 
 HERE = Path(__file__).parent
 KINDS = [kind.__name__ for kind in DEFAULTS]
-REST = ["gates", "accumulation", "clipping", "skipping", "constraint", "weights set late", "several steps"]
+REST = ["accumulation", "clipping", "skipping", "constraint", "weights set late", "several steps"]
 
 pytestmark = [only_tensorflow, pytest.mark.slow]
 
@@ -33,7 +33,7 @@ def run(script, *arguments, **environment):
 
 @pytest.mark.parametrize(
     "cases",
-    [[f"{name}{how}" for how in ("", " coupled", " compiled")] for name in KINDS] + [REST],
+    [[f"{name}{how}" for how in ("", " gates", " compiled")] for name in KINDS] + [REST],
     ids=[*KINDS, "rest"],
 )
 def test_two_replicas_equal_one_process(cases):
