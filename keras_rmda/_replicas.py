@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_rmda import _compat
 
@@ -88,6 +89,21 @@ def is_chief(strategy: Any) -> bool:
         return True
     has_chief = "chief" in resolver.cluster_spec().jobs
     return resolver.task_type == "chief" or (not has_chief and (resolver.task_type, resolver.task_id) == ("worker", 0))
+
+
+def agree_on(number: int, strategy: Any) -> bool:
+    """Return whether this process has the same number as all that train together; each of them must ask."""
+    if keras.backend.backend() == "jax":
+        if sys.modules["jax"].process_count() == 1:
+            return True
+        from jax.experimental import multihost_utils
+
+        return bool((multihost_utils.process_allgather(np.array(number)) == number).all())
+    if getattr(getattr(strategy, "cluster_resolver", None), "task_type", None) is None:
+        return True
+    tensorflow = sys.modules["tensorflow"]
+    total = strategy.reduce("SUM", strategy.run(lambda: tensorflow.constant(float(number))), axis=None)
+    return float(total) == float(number) * strategy.num_replicas_in_sync
 
 
 @contextlib.contextmanager

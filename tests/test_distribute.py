@@ -146,6 +146,28 @@ def test_a_worker_is_killed_and_all_are_started_again(training, trained, tmp_pat
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+@every_fit
+def test_workers_that_see_different_copies_do_not_train(training, tmp_path):
+    """The second start finds a copy for one worker only."""
+    script = tmp_path / "apart.py"
+    script.write_text(f"""
+import os, sys
+sys.path.insert(0, {str(EXAMPLES)!r})
+import json, multi_worker
+def apart(epochs, folder, steering=multi_worker.steering):
+    folder = folder / str(json.loads(os.environ["TF_CONFIG"])["task"]["index"])
+    folder.mkdir(exist_ok=True)
+    return steering(epochs, folder)
+multi_worker.steering = apart
+multi_worker.main("apart", {{"tensorflow": multi_worker.train_tensorflow, "jax": multi_worker.train_jax}})
+""")
+    (tmp_path / "0" / "backup" / "epoch-000003").mkdir(parents=True)
+    command = [sys.executable, str(script), str(tmp_path), "--engine", training]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 1
+    assert "The workers see different copies" in result.stderr, result.stderr[-2000:]
+
+
 def worker(kind, number, **cluster):
     """Return what tells a strategy's worker."""
     import tensorflow as tf

@@ -33,8 +33,8 @@ class BackupAndRestore(keras.callbacks.Callback):
         delete_checkpoint: whether to delete the copy when training has ended.
 
     Raises:
-        ValueError: if the folder holds something else; at the start of training, if the model is not built, or the
-            copy is of another one.
+        ValueError: if the folder holds something else; at the start of training, if the model is not built, the copy
+            is of another one, or workers see different copies.
         OSError: at the start of training, if the folder cannot be made.
 
     Example:
@@ -60,7 +60,15 @@ class BackupAndRestore(keras.callbacks.Callback):
             raise ValueError("BackupAndRestore restores weights: build the model before `fit`, with a keras.Input.")
         if self._is_chief:  # now, and not after an epoch, if it cannot be
             self.backup_dir.mkdir(parents=True, exist_ok=True)
+            for part in self.backup_dir.glob(".part-*"):  # what a kill has left
+                shutil.rmtree(part)
         copies = self._copies()
+        number = _number(copies[-1]) if copies else 0
+        if not _replicas.agree_on(number, getattr(self.model, "distribute_strategy", None)):
+            raise ValueError(
+                "The workers see different copies: `backup_dir` must be one folder that all of them see. "
+                f"Received: backup_dir={str(self.backup_dir)!r}, in which this worker sees {number} epochs"
+            )
         if not copies:
             return
         if not self.model.optimizer.built:
@@ -69,7 +77,7 @@ class BackupAndRestore(keras.callbacks.Callback):
         with np.load(copies[-1] / REST) as rest:
             for variable, value in zip(self._random_states(), rest.values(), strict=True):
                 variable.assign(value)
-        _compat.begin_at_epoch(self.model, _number(copies[-1]))
+        _compat.begin_at_epoch(self.model, number)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Write a copy, then delete the one before; of several workers, the chief does."""

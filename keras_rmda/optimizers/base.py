@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Iterable, Sequence
 from numbers import Integral
@@ -172,7 +173,15 @@ class SparseOptimizer(Updates):
 
     def load_own_variables(self, store: Any) -> None:
         """Load the state, and what callbacks keep with it."""
-        super().load_own_variables(self.notes.load(store))
+        found = self.notes.load(store)
+        if len(found) == len(self.variables):
+            super().load_own_variables(found)
+            return
+        warnings.warn(
+            f"The optimizer {self.name!r} begins anew: it has {len(self.variables)} variables, the file {len(found)}. "
+            "It was saved before its first step, or is another one.",
+            stacklevel=2,
+        )
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments, with current values of settable ones, as Keras does."""

@@ -119,7 +119,7 @@ class Updates(keras.optimizers.Optimizer):
         self._compiled_updates[replica](grads, indices, ops.cast(learning_rate, keras.config.floatx()))
 
     def _apply_weight_decay(self, variables: list) -> None:
-        """Do nothing: `update_step` decays, so that a skipped step does not."""
+        """Do nothing: `_stepped` decays, so that a skipped step does not."""
 
     # ---- helpers
 
