@@ -146,26 +146,57 @@ def test_a_worker_is_killed_and_all_are_started_again(training, trained, tmp_pat
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
+def run_with(code, folder, engine="tensorflow"):
+    """Return the result of workers of the example with other code at its end."""
+    script = folder / "script.py"
+    start = f"import json, os, sys\nsys.path.insert(0, {str(EXAMPLES)!r})\nimport multi_worker\n"
+    script.write_text(start + code)
+    command = [sys.executable, str(script), str(folder), "--engine", engine]
+    return subprocess.run(command, capture_output=True, text=True, timeout=600)
+
+
 @every_fit
 def test_workers_that_see_different_copies_do_not_train(training, tmp_path):
-    """The second start finds a copy for one worker only."""
-    script = tmp_path / "apart.py"
-    script.write_text(f"""
-import os, sys
-sys.path.insert(0, {str(EXAMPLES)!r})
-import json, multi_worker
+    code = """
 def apart(epochs, folder, steering=multi_worker.steering):
     folder = folder / str(json.loads(os.environ["TF_CONFIG"])["task"]["index"])
     folder.mkdir(exist_ok=True)
     return steering(epochs, folder)
 multi_worker.steering = apart
-multi_worker.main("apart", {{"tensorflow": multi_worker.train_tensorflow, "jax": multi_worker.train_jax}})
-""")
-    (tmp_path / "0" / "backup" / "epoch-000003").mkdir(parents=True)
-    command = [sys.executable, str(script), str(tmp_path), "--engine", training]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=600)
+multi_worker.main("apart", {"tensorflow": multi_worker.train_tensorflow, "jax": multi_worker.train_jax})
+"""
+    (tmp_path / "0" / "backup" / "epoch-000003").mkdir(parents=True)  # for one of them
+    result = run_with(code, tmp_path, training)
     assert result.returncode == 1
     assert "The workers see different copies" in result.stderr, result.stderr[-2000:]
+
+
+def test_validation_evaluation_and_prediction_work_too(tmp_path):
+    code = """
+import tensorflow as tf
+import keras_rmda as kr
+def train(options, rank):
+    kr.distribute.enable_fit()
+    strategy = tf.distribute.MultiWorkerMirroredStrategy()
+    with strategy.scope():
+        model = multi_worker.compiled()
+    data, (x, y) = multi_worker.dataset(), multi_worker.images()
+    history = model.fit(data, epochs=1, verbose=0, validation_data=data).history
+    predicted = (model.predict(data.map(lambda x, y: x), verbose=0).argmax(-1) == y).mean()
+    projected = (model(x).numpy().argmax(-1) == y).mean()
+    evaluated = model.evaluate(data, verbose=0, return_dict=True)["accuracy"]
+    print("FOUND", *history["val_accuracy"], evaluated, predicted, projected)
+    return model, kr.distribute.is_chief(strategy)
+multi_worker.main("evaluation", {"tensorflow": train})
+"""
+    result = run_with(code, tmp_path)
+    assert result.returncode == 0, result.stderr[-2000:]
+    found = [[float(part) for part in line.split()[3:]] for line in result.stdout.splitlines() if "FOUND" in line]
+    assert len(found) == 2
+    assert found[0] == found[1]
+    validated, *others = found[0]
+    assert others == pytest.approx([others[0]] * 3, abs=1e-6)  # of the weights that `fit` has projected
+    assert validated > 0.3
 
 
 def worker(kind, number, **cluster):
