@@ -132,6 +132,24 @@ def test_the_code_of_the_deployment_page_runs(tmp_path):
         assert result.stdout
 
 
+@pytest.mark.slow
+def test_the_code_of_the_page_on_scale_runs_also_after_a_kill(tmp_path):
+    [code] = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "scale.md").read_text(), re.DOTALL)
+    environment = os.environ | {"TFDS_DATA_DIR": str(tmp_path / "tfds")}
+    command = [sys.executable, "-c", code]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path, env=environment)
+    for line in process.stdout:
+        if line.startswith("Epoch 9/30"):
+            process.kill()
+    assert process.wait() != 0
+    result = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=tmp_path, env=environment)
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert "Epoch 1/30" not in result.stdout
+    assert "Epoch 30/30" in result.stdout
+    assert (tmp_path / "small.keras").is_file()
+    assert not (tmp_path / "backup").exists()
+
+
 PAGES = ["README.md", "docs/converter.md", "docs/methods.md", "docs/design.md", "docs/deployment.md", "docs/scale.md"]
 
 
