@@ -137,8 +137,8 @@ def test_a_worker_is_killed_and_all_are_started_again(training, trained, tmp_pat
         if "[worker 1] epoch 3" in line:
             os.kill(process, signal.SIGKILL)
     assert workers.wait(timeout=60) == 1
-    [copy] = [path.name for path in (tmp_path / "backup").glob("epoch-*")]
-    assert copy in ("epoch-000003", "epoch-000004", "epoch-000005")
+    copies = [int(path.name[-6:]) for path in (tmp_path / "backup").glob("epoch-*")]
+    assert 3 <= max(copies) < 8, copies  # two of them, if it was killed between a new one and the end of the old one
     said, errors = start(training, tmp_path).communicate(timeout=600)
     assert "weights" in said, errors[-2000:]
     assert "epoch 0" not in said
