@@ -21,6 +21,8 @@ from typing import Any
 
 import keras
 import numpy as np
+from networks import residual
+from timing import bandwidth, seconds, update
 
 import keras_rmda as kr
 
@@ -66,71 +68,8 @@ class Images(keras.utils.PyDataset):
 
 
 def resnet_18(width: int) -> keras.Model:
-    """Return ResNet-18 for images of 32 x 32."""
-
-    def normalized(x: Any, filters: int, size: int, strides: int = 1) -> Any:
-        x = keras.layers.Conv2D(filters, size, strides, padding="same", use_bias=False)(x)
-        return keras.layers.BatchNormalization(momentum=0.9)(x)
-
-    inputs = keras.Input((32, 32, 3))
-    x = keras.layers.ReLU()(normalized(inputs, width, 3))
-    for stage in range(4):
-        for block in range(2):
-            filters, strides = width * 2**stage, 2 if stage and not block else 1
-            y = normalized(keras.layers.ReLU()(normalized(x, filters, 3, strides)), filters, 3)
-            x = normalized(x, filters, 1, strides) if strides > 1 else x
-            x = keras.layers.ReLU()(keras.layers.Add()([x, y]))
-    return keras.Model(inputs, keras.layers.Dense(10)(keras.layers.GlobalAveragePooling2D()(x)))
-
-
-def compiled_update(optimizer: keras.optimizers.Optimizer, variables: list) -> Callable[[], None]:
-    """Return a function that makes one step and waits for it."""
-    random = np.random.default_rng(0)
-    gradients = [keras.ops.convert_to_tensor(1e-3 * random.standard_normal(v.shape, "float32")) for v in variables]
-    optimizer.build(variables)
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        apply = tf.function(lambda: optimizer.apply(gradients, variables), jit_compile=True)
-        return lambda: (apply(), variables[-1].numpy())
-    import jax
-
-    step = jax.jit(lambda weights, state: optimizer.stateless_apply(state, gradients, weights), donate_argnums=(0, 1))
-    held = [[jax.numpy.copy(v.value) for v in each] for each in (variables, optimizer.variables)]
-
-    def update() -> None:
-        held[:] = step(*held)
-        jax.block_until_ready(held)
-
-    return update
-
-
-def addition(size: int) -> Callable[[], None]:
-    """Return a function that adds one to so many numbers in place, and waits for it."""
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        variable = tf.Variable(tf.zeros(size))
-        add = tf.function(lambda: variable.assign(variable + 1.0), jit_compile=True)
-        return lambda: add()[:1].numpy()
-    import jax
-
-    step, held = jax.jit(lambda x: x + 1.0, donate_argnums=0), [jax.numpy.zeros(size)]
-
-    def add() -> None:
-        held[0] = jax.block_until_ready(step(held[0]))
-
-    return add
-
-
-def fastest(function: Callable[[], Any], rounds: int) -> float:
-    """Return the seconds of the fastest call but the first, which compiles."""
-    times = []
-    for _ in range(rounds + 1):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return min(times[1:])
+    """Return ResNet-18, whose first stage has so many channels."""
+    return residual((width, 2 * width, 4 * width, 8 * width), 2)
 
 
 def run(name: str, data: list[np.ndarray], options: argparse.Namespace, path: Path) -> dict[str, Any]:
@@ -138,7 +77,7 @@ def run(name: str, data: list[np.ndarray], options: argparse.Namespace, path: Pa
     x, y, x_test, y_test = data
     keras.utils.set_random_seed(options.seed)
     make, moved = OPTIMIZERS[name]
-    model, images, seconds = resnet_18(options.width), Images(x, y, options.seed), []
+    model, images, epochs = resnet_18(options.width), Images(x, y, options.seed), []
     if name == "AdaBreg":
         kr.sparsify(model, 0.05, by="group", groups="kernel", seed=options.seed)
     cross_entropy = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -146,8 +85,8 @@ def run(name: str, data: list[np.ndarray], options: argparse.Namespace, path: Pa
     monitor = kr.callbacks.SparsityMonitor()
     callbacks = [
         keras.callbacks.LambdaCallback(
-            on_epoch_begin=lambda epoch, logs: (images.begin(epoch), seconds.append(time.perf_counter())),
-            on_epoch_end=lambda epoch, logs: seconds.append(time.perf_counter() - seconds.pop()),
+            on_epoch_begin=lambda epoch, logs: (images.begin(epoch), epochs.append(time.perf_counter())),
+            on_epoch_end=lambda epoch, logs: epochs.append(time.perf_counter() - epochs.pop()),
         ),
         monitor,
         kr.callbacks.BackupAndRestore(path.with_suffix(".backup")),
@@ -160,14 +99,16 @@ def run(name: str, data: list[np.ndarray], options: argparse.Namespace, path: Pa
     small = kr.strip(model)
     small.compile(loss=cross_entropy, metrics=["accuracy"])
     size = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
-    speed = 2 * 4 * max(size, options.numbers) / fastest(addition(max(size, options.numbers)), 20)
+    speed = bandwidth(max(size, options.numbers))
+    step = update(make(), resnet_18(options.width).trainable_variables, jit_compile=True)
+    step()
     return figures | {
         "accuracy": model.evaluate(x_test, y_test, BATCH_SIZE, verbose=0, return_dict=True)["accuracy"],
         "stripped_accuracy": small.evaluate(x_test, y_test, BATCH_SIZE, verbose=0, return_dict=True)["accuracy"],
         "parameters": model.count_params(),
         "stripped_parameters": small.count_params(),
-        "steps_per_second": len(images) / float(np.median(seconds[1:] or seconds)),
-        "apply_ms": 1e3 * fastest(compiled_update(make(), resnet_18(options.width).trainable_variables), 20),
+        "steps_per_second": len(images) / float(np.median(epochs[1:] or epochs)),
+        "apply_ms": 1e3 * min(seconds(step) for _ in range(20)),
         "floor_ms": 1e3 * moved * 4 * size / speed,
         "bandwidth_gb_per_s": speed / 1e9,
     }

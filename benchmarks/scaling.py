@@ -43,20 +43,10 @@ def network(width: int) -> Any:
     return keras.Model(inputs, keras.layers.Dense(10)(keras.layers.GlobalAveragePooling2D()(x)))
 
 
-def stepper(optimizer: Any, variables: list) -> Callable[[], Any]:
-    """Return a function, compiled before, that makes one step."""
-    import tensorflow as tf
-
-    optimizer.build(variables)
-    gradients = [tf.random.normal(v.shape, stddev=1e-3) for v in variables]
-    step = tf.function(lambda: optimizer.apply(gradients, variables))
-    step()
-    return step
-
-
 def measure(parameters: float) -> dict[str, Any]:
     """Return seconds and memory of every part."""
     import keras
+    from timing import update
 
     import keras_rmda as kr
 
@@ -75,8 +65,11 @@ def measure(parameters: float) -> dict[str, Any]:
     model = timed("build", lambda: network(width_of(parameters)))
     variables = model.trainable_variables
     groups = timed("groups", lambda: kr.coupled_groups(model))
-    timed("Adam", stepper(keras.optimizers.Adam(1e-9), variables), 7)
-    timed("RMDA", stepper(kr.RMDA(1e-9, 0.5, kr.GroupLasso(1e-6, groups=groups)), variables), 7)
+    rmda = kr.RMDA(1e-9, 0.5, kr.GroupLasso(1e-6, groups=groups))
+    for name, optimizer in {"Adam": keras.optimizers.Adam(1e-9), "RMDA": rmda}.items():
+        step = update(optimizer, variables)
+        step()
+        timed(name, step, 7)
     zero = np.append(np.arange(len(groups)) % 2 == 0, False)
     for variable in variables:
         ids = groups.members.get(variable.path.partition("/")[2], groups.members.get(variable.path))

@@ -5,11 +5,11 @@ ratios to Adam's median, and the floor: the bytes that must move over the bandwi
 """
 
 import argparse
-import time
 
 import keras
 import numpy as np
-import tensorflow as tf
+from networks import residual
+from timing import bandwidth, seconds, update
 
 import keras_rmda as kr
 
@@ -34,59 +34,18 @@ OPTIMIZERS = {"Adam (Keras)": (lambda jit, model: keras.optimizers.Adam(1e-3), 7
 }
 
 
-def resnet_20() -> keras.Model:
-    """Return the CIFAR network with 1x1 shortcuts: 65 trainable variables."""
-
-    def normalized(x, filters, size, strides=1):
-        x = keras.layers.Conv2D(filters, size, strides, padding="same", use_bias=False)(x)
-        return keras.layers.BatchNormalization()(x)
-
-    inputs = keras.Input((32, 32, 3))
-    x = keras.layers.ReLU()(normalized(inputs, 16, 3))
-    for filters in (16, 32, 64):
-        for block in range(3):
-            strides = 2 if block == 0 and filters > 16 else 1
-            y = normalized(keras.layers.ReLU()(normalized(x, filters, 3, strides)), filters, 3)
-            x = normalized(x, filters, 1, strides) if strides > 1 else x
-            x = keras.layers.ReLU()(keras.layers.Add()([x, y]))
-    return keras.Model(inputs, keras.layers.Dense(10)(keras.layers.GlobalAveragePooling2D()(x)))
-
-
-NETWORKS = {"resnet20": resnet_20, "resnet50": lambda: keras.applications.ResNet50(weights=None)}
-
-
-def stepper(make, jit_update, model):
-    """Return a compiled function that makes one step on the variables of a model."""
-    random = np.random.default_rng(0)
-    variables = model.trainable_variables
-    gradients = [tf.constant(1e-3 * random.standard_normal(v.shape, "float32")) for v in variables]
-    optimizer = make(jit_update, model)
-    optimizer.build(variables)
-    return tf.function(lambda: optimizer.apply(gradients, variables))
-
-
-def bandwidth(size: int) -> float:
-    """Return the bytes per second of an addition in place, which reads and writes each number once."""
-    variable = tf.Variable(tf.zeros(size))
-    add = tf.function(lambda: variable.assign(variable + 1.0), jit_compile=True)
-    return 2 * 4 * size / min(seconds(add) for _ in range(30))
-
-
-def seconds(function) -> float:
-    """Return the time of one call."""
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
+NETWORKS = {
+    "resnet20": lambda: residual((16, 32, 64), 3),
+    "resnet50": lambda: keras.applications.ResNet50(weights=None),
+}
 
 
 def measure(model, names, jit_update, rounds):
     """Return {name: times} of all optimizers taking turns."""
     steps = {}
     for name in names:
-        start = time.perf_counter()
-        steps[name] = stepper(OPTIMIZERS[name][0], jit_update, model)
-        steps[name]()
-        print(f"  {name}: built and compiled in {time.perf_counter() - start:.1f} s", flush=True)
+        steps[name] = update(OPTIMIZERS[name][0](jit_update, model), model.trainable_variables)
+        print(f"  {name}: compiled in {seconds(steps[name]):.1f} s", flush=True)
     times = {name: [] for name in names}
     for _ in range(rounds):
         for name, step in steps.items():

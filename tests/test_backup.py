@@ -1,5 +1,9 @@
 """Training that is stopped at any moment ends as one that was not."""
 
+import functools
+import os
+from pathlib import Path
+
 import keras
 import numpy as np
 import pytest
@@ -47,6 +51,12 @@ def steered(folder, backup, first, *more):
     return model, path
 
 
+@functools.cache
+def uninterrupted(first):
+    """Return what the trainings that are stopped are compared with."""
+    return steered(None, None, first)
+
+
 def agree(found, expected):
     np.testing.assert_allclose(weights(found), weights(expected), atol=1e-6)
     for a, b in zip(found.optimizer.variables, expected.optimizer.variables, strict=True):
@@ -56,7 +66,7 @@ def agree(found, expected):
 @pytest.mark.parametrize("first", [True, False], ids=["first", "last"])
 @pytest.mark.parametrize("epoch", [0, 1, 4, 6, 7, 9])
 def test_a_stopped_training_goes_on_with_all_that_was_decided(epoch, first, tmp_path):
-    expected, path = steered(tmp_path, None, first)
+    expected, path = uninterrupted(first)
     with pytest.raises(KeyboardInterrupt):
         steered(tmp_path / "b", kr.callbacks.BackupAndRestore, first, Stop(epoch))
     found, again = steered(tmp_path / "b", kr.callbacks.BackupAndRestore, first)
@@ -145,6 +155,27 @@ def test_a_training_after_the_restored_one_begins_at_its_own_epoch(tmp_path):
 def test_copies_stay_if_that_is_wanted(tmp_path):
     train(kr.RMDA(), epochs=3, callbacks=[kr.callbacks.BackupAndRestore(tmp_path / "b", delete_checkpoint=False)])
     assert [path.name for path in (tmp_path / "b").iterdir()] == ["epoch-000003"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="asks the system for the names of open files")
+def test_a_copy_is_on_the_disk_before_it_counts_and_before_another_is_deleted(tmp_path, monkeypatch):
+    calls, sync, rename = [], os.fsync, os.rename
+
+    def fsync(descriptor):
+        calls.append(("sync", Path(os.readlink(f"/proc/self/fd/{descriptor}")).name.partition("-")[0]))
+        sync(descriptor)
+
+    def renamed(source, target):
+        calls.append(("rename", f"{Path(source).name.partition('-')[0]} to {Path(target).name.partition('-')[0]}"))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "rename", renamed)
+    train(kr.RMDA(), epochs=2, callbacks=[kr.callbacks.BackupAndRestore(tmp_path / "b", delete_checkpoint=False)])
+    kept = [*(("sync", name) for name in ("model.weights.h5", "rest.npz", ".part")), ("rename", ".part to epoch")]
+    second = calls[len(kept) + 1 :]
+    assert sorted(second[:2]) == kept[:2]
+    assert second[2:] == [*kept[2:], ("sync", "b"), ("rename", "epoch to .part")]
 
 
 def test_a_broken_copy_in_the_making_does_not_count(tmp_path):

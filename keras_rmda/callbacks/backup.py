@@ -23,7 +23,7 @@ class BackupAndRestore(keras.callbacks.Callback):
     states of random numbers in layers. It ends with the weights of a training that was never stopped, if what an epoch
     sees depends on its number alone: give `fit` data that are shuffled so, or not (see docs/scale.md). Make it the last
     of all callbacks: what those behind it do at the end of an epoch is not in its copy. A copy counts when it is
-    complete, in one step of the file system: a kill at any moment leaves the one before.
+    complete and on the disk, in one step of the file system: a kill at any moment leaves the one before.
 
     `keras.callbacks.BackupAndRestore` works too, with the same decisions, but writes over its only copy: a kill in that
     moment loses it. It does not keep random numbers, and its copies within an epoch repeat what the epoch had seen.
@@ -89,7 +89,9 @@ class BackupAndRestore(keras.callbacks.Callback):
             self.model.save_weights(part / WEIGHTS)
         np.savez(part / REST, *map(ops.convert_to_numpy, self._random_states()))
         before = self._copies()
+        _write_through(*part.iterdir(), part)
         os.rename(part, self.backup_dir / f"epoch-{epoch + 1:06d}")
+        _write_through(self.backup_dir)
         for path in before:
             self._delete(path)
 
@@ -122,6 +124,18 @@ class BackupAndRestore(keras.callbacks.Callback):
         """Return the variables of a model that Keras does not save: the states of random numbers."""
         known = {id(variable) for variable in self.model.weights}
         return [variable for variable in self.model.variables if id(variable) not in known]
+
+
+def _write_through(*paths: Path) -> None:
+    """Wait until files and folders are on the disk: a machine may end with its processes."""
+    if os.name != "posix":  # elsewhere folders cannot be opened
+        return
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def _number(path: Path) -> int:
