@@ -120,8 +120,8 @@ def test_a_missing_gradient_counts_as_zero(make):
 def test_what_is_in_no_group_stays():
     members = {"x": [[0], [-1], [1]], "y": [1, -1]}
     joint = Joint(kr.GroupLasso(1.0, groups=CoupledGroups(members, [1.0, 1.0], "ab")), ["x", "y"])
-    x, y = np.array([[3.0, 4.0], [0.1, 0.2], [3.0, 0.0]], "float32"), np.array([4.0, -0.3], "float32")
-    d = np.full_like(x, 2.0), np.full_like(y, 2.0)
+    x, y = keras.ops.array([[3.0, 4.0], [0.1, 0.2], [3.0, 0.0]]), keras.ops.array([4.0, -0.3])
+    d = keras.ops.full_like(x, 2.0), keras.ops.full_like(y, 2.0)
     for found in (joint.prox([x, y], [1.0]), joint.prox_in_metric([x, y], [2.0], d)):
         np.testing.assert_allclose(number(found[0]), [[2.4, 3.2], [0.1, 0.2], [2.4, 0.0]], rtol=1e-5)
         np.testing.assert_allclose(number(found[1]), [3.2, -0.3], rtol=1e-5)
@@ -133,7 +133,7 @@ def test_what_is_in_no_group_stays():
 
 def test_several_questions_are_answered_one_after_the_other():
     joint = Joint(kr.GroupLasso(1.0, groups=CoupledGroups({"x": [0], "y": [0]}, [1.0], ["a"])), ["x", "y"])
-    twice = [lambda psi, w=w: psi.prox(psi.prox(np.float32([w]), 1.0), 1.0) for w in (3.0, 4.0)]
+    twice = [lambda psi, w=w: psi.prox(psi.prox(keras.ops.array([w]), 1.0), 1.0) for w in (3.0, 4.0)]
     np.testing.assert_allclose([number(w)[0] for w in together(twice, joint)], [1.8, 2.4], rtol=1e-6)
 
 
