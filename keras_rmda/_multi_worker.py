@@ -1,6 +1,6 @@
-"""Keras's `fit` under TensorFlow's MultiWorkerMirroredStrategy: the two places where stock Keras fails, replaced.
+"""Keras's `fit` under TensorFlow's MultiWorkerMirroredStrategy: the places where stock Keras fails, replaced.
 
-Checked with Keras 3.8 and 3.15 and TensorFlow 2.18 and 2.21; keras issue 20585.
+Checked with Keras 3.8, 3.9, 3.12 and 3.15 and TensorFlow 2.18 and 2.21; keras issue 20585.
 """
 
 from __future__ import annotations
@@ -13,14 +13,16 @@ import keras
 from keras import tree
 
 
-def replace() -> None:
-    """Replace both, once."""
+def replace(version: tuple[int, int]) -> None:
+    """Replace those that this version of Keras needs, once."""
     from keras.src.backend.tensorflow import trainer
 
     if hasattr(trainer.reduce_per_replica, "__wrapped__"):
         return
     trainer.reduce_per_replica = _reduced(trainer.reduce_per_replica)
     keras.Model._maybe_symbolic_build = _built(keras.Model._maybe_symbolic_build)
+    if version < (3, 10):
+        keras.metrics.Metric.add_variable = _counted_by_each(keras.metrics.Metric.add_variable)
 
 
 def _is_ours(strategy: Any) -> bool:
@@ -54,3 +56,29 @@ def _built(original: Any) -> Any:
             model._symbolic_build(data_batch=data_batch)
 
     return _maybe_symbolic_build
+
+
+def _counted_by_each(original: Any) -> Any:
+    """Let every replica count for itself what is summed when it is read, as Keras does since 3.10.
+
+    Before, what all replicas have counted is summed at every step: it doubles with two of them, and ends as nan.
+    """
+    tensorflow = sys.modules["tensorflow"]
+
+    def on_read(create: Any, **arguments: Any) -> Any:
+        return create(**arguments | {"synchronization": tensorflow.VariableSynchronization.ON_READ})
+
+    def within(function: Any, *arguments: Any, **others: Any) -> Any:
+        with tensorflow.variable_creator_scope(on_read):
+            return function(*arguments, **others)
+
+    @functools.wraps(original)
+    def add_variable(metric: keras.metrics.Metric, *arguments: Any, **others: Any) -> Any:
+        if not _is_ours(tensorflow.distribute.get_strategy()):
+            return original(metric, *arguments, **others)
+        variable = within(original, metric, *arguments, **others)
+        # Where a model is built on symbols, TensorFlow's variable is made later.
+        variable._deferred_initialize = functools.partial(within, variable._deferred_initialize)
+        return variable
+
+    return add_variable

@@ -43,13 +43,13 @@ def enable_fit() -> None:
     if not CHECKED[0] <= version <= CHECKED[1]:
         oldest, newest = (".".join(map(str, each)) for each in CHECKED)
         raise RuntimeError(
-            "`enable_fit` replaces two private functions of Keras, and was checked with versions "
+            "`enable_fit` replaces private functions of Keras, and was checked with versions "
             f"{oldest} to {newest}. With this one, use a loop of your own: examples/custom_loop.py. "
             f"Received: keras {keras.__version__}"
         )
     from keras_rmda import _multi_worker
 
-    _multi_worker.replace()
+    _multi_worker.replace(version)
 
 
 def is_chief(strategy: object | None = None) -> bool:

@@ -117,6 +117,10 @@ def test_two_workers_equal_one(training, trained, tmp_path):
     assert one.returncode == 0, errors[-2000:]
     for a, b in zip(weights_in(folder), weights_in(tmp_path), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
+    if training != "custom":
+        logs = [np.genfromtxt(each / "log.csv", delimiter=",", names=True) for each in (folder, tmp_path)]
+        for name in logs[0].dtype.names:
+            np.testing.assert_allclose(*(log[name] for log in logs), rtol=1e-4, err_msg=name)
 
 
 @every_fit

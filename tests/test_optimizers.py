@@ -17,6 +17,7 @@ from training import (
     X,
     Y,
     every_optimizer,
+    maker,
     needs_multi_optimizer,
     network,
     train,
@@ -361,17 +362,18 @@ def test_a_nonfinite_step_is_skipped_and_counted(make, bad):
         print(undisturbed.skipped_steps)
 
 
-@every_optimizer
-def test_a_nonfinite_batch_in_fit_is_skipped(make):
-    spoiled = np.array(X)
+@pytest.mark.parametrize(
+    ("kind", "arguments"), [*((kind, {}) for kind in DEFAULTS), *((kr.RMDA, arguments) for arguments in RUNS)]
+)
+def test_a_nonfinite_batch_in_fit_is_skipped(kind, arguments):
+    spoiled, model = np.array(X), network()
     spoiled[20] = np.nan
-    for arguments in ({}, *RUNS):
-        model = network()
-        model.compile(make(regularizer=PSI, skip_nonfinite=True, gradient_accumulation_steps=2), "mse", **arguments)
-        model.fit(spoiled, Y, batch_size=16, shuffle=False, epochs=2, verbose=0)
-        assert np.isfinite(weights(model)).all()
-        assert int(number(model.optimizer.skipped_steps)) == 2
-        assert int(number(model.optimizer._step_count)) == 2
+    optimizer = maker(kind)(regularizer=PSI, skip_nonfinite=True, gradient_accumulation_steps=2)
+    model.compile(optimizer, "mse", **arguments)
+    model.fit(spoiled, Y, batch_size=16, shuffle=False, epochs=2, verbose=0)
+    assert np.isfinite(weights(model)).all()
+    assert int(number(model.optimizer.skipped_steps)) == 2
+    assert int(number(model.optimizer._step_count)) == 2
 
 
 @every_optimizer

@@ -1,5 +1,6 @@
 """Every command and code block of the README is run, and its table is one that the demo prints."""
 
+import json
 import os
 import re
 import shlex
@@ -8,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from training import needs_multi_optimizer
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -58,6 +60,9 @@ def test_the_commands_run(demo_folder):
             )
             assert result.stdout
         assert result.returncode == 0, f"{command}: {result.stderr[-500:]}"
+    report = json.loads((demo_folder / "saved_models" / "quarter" / "report.json").read_text())
+    assert report["stripped"]["macs"] / report["dense"]["macs"] == pytest.approx(0.25, abs=0.02)
+    assert report["stripped"]["max_difference"] < 1e-5
 
 
 @pytest.mark.slow
@@ -69,6 +74,7 @@ def test_the_table_is_what_the_demo_prints(demo_folder):
     assert table.splitlines()[0].split() == printed.splitlines()[0].split()
 
 
+@needs_multi_optimizer
 @pytest.mark.slow
 def test_the_code_of_the_methods_page_runs(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "methods.md").read_text(), re.DOTALL)
