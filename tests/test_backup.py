@@ -1,5 +1,7 @@
 """Training that is stopped at any moment ends as one that was not."""
 
+import contextlib
+import errno
 import functools
 import os
 from pathlib import Path
@@ -176,6 +178,19 @@ def test_a_copy_is_on_the_disk_before_it_counts_and_before_another_is_deleted(tm
     second = calls[len(kept) + 1 :]
     assert sorted(second[:2]) == kept[:2]
     assert second[2:] == [*kept[2:], ("sync", "b"), ("rename", "epoch to .part")]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="folders cannot be opened")
+@pytest.mark.parametrize(("reason", "fails"), [(errno.EINVAL, False), (errno.EIO, True)])
+def test_a_file_system_without_synchronization_will_do_and_a_broken_disk_will_not(reason, fails, tmp_path, monkeypatch):
+    def fsync(descriptor):
+        raise OSError(reason, os.strerror(reason))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    copies = kr.callbacks.BackupAndRestore(tmp_path / "b", delete_checkpoint=False)
+    with pytest.raises(OSError, match=os.strerror(reason)) if fails else contextlib.nullcontext():
+        train(kr.RMDA(), epochs=2, callbacks=[copies])
+    assert [path.name for path in (tmp_path / "b").glob("epoch-*")] == ([] if fails else ["epoch-000002"])
 
 
 def test_a_broken_copy_in_the_making_does_not_count(tmp_path):
