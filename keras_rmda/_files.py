@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 from collections.abc import Iterator
@@ -56,6 +57,21 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_through(*paths: Path) -> None:
+    """Wait until files and folders are on the disk: a machine may end with its processes."""
+    if os.name != "posix":  # elsewhere folders cannot be opened
+        return
+    for path in paths:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # what file systems say that have no such call
+                raise
+        finally:
+            os.close(descriptor)
 
 
 @contextlib.contextmanager

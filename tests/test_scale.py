@@ -18,8 +18,9 @@ def run(script, *arguments, **environment):
     return subprocess.run(command, capture_output=True, text=True, timeout=600, env=os.environ | environment)
 
 
-@pytest.mark.parametrize(("backend", "names"), [("tensorflow", ["RMDA", "AdaBreg"]), ("jax", ["AdaBreg"])])
-def test_the_accelerator_benchmark_runs_small(backend, names, tmp_path):
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
+def test_the_accelerator_benchmark_runs_small(backend, tmp_path):
+    names = ["RMDA", "AdaBreg"]
     result = run("accelerator.py", "--small", "--only", *names, "--out", str(tmp_path), KERAS_BACKEND=backend)
     assert result.returncode == 0, result.stderr[-2000:]
     assert [line.split("|")[1].strip() for line in result.stdout.splitlines()[2:]] == names

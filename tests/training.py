@@ -67,8 +67,6 @@ def train(optimizer, model=None, epochs=2, compile_arguments=None, **fit):
     """Return the model after a short training without randomness."""
     model = model or network()
     model.compile(optimizer, "mse", **(compile_arguments or {}))
-    if model.built:
-        model.optimizer.build(model.trainable_variables)  # else TensorFlow traces twice; other tests have that
     fit = {"batch_size": 16, "shuffle": False, "verbose": 0, "epochs": epochs} | fit
     model.fit(X, Y, **fit)
     return model

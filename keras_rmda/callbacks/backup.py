@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import secrets
 import shutil
@@ -12,7 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_rmda import _compat, _replicas
+from keras_rmda import _compat, _files, _replicas
 
 WEIGHTS, REST = "model.weights.h5", "rest.npz"
 
@@ -90,9 +89,9 @@ class BackupAndRestore(keras.callbacks.Callback):
             self.model.save_weights(part / WEIGHTS)
         np.savez(part / REST, *map(ops.convert_to_numpy, self._random_states()))
         before = self._copies()
-        _write_through(*part.iterdir(), part)
+        _files.write_through(*part.iterdir(), part)
         os.rename(part, self.backup_dir / f"epoch-{epoch + 1:06d}")
-        _write_through(self.backup_dir)
+        _files.write_through(self.backup_dir)
         for path in before:
             self._delete(path)
 
@@ -125,21 +124,6 @@ class BackupAndRestore(keras.callbacks.Callback):
         """Return the variables of a model that Keras does not save: the states of random numbers."""
         known = {id(variable) for variable in self.model.weights}
         return [variable for variable in self.model.variables if id(variable) not in known]
-
-
-def _write_through(*paths: Path) -> None:
-    """Wait until files and folders are on the disk: a machine may end with its processes."""
-    if os.name != "posix":  # elsewhere folders cannot be opened
-        return
-    for path in paths:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        except OSError as error:
-            if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # what file systems say that have no such call
-                raise
-        finally:
-            os.close(descriptor)
 
 
 def _number(path: Path) -> int:
