@@ -1,15 +1,14 @@
+import collections
 import os
-import subprocess
-import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")  # most of the time of a test is compiling
 if os.environ.get("KERAS_BACKEND") == "jax":
     os.environ.setdefault("JAX_ENABLE_X64", "true")  # the reference trajectories are in float64
 
 import keras
 import numpy as np
+import processes
 import pytest
 
 
@@ -33,12 +32,31 @@ def seeded():
 
 @pytest.fixture(scope="session")
 def demo_folder(tmp_path_factory):
-    """A folder in which `keras-rmda demo` has run, briefly."""
+    """A folder in which `keras-rmda demo` has run, briefly. Tests that use it are of the group "demo"."""
     folder = tmp_path_factory.mktemp("a user")
-    arguments = ["demo", "--epochs", "8", "--seed", "3"]
-    command = [sys.executable, "-m", "keras_rmda", *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=folder)
+    result = processes.run("-m", "keras_rmda", "demo", "--epochs", "8", "--seed", "3", cwd=folder)
     assert result.returncode == 0, result.stderr
     (folder / "printed.txt").write_text(result.stdout)
     (folder / "progress.txt").write_text(result.stderr)
     return folder
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Give each file to one process, which makes once what its tests share; deal the slow tests out one by one."""
+    for item in items:
+        if not item.get_closest_marker("xdist_group"):
+            name = item.nodeid if item.get_closest_marker("slow") else item.path.name
+            item.add_marker(pytest.mark.xdist_group(name))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print where the time went, by file."""
+    seconds = collections.Counter()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if hasattr(report, "duration"):
+                seconds[report.nodeid.split("::")[0]] += report.duration
+    terminalreporter.section("seconds by file")
+    for name, total in seconds.most_common():
+        terminalreporter.write_line(f"{total:7.1f}  {name}")

@@ -12,14 +12,12 @@ from __future__ import annotations
 import argparse
 import os
 import random
-import signal
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+from processes import Program
 
 EPOCHS, BATCHES = 24, 12
 
@@ -94,10 +92,9 @@ def told_when_it_writes(kind: type) -> type:
     return Told
 
 
-def start(folder: Path, callback: str, dropout: float) -> subprocess.Popen:
+def start(folder: Path, callback: str, dropout: float) -> Program:
     """Start a training in a process of its own."""
-    command = [sys.executable, __file__, "--train", str(folder), "--callback", callback, "--dropout", str(dropout)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return Program(__file__, "--train", folder, "--callback", callback, "--dropout", str(dropout))
 
 
 def result(folder: Path, callback: str, dropout: float) -> dict[str, np.ndarray]:
@@ -106,24 +103,23 @@ def result(folder: Path, callback: str, dropout: float) -> dict[str, np.ndarray]
     Raises:
         RuntimeError: if it fails, with the end of what it says.
     """
-    process = start(folder, callback, dropout)
-    _, errors = process.communicate()
-    if process.returncode:
-        raise RuntimeError(errors.strip().splitlines()[-1])
+    ended = start(folder, callback, dropout).wait()
+    if ended.returncode:
+        raise RuntimeError(ended.stderr.strip().splitlines()[-1])
     return dict(np.load(folder / "result.npz"))
 
 
 def kill_one(folder: Path, callback: str, dropout: float, rng: random.Random, while_it_writes: bool) -> str:
     """Start a training and kill it at a random moment; return when."""
-    process = start(folder, callback, dropout)
-    assert process.stdout.readline() == "ready\n", process.stderr.read()
+    training = start(folder, callback, dropout)
+    assert training.stdout.readline() == "ready\n", training.wait().stderr
     epoch = rng.randrange(EPOCHS - 1)
-    for line in process.stdout:
+    for line in training.stdout:
         if line == f"writing {epoch}\n":
             break
     time.sleep(rng.uniform(0, 0.03 if while_it_writes else 0.3))
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    training.kill()
+    training.wait()
     return f"{'writing' if while_it_writes else 'after'} epoch {epoch}"
 
 

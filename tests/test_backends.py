@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
+import processes
 import pytest
 
 SCRIPT = """
@@ -32,18 +33,19 @@ print(json.dumps({
 """
 
 
-def run(backend):
-    environment = os.environ | {"KERAS_BACKEND": backend}
-    result = subprocess.run(
-        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, env=environment, timeout=300
-    )
+def on_jax():
+    environment = os.environ | {"KERAS_BACKEND": "jax"}
+    return subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, env=environment, timeout=300)
+
+
+def figures(result):
     assert result.returncode == 0, result.stderr[-2000:]
     return json.loads(result.stdout.strip().splitlines()[-1])
 
 
 @pytest.mark.slow
 def test_jax_equals_tensorflow():
-    jax, tensorflow = run("jax"), run("tensorflow")
+    jax, tensorflow = figures(on_jax()), figures(processes.run("-c", SCRIPT))
     assert jax["backend"] == "jax"
     np.testing.assert_allclose(jax["weights"], tensorflow["weights"], atol=1e-5)
     for key in ("zero_groups", "macs", "small"):

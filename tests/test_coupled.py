@@ -1,10 +1,12 @@
 """Groups that span several variables: the optimizers treat them as if they were one variable."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
 from backend import number, only_tensorflow
-from training import RUNS, SOME_ZEROS, X, Y, every_optimizer, train, weights
+from training import RUNS, SOME_ZEROS, X, Y, every_optimizer, every_optimizer_and, maker, train, weights
 
 import keras_rmda as kr
 from keras_rmda.optimizers.joint import together
@@ -58,22 +60,25 @@ def test_coupled_variables_train_like_one(make, penalty):
     np.testing.assert_allclose(number(coupled.get_layer("a").kernel), number(one.get_layer("a").kernel), atol=2e-5)
 
 
-@every_optimizer
-def test_training_is_the_same_in_every_mode(make):
-    psi = lambda: kr.GroupLasso(STRENGTHS[type(make())], groups=groups())  # noqa: E731
-    expected = weights(train(make(regularizer=psi()), network(WIDTHS)))
-    for arguments in RUNS:
-        found = weights(train(make(regularizer=psi()), network(WIDTHS), compile_arguments=arguments))
-        np.testing.assert_allclose(found, expected, atol=1e-5, err_msg=str(arguments))
+def coupled_weights(make, compile_arguments=None, **arguments):
+    """Return the weights after a training with coupled groups."""
+    psi = kr.GroupLasso(STRENGTHS[type(make())], groups=groups())
+    return weights(train(make(regularizer=psi, **arguments), network(WIDTHS), compile_arguments=compile_arguments))
+
+
+expected_weights = functools.cache(coupled_weights)
+
+
+@pytest.mark.skipif(not RUNS, reason="this backend has one way to run")
+@every_optimizer_and("arguments", *(RUNS or [{}]))
+def test_training_is_the_same_in_every_mode(make, arguments):
+    np.testing.assert_allclose(coupled_weights(make, arguments), expected_weights(make), atol=1e-5)
 
 
 @only_tensorflow
 @every_optimizer
 def test_an_update_compiled_by_the_optimizer_is_the_same(make):
-    psi = lambda: kr.GroupLasso(STRENGTHS[type(make())], groups=groups())  # noqa: E731
-    expected = weights(train(make(regularizer=psi(), jit_update=False), network(WIDTHS)))
-    found = weights(train(make(regularizer=psi(), jit_update=True), network(WIDTHS)))
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_allclose(coupled_weights(make, jit_update=True), expected_weights(make), atol=1e-5)
 
 
 @every_optimizer
@@ -203,8 +208,9 @@ def test_bad_groups(arguments, message):
         CoupledGroups(*arguments)
 
 
-@every_optimizer
-def test_the_monitor_counts_coupled_groups(make):
+@pytest.mark.parametrize("kind", [kr.RMDA, kr.DessiLBI])  # structured values beside the weights, and under a mask
+def test_the_monitor_counts_coupled_groups(kind):
+    make = maker(kind)
     psi = kr.GroupLasso(STRENGTHS[type(make())], groups=groups())
     model, logs = network(WIDTHS), {}
     read = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, values: logs.update(values))

@@ -2,11 +2,10 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import keras
 import numpy as np
+import processes
 import pytest
 
 import keras_rmda as kr
@@ -82,9 +81,8 @@ def test_history_and_picture(output):
 
 
 def test_json_is_the_report_and_progress_goes_elsewhere(tmp_path):
-    arguments = ["demo", "--epochs", "1", "--output", str(tmp_path / "a b"), "--json", "--quiet"]
-    command = [sys.executable, "-m", "keras_rmda", *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+    arguments = ["demo", "--epochs", "1", "--output", tmp_path / "a b", "--json", "--quiet"]
+    result = processes.run("-m", "keras_rmda", *arguments, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""
     assert json.loads(result.stdout) == json.loads((tmp_path / "a b" / "report.json").read_text())

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import keras
 import numpy as np
+import processes
 import pytest
 from backend import only_tensorflow
 from training import DEFAULTS
@@ -24,20 +25,13 @@ REST = ["accumulation", "clipping", "skipping", "constraint", "weights set late"
 pytestmark = [only_tensorflow, pytest.mark.slow]
 
 
-def run(script, *arguments, **environment):
-    """Return the result of a script in a process of its own."""
-    command = [sys.executable, str(HERE / script), *arguments]
-    environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"} | environment
-    return subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
-
-
 @pytest.mark.parametrize(
     "cases",
     [[f"{name}{how}" for how in ("", " gates", " compiled")] for name in KINDS] + [REST],
     ids=[*KINDS, "rest"],
 )
 def test_two_replicas_equal_one_process(cases):
-    result = run("replicas.py", *cases)
+    result = processes.run(HERE / "replicas.py", *cases)
     assert result.returncode == 0, result.stderr[-2000:]
     found = json.loads(result.stdout.splitlines()[-1])
     assert list(found) == cases
@@ -61,7 +55,7 @@ try:
 except ValueError as error:
     print(error)
 """
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600, cwd=HERE)
+    result = processes.run("-c", code, cwd=HERE)
     assert sentence in result.stdout, result.stderr[-2000:]
 
 

@@ -4,9 +4,9 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
+import processes
 import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -15,8 +15,7 @@ pytestmark = pytest.mark.slow
 
 def run(name, folder, *arguments):
     environment = os.environ | {"TFDS_DATA_DIR": str(folder / "tfds")}
-    command = [sys.executable, str(EXAMPLES / name), str(folder), *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=900, cwd=folder, env=environment)
+    result = processes.run(EXAMPLES / name, folder, *arguments, cwd=folder, env=environment)
     assert result.returncode == 0, result.stderr[-2000:]
     return result.stdout
 
@@ -52,7 +51,7 @@ def test_a_network_of_keras_applications(tmp_path):
 
 def test_data_that_is_not_prepared_is_said_before_any_work(tmp_path):
     environment = {key: value for key, value in os.environ.items() if key != "TFDS_DATA_DIR"}
-    command = [sys.executable, str(EXAMPLES / "compress_keras_application.py"), "--data", "cifar10"]
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    script = EXAMPLES / "compress_keras_application.py"
+    result = processes.run(script, "--data", "cifar10", env=environment, cwd=tmp_path)
     assert result.returncode == 2
     assert "TFDS_DATA_DIR" in result.stderr

@@ -3,12 +3,11 @@
 import os
 import signal
 import stat
-import subprocess
-import sys
 from pathlib import Path
 
 import keras
 import numpy as np
+import processes
 import pytest
 import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter as LiteRT
@@ -178,8 +177,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path):
     """Once the conversion is done, the process may write no more than 20,000 bytes into a file."""
     path = tmp_path / "m.tflite"
     path.write_bytes(b"old")
-    run = [sys.executable, "-c", FULL, str(path)]
-    result = subprocess.run(run, capture_output=True, text=True, timeout=300, env=os.environ)
+    result = processes.run("-c", FULL, path)
     assert result.stdout.strip().splitlines()[-1:] == ["OSError"], result.stderr[-2000:]
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["m.tflite"]
@@ -231,8 +229,7 @@ kr.export_tflite(model, sys.argv[1])
 def test_a_kill_leaves_the_old_file(tmp_path, moment):
     path = tmp_path / "m.tflite"
     path.write_bytes(b"old")
-    run = [sys.executable, "-c", KILLED, str(path), moment]
-    assert subprocess.run(run, capture_output=True, timeout=300, env=os.environ).returncode == -signal.SIGKILL
+    assert processes.run("-c", KILLED, path, moment).returncode == -signal.SIGKILL
     assert path.read_bytes() == b"old"
     # What was being written when nothing could be cleaned up any more is hidden and says that it is a part.
     left = [p.name for p in tmp_path.iterdir() if p != path]

@@ -2,9 +2,8 @@
 
 import os
 import signal
-import subprocess
-import sys
 
+import processes
 import pytest
 
 from keras_rmda._files import replacing, silenced
@@ -43,9 +42,10 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path):
         "import sys, time\nfrom keras_rmda._files import replacing\n"
         "with replacing(sys.argv[1]) as t:\n    t.write_text('half'); print('writing', flush=True); time.sleep(60)\n"
     )
-    with subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "writing\n"
-        process.send_signal(signal.SIGKILL)
+    program = processes.Program("-c", code, path)
+    assert program.stdout.readline() == "writing\n"
+    program.kill()
+    assert program.wait().returncode == -signal.SIGKILL
     assert path.read_text() == "old"
 
 

@@ -100,9 +100,10 @@ def test_any_axis(axis):
     assert (np.delete(y, 1, axis) == 0).all()
 
 
-@pytest.mark.parametrize("arguments", [{}, {"jit_compile": True}, {"run_eagerly": True}], ids=str)
-@pytest.mark.parametrize("per_example", [False, True])
-def test_gates_learn_and_close(arguments, per_example):
+@pytest.mark.parametrize(
+    ("per_example", "arguments"), [(True, {}), (False, {}), (False, {"jit_compile": True}), (True, {"run_eagerly": True})]
+)
+def test_gates_learn_and_close(per_example, arguments):
     if arguments and keras.backend.backend() == "torch":
         pytest.skip("PyTorch runs eagerly")
     model = gated(per_example=per_example, cost=30.0, open_probability=0.9)

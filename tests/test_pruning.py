@@ -91,12 +91,9 @@ def test_saves_loads_and_trains(case, tmp_path):
     for a, b in zip(outputs(small, inputs), outputs(loaded, inputs)):
         np.testing.assert_allclose(a, b, atol=1e-6)
     targets = outputs(loaded, inputs)
-    if len(targets) == 1:
-        loaded.compile("sgd", loss="mse")
-        targets = targets[0]
-    else:
-        targets = keras.tree.pack_sequence_as(loaded.output, targets)
-        loaded.compile("sgd", loss=keras.tree.map_structure(lambda _: "mse", targets))
+    targets = targets[0] if len(targets) == 1 else keras.tree.pack_sequence_as(loaded.output, targets)
+    losses = keras.tree.map_structure(lambda _: "mse", targets)
+    loaded.compile("sgd", losses, run_eagerly=True)  # one step does not repay a trace
     loaded.fit(keras.tree.pack_sequence_as(structure(loaded), inputs), targets, verbose=0)
 
 

@@ -2,11 +2,11 @@
 
 import contextlib
 import os
-import subprocess
 import sys
 
 import keras
 import numpy as np
+import processes
 import pytest
 from ai_edge_litert.interpreter import Interpreter
 from keras import layers as L
@@ -235,6 +235,5 @@ def test_what_others_see_of_tf_keras_stays(tmp_path):
         "print(tf.keras.__version__, os.environ.get('TF_USE_LEGACY_KERAS'), isinstance(model, tf.keras.Model))\n"
     )
     environment = {key: value for key, value in os.environ.items() if key != "TF_USE_LEGACY_KERAS"}
-    run = [sys.executable, str(script)]
-    output = subprocess.run(run, capture_output=True, text=True, env=environment, check=True).stdout
-    assert output.split() == [keras.__version__, "None", "True"]
+    result = processes.run(script, env=environment)
+    assert result.stdout.split() == [keras.__version__, "None", "True"]

@@ -8,10 +8,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 from training import needs_multi_optimizer
 
 ROOT = Path(__file__).parent.parent
+PROGRAMS = Path(sys.executable).parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
 COMMANDS = [line for language, text in BLOCKS if language == "sh" for line in text.splitlines() if line]
@@ -30,8 +32,7 @@ def test_the_code_is_the_quickstart_example():
 @pytest.mark.slow
 def test_the_quickstart_runs(tmp_path):
     environment = os.environ | {"TFDS_DATA_DIR": str(tmp_path / "tfds")}
-    command = [sys.executable, str(ROOT / "examples" / "quickstart.py")]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=tmp_path, env=environment)
+    result = processes.run(ROOT / "examples" / "quickstart.py", cwd=tmp_path, env=environment)
     assert result.returncode == 0, result.stderr[-2000:]
     parameters = int(re.findall(r"^([\d,]+) parameters", result.stdout, re.MULTILINE)[0].replace(",", ""))
     assert parameters < 94_634 / 2
@@ -42,7 +43,6 @@ def test_the_quickstart_runs(tmp_path):
 @pytest.mark.slow
 def test_the_commands_run(demo_folder):
     """In order, as a user would, where the demo has run."""
-    programs = Path(sys.executable).parent
     for command in COMMANDS:
         name, *arguments = shlex.split(command)
         if name == "make":
@@ -55,9 +55,7 @@ def test_the_commands_run(demo_folder):
             assert "does not provide the extra" not in result.stderr
         else:
             assert name == "keras-rmda"
-            result = subprocess.run(
-                [programs / name, *arguments], cwd=demo_folder, capture_output=True, text=True, timeout=300
-            )
+            result = processes.run(PROGRAMS / name, *arguments, cwd=demo_folder)
             assert result.stdout
         assert result.returncode == 0, f"{command}: {result.stderr[-500:]}"
     report = json.loads((demo_folder / "saved_models" / "quarter" / "report.json").read_text())
@@ -79,9 +77,7 @@ def test_the_table_is_what_the_demo_prints(demo_folder):
 def test_the_code_of_the_methods_page_runs(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "methods.md").read_text(), re.DOTALL)
     code = "\n".join(blocks) + "\nprint(len(least_important_first), small.count_params() < model.count_params())"
-    result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=600, cwd=tmp_path, env=os.environ
-    )
+    result = processes.run("-c", code, cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-2000:]
     coupled, target, group_lasso, gates, low_rank, order = result.stdout.strip().splitlines()
     groups, _, left, *_ = coupled.split()
@@ -103,14 +99,7 @@ def test_the_code_of_the_methods_page_runs(tmp_path):
 def test_the_code_of_the_converter_page_runs(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "converter.md").read_text(), re.DOTALL)
     assert len(blocks) == 2
-    result = subprocess.run(
-        [sys.executable, "-c", "\n".join(blocks)],
-        capture_output=True,
-        text=True,
-        timeout=600,
-        cwd=tmp_path,
-        env=os.environ,
-    )
+    result = processes.run("-c", "\n".join(blocks), cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-2000:]
     assert "4 tied: read by depthwise" in result.stdout
 
@@ -122,10 +111,7 @@ def test_the_code_of_the_deployment_page_runs(tmp_path):
     code += 'model.save("dense.keras"); kr.strip(model).save("small.keras")\n'
     code += 'kr.export_tflite(model, "dense.tflite", strip=False); kr.export_tflite(model, "small.tflite")\n'
     code += 'np.savez("digits.npz", x=images, y=labels)\n'
-    run = lambda *command: subprocess.run(  # noqa: E731
-        command, capture_output=True, text=True, timeout=600, cwd=tmp_path, env=os.environ
-    )
-    result = run(sys.executable, "-c", code)
+    result = processes.run("-c", code, cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-2000:]
     size, *_ = result.stdout.split()
     assert int(size) == (tmp_path / "model.tflite").stat().st_size
@@ -133,7 +119,7 @@ def test_the_code_of_the_deployment_page_runs(tmp_path):
     [commands] = re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
     for command in commands.strip().splitlines():
         name, *arguments = shlex.split(command)
-        result = run(Path(sys.executable).parent / name, *arguments)
+        result = processes.run(PROGRAMS / name, *arguments, cwd=tmp_path)
         assert result.returncode == 0, result.stderr[-500:]
         assert result.stdout
 
@@ -142,13 +128,12 @@ def test_the_code_of_the_deployment_page_runs(tmp_path):
 def test_the_code_of_the_page_on_scale_runs_also_after_a_kill(tmp_path):
     [code] = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "scale.md").read_text(), re.DOTALL)
     environment = os.environ | {"TFDS_DATA_DIR": str(tmp_path / "tfds")}
-    command = [sys.executable, "-c", code]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path, env=environment)
-    for line in process.stdout:
+    program = processes.Program("-c", code, cwd=tmp_path, env=environment)
+    for line in program.stdout:
         if line.startswith("Epoch 9/30"):
-            process.kill()
-    assert process.wait() != 0
-    result = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=tmp_path, env=environment)
+            program.kill()
+    assert program.wait().returncode != 0
+    result = processes.run("-c", code, cwd=tmp_path, env=environment)
     assert result.returncode == 0, result.stderr[-2000:]
     assert "Epoch 1/30" not in result.stdout
     assert "Epoch 30/30" in result.stdout

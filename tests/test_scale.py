@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import processes
 import pytest
 from backend import only_tensorflow
 
@@ -13,15 +14,18 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 pytestmark = [only_tensorflow, pytest.mark.slow]
 
 
-def run(script, *arguments, **environment):
+def run(script, *arguments, backend="tensorflow"):
+    if backend == "tensorflow":
+        return processes.run(BENCHMARKS / script, *arguments)
     command = [sys.executable, str(BENCHMARKS / script), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=600, env=os.environ | environment)
+    environment = os.environ | {"KERAS_BACKEND": backend}
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
 
 
 @pytest.mark.parametrize("backend", ["tensorflow", "jax"])
 def test_the_accelerator_benchmark_runs_small(backend, tmp_path):
     names = ["RMDA", "AdaBreg"]
-    result = run("accelerator.py", "--small", "--only", *names, "--out", str(tmp_path), KERAS_BACKEND=backend)
+    result = run("accelerator.py", "--small", "--only", *names, "--out", str(tmp_path), backend=backend)
     assert result.returncode == 0, result.stderr[-2000:]
     assert [line.split("|")[1].strip() for line in result.stdout.splitlines()[2:]] == names
     figures = {path.name.split("-")[0]: json.loads(path.read_text()) for path in tmp_path.glob("*.json")}
@@ -31,7 +35,7 @@ def test_the_accelerator_benchmark_runs_small(backend, tmp_path):
         assert each["accuracy"] == pytest.approx(each["stripped_accuracy"], abs=0.005)
     assert figures["AdaBreg"]["zero_groups"] > 0.5
     assert figures["AdaBreg"]["stripped_parameters"] < figures["AdaBreg"]["parameters"]
-    again = run("accelerator.py", "--small", "--only", *names, "--out", str(tmp_path), KERAS_BACKEND=backend)
+    again = run("accelerator.py", "--small", "--only", *names, "--out", str(tmp_path), backend=backend)
     assert again.stdout == result.stdout  # what is finished is not made again
 
 

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 from backend import number, only_tensorflow
-from training import every_optimizer
+from training import every_optimizer_and
 
 import keras_rmda as kr
 from keras_rmda.callbacks.choice import NEVER_AGAIN
@@ -36,8 +36,7 @@ def train(target, make=lambda **arguments: kr.ProxSGD(0.05, 0.5, **arguments), s
     return model, history.history
 
 
-@every_optimizer
-@pytest.mark.parametrize("target", [0.5, 0.1])
+@every_optimizer_and("target", 0.5, 0.1)
 def test_training_ends_at_the_target(make, target):
     model, logs = train(target, make)
     report = kr.analyze(model)

@@ -1,5 +1,7 @@
 """The conformance list of the optimizers, and a small training that all tests share."""
 
+import functools
+
 import keras
 import numpy as np
 import pytest
@@ -34,9 +36,19 @@ def maker(kind):
     return lambda **arguments: kind(**DEFAULTS[kind] | arguments)
 
 
-every_optimizer = pytest.mark.parametrize(
-    "make", [maker(kind) for kind in DEFAULTS], ids=[k.__name__ for k in DEFAULTS]
-)
+MAKERS = {kind.__name__: maker(kind) for kind in DEFAULTS}
+every_optimizer = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
+
+
+def every_optimizer_and(name, default, *others):
+    """Every optimizer with the default of an argument, and one of them with each other value.
+
+    For what the modules around the algorithms do, whatever the algorithm: RMDA has slots, scalars and a momentum.
+    """
+    cases = [(make, default) for make in MAKERS.values()] + [(MAKERS["RMDA"], other) for other in others]
+    ids = [f"{kind}-{default}" for kind in MAKERS] + [f"RMDA-{other}" for other in others]
+    return pytest.mark.parametrize(("make", name), cases, ids=ids)
+
 
 PSI = kr.GroupLasso(3e-3)
 X = np.random.default_rng(0).normal(size=(64, 6)).astype("float32")
@@ -75,3 +87,17 @@ def train(optimizer, model=None, epochs=2, compile_arguments=None, **fit):
 def weights(model):
     """Return all weights as one vector."""
     return np.concatenate([w.ravel() for w in model.get_weights()])
+
+
+@functools.cache
+def expected_weights(make):
+    """Return what an optimizer of the list ends with, trained once for all tests that compare with it."""
+    return weights(train(make(regularizer=PSI)))
+
+
+@functools.cache
+def initial_loss():
+    """Return the loss of the network before any training, without penalty."""
+    model = network()
+    model.compile("sgd", "mse")
+    return model.evaluate(X, Y, verbose=0)

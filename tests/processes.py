@@ -1,0 +1,91 @@
+"""Python programs in processes of their own, that begin with TensorFlow, Keras and keras_rmda imported.
+
+The imports take seconds, most of the time of a short program. A server has made them once (multiprocessing's), and
+each program is a fork of it: a process of its own, that is killed and prints as any other. What has to be set before
+the imports, such as another backend, is for `subprocess`.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import runpy
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["keras", "keras_rmda", "keras_rmda.cli"])
+
+
+class Program:
+    """A program that runs, with the arguments that Python would be given.
+
+        Program("script.py", "argument"), Program("-c", "print(1)"), Program("-m", "module")
+
+    `stdout` can be read while it runs.
+    """
+
+    def __init__(self, *arguments: str | Path, cwd: Path | None = None, env: Mapping[str, str] = os.environ):
+        self.arguments = [str(each) for each in arguments]
+        output, its_output = CONTEXT.Pipe(duplex=False)
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  read when the program has ended
+        its_errors = Connection(os.dup(self._errors.fileno()), readable=False)
+        self.process = CONTEXT.Process(target=_main, args=(self.arguments, cwd, dict(env), its_output, its_errors))
+        self.process.start()
+        its_output.close()
+        its_errors.close()
+        self.stdout = open(os.dup(output.fileno()))  # noqa: SIM115  closed with the object
+        output.close()
+
+    def kill(self) -> None:
+        """End it at once, as the kernel does when memory is short."""
+        self.process.kill()
+
+    def wait(self, timeout: float = 600) -> subprocess.CompletedProcess[str]:
+        """Return what it has printed since, and its status, when it has ended; after so many seconds it is killed."""
+        alarm = threading.Timer(timeout, self.kill)
+        alarm.start()
+        output = self.stdout.read()
+        self.process.join()
+        alarm.cancel()
+        self._errors.seek(0)
+        return subprocess.CompletedProcess(self.arguments, self.process.exitcode, output, self._errors.read())
+
+
+def run(
+    *arguments: str | Path, cwd: Path | None = None, env: Mapping[str, str] = os.environ, timeout: float = 600
+) -> subprocess.CompletedProcess[str]:
+    """Return what a program has printed, and its status."""
+    return Program(*arguments, cwd=cwd, env=env).wait(timeout)
+
+
+def _main(
+    arguments: list[str], cwd: Path | None, environment: dict[str, str], output: Connection, errors: Connection
+) -> None:
+    """Do what `python` does with these arguments, in a fork of the server."""
+    for stream, connection in ((1, output), (2, errors)):
+        os.dup2(connection.fileno(), stream)
+        connection.close()
+    os.environ.clear()
+    os.environ.update(environment)
+    os.chdir(cwd or os.getcwd())
+    program, *rest = arguments
+    if program == "-c":
+        code, *rest = rest
+        sys.argv = [program, *rest]
+        sys.path.insert(0, "")
+        exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
+    elif program == "-m":
+        module, *rest = rest
+        sys.argv = [module, *rest]
+        sys.path.insert(0, "")
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = arguments
+        sys.path.insert(0, str(Path(program).resolve().parent))
+        runpy.run_path(program, run_name="__main__")
