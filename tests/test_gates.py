@@ -101,7 +101,8 @@ def test_any_axis(axis):
 
 
 @pytest.mark.parametrize(
-    ("per_example", "arguments"), [(True, {}), (False, {}), (False, {"jit_compile": True}), (True, {"run_eagerly": True})]
+    ("per_example", "arguments"),
+    [(True, {}), (False, {}), (False, {"jit_compile": True}), (True, {"run_eagerly": True})],
 )
 def test_gates_learn_and_close(per_example, arguments):
     if arguments and keras.backend.backend() == "torch":
