@@ -2,6 +2,7 @@
 
 from keras_rmda import _startup  # noqa: F401  isort: skip
 from keras_rmda import callbacks, channels, distribute, gates, layers
+from keras_rmda._checks import SparsityWarning
 from keras_rmda.channels import register_rule
 from keras_rmda.coupling import coupled_groups
 from keras_rmda.export import benchmark_tflite, export_tflite, quantization_aware
@@ -29,6 +30,7 @@ __all__ = [
     "Report",
     "SparseGroupLasso",
     "SparseInitializer",
+    "SparsityWarning",
     "analyze",
     "benchmark_tflite",
     "callbacks",

@@ -21,8 +21,9 @@ def read(name: str, path: str) -> Any:
         ValueError: if the file is missing or foreign.
     """
     try:
-        content = np.load(path, allow_pickle=False)
-        return content if isinstance(content, np.ndarray) else dict(content)
+        with open(path, "rb") as file:
+            content = np.load(file, allow_pickle=False)
+            return content if isinstance(content, np.ndarray) else dict(content)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{name} cannot be read. Received: {path!r} ({error})") from None
 

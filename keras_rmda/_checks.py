@@ -1,9 +1,19 @@
-"""Argument checks whose messages name the argument and the value received."""
+"""Argument checks whose messages name the argument and the value received, and the category of our warnings."""
 
 from __future__ import annotations
 
 import math
 from numbers import Integral, Real
+
+
+class SparsityWarning(UserWarning):
+    """What a training, or a file of one, will not do as its user may expect.
+
+    Every warning of this package is one.
+
+    Example:
+        >>> warnings.simplefilter("error", keras_rmda.SparsityWarning)
+    """
 
 
 def real(

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import keras
 
 from keras_rmda import _compat
+from keras_rmda._checks import SparsityWarning
 from keras_rmda.channels.table import axes_of
 from keras_rmda.regularizers import ProximalRegularizer, Share
 
@@ -142,11 +143,13 @@ def warn_of_unused(regularizers: Regularizers, exclude: Sequence[str], names: li
     unused = [pattern for pattern in patterns if not any(matches(pattern, each) for each in names)]
     if unused:
         paths = ", ".join(each[-1] for each in names)
-        warnings.warn(f"These patterns match no trainable variable: {unused!r}. The paths are: {paths}", stacklevel=3)
+        message = f"These patterns match no trainable variable: {unused!r}. The paths are: {paths}"
+        warnings.warn(message, SparsityWarning, stacklevel=3)
     if isinstance(regularizers, ProximalRegularizer) and not uses_default:
         warnings.warn(
             f"{regularizers!r} applies to none of the {len(names)} variables: no kernel is without a "
             "regularizer of its own. Nothing will become sparse through it.",
+            SparsityWarning,
             stacklevel=3,
         )
 

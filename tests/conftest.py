@@ -12,6 +12,11 @@ import processes
 import pytest
 
 
+def pytest_configure(config):
+    """Take every warning of ours for an error; in pyproject.toml, it would import Keras before what stands above."""
+    config.addinivalue_line("filterwarnings", "error::keras_rmda.SparsityWarning")
+
+
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)

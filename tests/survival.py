@@ -73,7 +73,7 @@ def train(folder: Path, callback: str, dropout: float) -> None:
     print("ready", flush=True)
     model.fit(data, epochs=EPOCHS, shuffle=False, verbose=0, callbacks=order)
     arrays = {f"weight {k}": value for k, value in enumerate(model.get_weights())}
-    arrays |= {f"state {k}": np.array(v) for k, v in enumerate(model.optimizer.variables)}
+    arrays |= {f"state {k}": keras.ops.convert_to_numpy(v) for k, v in enumerate(model.optimizer.variables)}
     arrays |= {f"entered {k}": value for k, value in enumerate(path.entered.values())}
     arrays |= {
         f"support {k} {n}": path.support(k)[name] for k in range(EPOCHS + 1) for n, name in enumerate(path.entered)

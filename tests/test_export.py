@@ -99,7 +99,7 @@ def test_a_file_that_computes_something_else_is_not_written(model, tmp_path, mon
 def test_what_cannot_matter_is_left_out(tmp_path):
     """Zero filters and gates; `strip=False` takes the model as it is."""
     model = keras.Sequential([keras.Input((8, 8, 3)), L.Conv2D(16, 3), L.ReLU(), kr.layers.L0Gate(1.0), L.Conv2D(4, 3)])
-    kernel = np.array(model.layers[0].kernel)
+    kernel = model.layers[0].get_weights()[0]
     kernel[..., 4:] = 0.0
     model.layers[0].kernel.assign(kernel)
     small = kr.export_tflite(model, tmp_path / "small.tflite")
@@ -116,7 +116,7 @@ def test_sparse_files_are_smaller(tmp_path, quantization):
     random = np.random.default_rng(0)
     model = keras.Sequential([keras.Input((8, 8, 64)), L.Conv2D(128, 1), L.ReLU(), L.Conv2D(64, 1)])
     for layer in (model.layers[0], model.layers[2]):
-        layer.kernel.assign(np.where(random.random(layer.kernel.shape) < 0.9, 0.0, np.array(layer.kernel)))
+        layer.kernel.assign(np.where(random.random(layer.kernel.shape) < 0.9, 0.0, layer.get_weights()[0]))
     data = random.normal(size=(20, 8, 8, 64)).astype("float32")
     files = [
         kr.export_tflite(model, tmp_path / f"{sparse}.tflite", quantization, data, sparse=sparse)

@@ -450,6 +450,7 @@ def test_nested_models_and_shared_layers(make):
 
 @every_optimizer
 @needs_multi_optimizer
+@pytest.mark.filterwarnings("ignore:Skipping variable loading", "ignore:.* begins anew")  # see the end of the test
 def test_multi_optimizer_trains_each_part_and_counts_penalties_once(make, tmp_path):
     def by_layer():
         optimizers = {"net/a/.*": make(), "net/b/.*": keras.optimizers.SGD(0.1)}

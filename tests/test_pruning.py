@@ -83,6 +83,7 @@ def test_signature_names_and_flags_are_kept(case):
     assert not small.compiled
 
 
+@pytest.mark.filterwarnings("ignore:Gradients do not exist")  # of a layer of which only the shape is read
 def test_saves_loads_and_trains(case, tmp_path):
     _, _, small, _ = case
     small.save(tmp_path / "small.keras")

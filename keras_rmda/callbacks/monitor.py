@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_rmda import _compat
+from keras_rmda._checks import SparsityWarning
 from keras_rmda.assignment import is_kernel, own_regularizer
 from keras_rmda.coupling import tie_what_goes_together
 from keras_rmda.gates.training import expected_macs, found_open, gates_in
@@ -96,6 +97,7 @@ class SparsityMonitor(keras.callbacks.Callback):
             warnings.warn(
                 f"All gates of {', '.join(sorted(closed))} are closed at inference: what is behind sees constants, "
                 "except along shortcuts. If accuracy falls, train again with a smaller `strength`.",
+                SparsityWarning,
                 stacklevel=2,
             )
 

@@ -121,9 +121,8 @@ class TargetSparsity(keras.callbacks.Callback):
                 if self._groups.is_final
                 else f"it stopped before end={self.end} of the epochs"
             )
-            warnings.warn(
-                f"Training ended with {left:.1%} of the {self.metric}, not with {self._goal:.1%}: {why}.", stacklevel=2
-            )
+            message = f"Training ended with {left:.1%} of the {self.metric}, not with {self._goal:.1%}: {why}."
+            warnings.warn(message, _checks.SparsityWarning, stacklevel=2)
 
     def _take_a_note(self, epoch: int) -> None:
         notes_of(self.model).write("TargetSparsity", epoch, decisions=self._decisions)

@@ -56,6 +56,7 @@ class GateGenerator(keras.layers.Layer):
         **layer_arguments: Any,
     ):
         super().__init__(**layer_arguments)
+        self.supports_masking = True
         if not isinstance(channels, list | tuple) or not channels:
             raise ValueError(f"`channels` must be a list of integers. Received: channels={channels!r}")
         self.channels = [_checks.whole(f"channels[{k}]", n, minimum=1) for k, n in enumerate(channels)]
@@ -94,6 +95,9 @@ class GateGenerator(keras.layers.Layer):
             {k: ops.convert_to_tensor(v) for k, v in each.items()} for each in (self.matrices, self.biases)
         )
         return self.log_alphas(matrices, biases)
+
+    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> None:
+        """Return no mask: what it computes does not depend on its input."""
 
     def log_alphas(self, matrices: dict[int, Tensor], biases: dict[int, Tensor]) -> list[Tensor]:
         """Return the chain a_1, a_2, ... in the order of the network."""

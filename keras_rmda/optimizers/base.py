@@ -180,6 +180,7 @@ class SparseOptimizer(Updates):
         warnings.warn(
             f"The optimizer {self.name!r} begins anew: it has {len(self.variables)} variables, the file {len(found)}. "
             "It was saved before its first step, or is another one.",
+            _checks.SparsityWarning,
             stacklevel=2,
         )
 
