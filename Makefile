@@ -5,28 +5,42 @@ BIN := .venv/bin
 OLDEST := .venv-oldest/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test test-fast test-oldest test-jax test-torch test-browser fuzz lint format clean
+.PHONY: demo test test-fast test-slow coverage test-oldest test-jax test-torch test-browser fuzz lint format clean
 
 demo: .venv/installed
 	@$(BIN)/python -m keras_rmda demo
 
-test: .venv/installed
-	$(BIN)/python -m pytest -n 2
+# Two processes; tests of a group run in the same one (tests/conftest.py).
+PYTEST = python -m pytest -n 2 --dist loadgroup
 
+test: .venv/installed
+	$(BIN)/$(PYTEST)
+
+# What one runs after every change; it says what it leaves out.
 test-fast: .venv/installed
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/$(PYTEST) -m "not slow"
+
+test-slow: .venv/installed
+	$(BIN)/$(PYTEST) -m slow
+
+# Lines and branches of keras_rmda that the tests run, also in the processes that they start.
+coverage: .venv/installed
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -n 2 --dist loadgroup
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 test-oldest: .venv-oldest/installed
-	$(OLDEST)/python -m pytest -n 2
+	$(OLDEST)/$(PYTEST)
 
 # What does not need TensorFlow, on the other backends of Keras.
 BACKEND_TESTS := $(addprefix tests/test_,regularizers.py reference.py optimizers.py algorithms.py path.py callbacks.py backup.py sparsify.py coupled.py target.py gates.py gates_insertion.py)
 
 test-jax: .venv/installed
-	KERAS_BACKEND=jax $(BIN)/python -m pytest -n 2 $(BACKEND_TESTS)
+	KERAS_BACKEND=jax $(BIN)/$(PYTEST) $(BACKEND_TESTS)
 
 test-torch: .venv/installed-torch
-	KERAS_BACKEND=torch $(BIN)/python -m pytest -n 2 $(BACKEND_TESTS)
+	KERAS_BACKEND=torch $(BIN)/$(PYTEST) $(BACKEND_TESTS)
 
 # The page of `keras-rmda report` in Chromium, which comes from the system's packages (Debian: chromium).
 test-browser: .venv/installed-browser
