@@ -10,8 +10,8 @@ export TF_CPP_MIN_LOG_LEVEL ?= 3
 demo: .venv/installed
 	@$(BIN)/python -m keras_rmda demo
 
-# Two processes; tests of a group run in the same one (tests/conftest.py).
-PYTEST = python -m pytest -n 2 --dist loadgroup
+# Two processes, to which tests/scheduling.py deals the tests out.
+PYTEST := python -m pytest -n 2
 
 test: .venv/installed
 	$(BIN)/$(PYTEST)
@@ -26,7 +26,7 @@ test-slow: .venv/installed
 # Lines and branches of keras_rmda that the tests run, also in the processes that they start.
 coverage: .venv/installed
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -n 2 --dist loadgroup
+	$(BIN)/coverage run -m pytest -n 2
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

@@ -1,8 +1,13 @@
 import collections
 import os
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")  # most of the time of a test is compiling
+# Most of the time of a test on JAX is compiling.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "0")
 if os.environ.get("KERAS_BACKEND") == "jax":
     os.environ.setdefault("JAX_ENABLE_X64", "true")  # the reference trajectories are in float64
 
@@ -10,11 +15,22 @@ import keras
 import numpy as np
 import processes
 import pytest
+import scheduling
 
 
 def pytest_configure(config):
     """Take every warning of ours for an error; in pyproject.toml, it would import Keras before what stands above."""
     config.addinivalue_line("filterwarnings", "error::keras_rmda.SparsityWarning")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    config.option.loadscopereorder = False
+    return scheduling.ByFile(config, log)
+
+
+def pytest_collection_modifyitems(items):
+    scheduling.sort(items)
 
 
 @pytest.fixture
@@ -37,22 +53,13 @@ def seeded():
 
 @pytest.fixture(scope="session")
 def demo_folder(tmp_path_factory):
-    """A folder in which `keras-rmda demo` has run, briefly. Tests that use it are of the group "demo"."""
+    """A folder in which `keras-rmda demo` has run, briefly; see TOGETHER in tests/scheduling.py."""
     folder = tmp_path_factory.mktemp("a user")
     result = processes.run("-m", "keras_rmda", "demo", "--epochs", "8", "--seed", "3", cwd=folder)
     assert result.returncode == 0, result.stderr
     (folder / "printed.txt").write_text(result.stdout)
     (folder / "progress.txt").write_text(result.stderr)
     return folder
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """Give each file to one process, which makes once what its tests share; deal the slow tests out one by one."""
-    for item in items:
-        if not item.get_closest_marker("xdist_group"):
-            name = item.nodeid if item.get_closest_marker("slow") else item.path.name
-            item.add_marker(pytest.mark.xdist_group(name))
 
 
 def pytest_terminal_summary(terminalreporter):

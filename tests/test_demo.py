@@ -13,7 +13,7 @@ from keras_rmda import demo
 from keras_rmda.datasets import digits
 from keras_rmda.export.benchmark import Interpreter
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("demo")]
+pytestmark = pytest.mark.slow
 ROWS = ["dense", "structured", "stripped", "tflite_dense", "tflite_stripped", "tflite_stripped_int8"]
 
 
@@ -80,7 +80,6 @@ def test_history_and_picture(output):
     assert (output / "demo.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
-@pytest.mark.xdist_group("another demo")
 def test_json_is_the_report_and_progress_goes_elsewhere(tmp_path):
     arguments = ["demo", "--epochs", "1", "--output", tmp_path / "a b", "--json", "--quiet"]
     result = processes.run("-m", "keras_rmda", *arguments, cwd=tmp_path)

@@ -65,10 +65,9 @@ TRAININGS = {
 
 is_old = tuple(int(part) for part in keras.__version__.split(".")[:2]) < (3, 15)
 wants_datasets = pytest.mark.skipif(is_old, reason="older Keras wants a tf.data.Dataset in several processes on JAX")
-TENSORFLOW = pytest.param("tensorflow", marks=pytest.mark.xdist_group("workers"))
-JAX = pytest.param("jax", marks=[wants_datasets, pytest.mark.xdist_group("workers on JAX")])
-every_training = pytest.mark.parametrize("training", [TENSORFLOW, JAX, "custom"])
-every_fit = pytest.mark.parametrize("training", [TENSORFLOW, JAX])
+JAX = pytest.param("jax", marks=wants_datasets)
+every_training = pytest.mark.parametrize("training", ["tensorflow", JAX, "custom"])
+every_fit = pytest.mark.parametrize("training", ["tensorflow", JAX])
 
 
 def start(training, folder, workers=2):

@@ -167,8 +167,15 @@ def test_closed_gates_close_their_channels():
 
 
 @MODELS
-@EVERY_KIND
-@pytest.mark.parametrize("where", ["inside", "everywhere"])
+@pytest.mark.parametrize(
+    ("kind", "direction", "where"),
+    [
+        ("l0", "forward", "inside"),
+        ("l0", "forward", "everywhere"),
+        ("dep_l0", "forward", "everywhere"),
+        ("dep_l0", "backward", "everywhere"),
+    ],
+)
 def test_gates_begin_open_and_take_their_channels_along(make, kind, direction, where):
     model = randomize(make())
     before = [weight.copy() for weight in model.get_weights()]
@@ -360,9 +367,16 @@ def test_files(kind, direction, tmp_path):
     np.testing.assert_allclose(outputs(kr.strip(loaded), x), outputs(model, x), atol=1e-5)
 
 
-@pytest.mark.parametrize("arguments", [{"jit_compile": True}, {"run_eagerly": True}], ids=str)
-@EVERY_KIND
-def test_ways_to_run(arguments, kind, direction):
+@pytest.mark.parametrize(
+    ("kind", "direction", "arguments"),
+    [
+        ("l0", "forward", {"jit_compile": True}),
+        ("dep_l0", "forward", {"jit_compile": True}),
+        ("dep_l0", "backward", {"jit_compile": True}),
+        ("dep_l0", "forward", {"run_eagerly": True}),
+    ],
+)
+def test_ways_to_run(kind, direction, arguments):
     if keras.backend.backend() == "torch":
         pytest.skip("PyTorch runs eagerly")
     gated = kr.gates.insert(residual(), kind, 1e-3, direction, where="everywhere", per_example=True)

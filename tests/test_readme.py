@@ -41,7 +41,6 @@ def test_the_quickstart_runs(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("demo")
 def test_the_commands_run(demo_folder):
     """In order, as a user would, where the demo has run."""
     for command in COMMANDS:
@@ -65,7 +64,6 @@ def test_the_commands_run(demo_folder):
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("demo")
 def test_the_table_is_what_the_demo_prints(demo_folder):
     [table] = [text for language, text in BLOCKS if language == "text"]
     printed = (demo_folder / "printed.txt").read_text()
