@@ -3,7 +3,8 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-# Most of the time of a test on JAX is compiling.
+# Most of the time of a test is tracing and compiling: without optimizations, which are not ours to test.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
@@ -16,6 +17,11 @@ import numpy as np
 import processes
 import pytest
 import scheduling
+
+if keras.backend.backend() == "tensorflow":
+    import tensorflow
+
+    tensorflow.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
 def pytest_configure(config):
@@ -31,6 +37,9 @@ def pytest_xdist_make_scheduler(config, log):
 
 def pytest_collection_modifyitems(items):
     scheduling.sort(items)
+    for item in items:
+        if scheduling.is_slow(item.nodeid):
+            item.add_marker("slow")
 
 
 @pytest.fixture
@@ -62,8 +71,8 @@ def demo_folder(tmp_path_factory):
     return folder
 
 
-def pytest_terminal_summary(terminalreporter):
-    """Print where the time went, by file."""
+def pytest_terminal_summary(terminalreporter, config):
+    """Print where the time went, by file, and what `make test-fast` leaves out."""
     seconds = collections.Counter()
     for reports in terminalreporter.stats.values():
         for report in reports:
@@ -72,3 +81,7 @@ def pytest_terminal_summary(terminalreporter):
     terminalreporter.section("seconds by file")
     for name, total in seconds.most_common():
         terminalreporter.write_line(f"{total:7.1f}  {name}")
+    if config.option.markexpr == "not slow":
+        terminalreporter.section("left out, for make test-slow")
+        for what in scheduling.SLOW.values():
+            terminalreporter.write_line(what)

@@ -1,4 +1,4 @@
-"""Which process of `pytest -n` runs which tests, and in which order.
+"""What `make test-fast` leaves out, and which process of `pytest -n` runs which tests, in which order.
 
 A file is run by one process, which builds, traces and compiles once what its tests share. Tests that take long are
 dealt out one by one, and first, so that both processes end at the same time.
@@ -7,7 +7,31 @@ dealt out one by one, and first, so that both processes end at the same time.
 import collections
 import re
 
+import pytest
 from xdist.scheduler import LoadScopeScheduling
+
+SLOW = {
+    r"test_examples\.py|test_demo\.py|test_readme\.py::test_the_(quickstart|commands|table|code_of)": (
+        "the examples, the demo, the commands and the code of README and docs"
+    ),
+    r"test_distribute\.py|test_backends\.py|test_scale\.py": "replicas, workers, another backend, benchmarks of scale",
+    r"test_applications\.py|every_family_of_applications|test_tf_keras": "networks of keras.applications",
+    r"test_graphs\.py|test_coupling\.py::.*random_graphs": "random graphs",
+    r"test_quantization\.py|test_gates_insertion\.py::.*(ways_to_run|closes_gates|frozen_gates)": (
+        "quantization-aware training, training with gates"
+    ),
+    r"test_backup\.py|test_export\.py::.*(kill|full_disk)|test_cli\.py::test_(as_a_process|train)": (
+        "trainings and files that are interrupted, processes"
+    ),
+    r"[[-](RAMDA|ProxSGD|ProxAdamW|LinBreg|AdaBreg|DessiLBI)[]-]|test_reference.*-(eager|graph)-": (
+        "algorithms other than RMDA; their references but under XLA"
+    ),
+    r"test_saves_loads_and_trains|test_training_is_resumed|test_gates_learn|test_momentum_grows|test_kernels_trained": (
+        "training of what has been stripped, of gates, through stages, at low rank"
+    ),
+    r"test_target\.py::test_(every_mode|other_metrics|a_target_in_units|widths)": "targets in other modes and units",
+}
+"""What `make test-fast` leaves out."""
 
 ONE_BY_ONE = [
     "test_examples.py",
@@ -26,6 +50,11 @@ TOGETHER = {
 """Of the files above: the tests that share what is made once."""
 
 
+def is_slow(nodeid: str) -> bool:
+    """Return whether `make test-fast` leaves a test out."""
+    return any(re.search(pattern, nodeid) for pattern in SLOW)
+
+
 def group_of(nodeid: str) -> str:
     """Return the name of what has to be run by one process."""
     path = nodeid.split("::")[0]
@@ -33,13 +62,13 @@ def group_of(nodeid: str) -> str:
     return shared[0] if shared else nodeid if path.rsplit("/", 1)[-1] in ONE_BY_ONE else path
 
 
-def sort(items: list) -> None:
+def sort(items: list[pytest.Item]) -> None:
     """Put what takes longest first: what shares a thing, the files above in their order, then files of many tests."""
     sizes = collections.Counter(group_of(item.nodeid) for item in items)
 
-    def place_of(item) -> tuple[int, int]:
+    def place_of(item: pytest.Item) -> tuple[int, int]:
         group, file = group_of(item.nodeid), item.path.name
-        first = 0 if group in TOGETHER else 1 + (ONE_BY_ONE + [file]).index(file)
+        first = 0 if group in TOGETHER else 1 + [*ONE_BY_ONE, file].index(file)
         return first, -sizes[group]
 
     items.sort(key=place_of)

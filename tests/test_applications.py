@@ -49,7 +49,6 @@ def halved(weight):
     return math.prod(shape[:first]) * math.prod(n if n in (1, COLORS, CLASSES) else n // 2 for n in shape[first:])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["VGG16", "ResNet50", "DenseNet121", "MobileNet", "MobileNetV2", "EfficientNetB0"])
 def test_half_of_all_channels_zeroed_leaves_what_counting_by_hand_gives(name):
     model = network(name)
@@ -67,7 +66,6 @@ def test_half_of_all_channels_zeroed_leaves_what_counting_by_hand_gives(name):
     assert kr.analyze(small).removable == 0
 
 
-@pytest.mark.slow
 def test_zeroed_groups_of_grouped_convolutions_go_as_groups():
     """ConvNeXt writes its depthwise convolutions as grouped ones, between stages that layer normalization mixes."""
     model = network("ConvNeXtTiny")
@@ -85,7 +83,6 @@ def test_zeroed_groups_of_grouped_convolutions_go_as_groups():
     assert kr.analyze(model).opaque == {}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "kind", "where"),
     [

@@ -7,7 +7,6 @@ import sys
 
 import numpy as np
 import processes
-import pytest
 
 SCRIPT = """
 import json, sys
@@ -43,7 +42,6 @@ def figures(result):
     return json.loads(result.stdout.strip().splitlines()[-1])
 
 
-@pytest.mark.slow
 def test_jax_equals_tensorflow():
     jax, tensorflow = figures(on_jax()), figures(processes.run("-c", SCRIPT))
     assert jax["backend"] == "jax"

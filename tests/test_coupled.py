@@ -14,7 +14,13 @@ from keras_rmda.regularizers import CoupledGroups, Joint
 
 WIDTHS = {"b": 2, "c": 1}
 STRENGTHS = SOME_ZEROS | {kr.RAMDA: 0.1, kr.ProxAdamW: 0.3, kr.AdaBreg: 0.5, kr.DessiLBI: 0.1}
-PENALTIES = [kr.GroupLasso, lambda strength, **groups: kr.SparseGroupLasso(strength, 0.3, **groups)]
+
+
+def sparse_group_lasso(strength, **groups):
+    return kr.SparseGroupLasso(strength, 0.3, **groups)
+
+
+PENALTIES = [kr.GroupLasso, sparse_group_lasso]
 
 
 def network(heads):
@@ -46,8 +52,7 @@ def heads_of(model, names):
     return np.concatenate([number(model.get_layer(name).kernel) for name in names], axis=1)
 
 
-@every_optimizer
-@pytest.mark.parametrize("penalty", PENALTIES, ids=["GroupLasso", "SparseGroupLasso"])
+@every_optimizer_and("penalty", *PENALTIES, also=["RMDA", "RAMDA", "LinBreg"])  # two proximal maps, a subgradient
 def test_coupled_variables_train_like_one(make, penalty):
     strength = STRENGTHS[type(make())]
     one = train(make(regularizer=penalty(strength), exclude=[".*a/.*"]), network({"d": 3}), epochs=8)

@@ -77,7 +77,6 @@ def test_zero_groups_of_random_graphs_are_gone(seed):
             assert what_stays(model, parts, seed)[1] == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
 def test_zero_groups_of_every_family_of_applications_are_gone(name):
     keras.utils.set_random_seed(0)

@@ -13,7 +13,6 @@ from keras_rmda import demo
 from keras_rmda.datasets import digits
 from keras_rmda.export.benchmark import Interpreter
 
-pytestmark = pytest.mark.slow
 ROWS = ["dense", "structured", "stripped", "tflite_dense", "tflite_stripped", "tflite_stripped_int8"]
 
 

@@ -24,7 +24,7 @@ KINDS = [kind.__name__ for kind in DEFAULTS]
 MORE_CASES = ["single groups", "single groups, compiled", "coupled groups", "coupled groups, gates"]
 MORE_CASES += ["accumulation", "clipping", "skipping", "constraint", "weights set late", "several steps"]
 
-pytestmark = [only_tensorflow, pytest.mark.slow]
+pytestmark = only_tensorflow
 
 
 @pytest.mark.parametrize("case", [*KINDS, *MORE_CASES])

@@ -10,7 +10,6 @@ import processes
 import pytest
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-pytestmark = pytest.mark.slow
 
 
 def run(name, folder, *arguments):
@@ -40,7 +39,7 @@ def test_a_model_for_a_microcontroller(tmp_path):
 
 
 def test_a_network_of_keras_applications(tmp_path):
-    said = run("compress_keras_application.py", tmp_path, "--epochs", "3", "--images", "320")
+    said = run("compress_keras_application.py", tmp_path, "--epochs", "3", "--images", "160")
     rows = {line[:12].strip(): line[12:].split() for line in said.splitlines() if "%" in line}
     assert set(rows) == {"dense", "small", "small int8"}
     number = lambda name, k: int(rows[name][k].replace(",", ""))  # noqa: E731

@@ -172,7 +172,6 @@ def test_names_of_layers_that_tensorflow_cannot_have(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.slow
 def test_a_full_disk_leaves_the_old_file(tmp_path):
     """Once the conversion is done, the process may write no more than 20,000 bytes into a file."""
     path = tmp_path / "m.tflite"
@@ -224,7 +223,6 @@ kr.export_tflite(model, sys.argv[1])
 """
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["converting", "checking", "writing"])
 def test_a_kill_leaves_the_old_file(tmp_path, moment):
     path = tmp_path / "m.tflite"

@@ -60,7 +60,6 @@ def aware(residual):
 FAMILIES = ["MobileNetV2", "ResNet50", "EfficientNetB0", "DenseNet121"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_tf_keras_computes_the_same(family):
     model = getattr(keras.applications, family)(weights=None, input_shape=(64, 64, 3), classes=10)

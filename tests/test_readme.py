@@ -29,7 +29,6 @@ def test_the_code_is_the_quickstart_example():
     assert code.strip() == QUICKSTART.split('"""', 2)[2].strip()
 
 
-@pytest.mark.slow
 def test_the_quickstart_runs(tmp_path):
     environment = os.environ | {"TFDS_DATA_DIR": str(tmp_path / "tfds")}
     result = processes.run(ROOT / "examples" / "quickstart.py", cwd=tmp_path, env=environment)
@@ -40,7 +39,6 @@ def test_the_quickstart_runs(tmp_path):
     assert (tmp_path / "digits.tflite").stat().st_size < 94_634
 
 
-@pytest.mark.slow
 def test_the_commands_run(demo_folder):
     """In order, as a user would, where the demo has run."""
     for command in COMMANDS:
@@ -63,7 +61,6 @@ def test_the_commands_run(demo_folder):
     assert report["stripped"]["max_difference"] < 1e-5
 
 
-@pytest.mark.slow
 def test_the_table_is_what_the_demo_prints(demo_folder):
     [table] = [text for language, text in BLOCKS if language == "text"]
     printed = (demo_folder / "printed.txt").read_text()
@@ -73,7 +70,6 @@ def test_the_table_is_what_the_demo_prints(demo_folder):
 
 
 @needs_multi_optimizer
-@pytest.mark.slow
 def test_the_code_of_the_methods_page_runs(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "methods.md").read_text(), re.DOTALL)
     code = "\n".join(blocks) + "\nprint(len(least_important_first), small.count_params() < model.count_params())"
@@ -95,7 +91,6 @@ def test_the_code_of_the_methods_page_runs(tmp_path):
     assert order == "80 True"
 
 
-@pytest.mark.slow
 def test_the_code_of_the_converter_page_runs(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "converter.md").read_text(), re.DOTALL)
     assert len(blocks) == 2
@@ -104,7 +99,6 @@ def test_the_code_of_the_converter_page_runs(tmp_path):
     assert "4 tied: read by depthwise" in result.stdout
 
 
-@pytest.mark.slow
 def test_the_code_of_the_deployment_page_runs(tmp_path):
     text = (ROOT / "docs" / "deployment.md").read_text()
     code = "\n".join(re.findall(r"```python\n(.*?)```", text, re.DOTALL))
@@ -124,7 +118,6 @@ def test_the_code_of_the_deployment_page_runs(tmp_path):
         assert result.stdout
 
 
-@pytest.mark.slow
 def test_the_code_of_the_page_on_scale_runs_also_after_a_kill(tmp_path):
     [code] = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "scale.md").read_text(), re.DOTALL)
     environment = os.environ | {"TFDS_DATA_DIR": str(tmp_path / "tfds")}

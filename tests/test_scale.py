@@ -11,7 +11,7 @@ import pytest
 from backend import only_tensorflow
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
-pytestmark = [only_tensorflow, pytest.mark.slow]
+pytestmark = only_tensorflow
 
 
 def run(script, *arguments, backend="tensorflow"):
@@ -24,7 +24,7 @@ def run(script, *arguments, backend="tensorflow"):
 
 @pytest.mark.parametrize("backend", ["tensorflow", "jax"])
 def test_the_accelerator_benchmark_runs_small(backend, tmp_path):
-    names = ["RMDA", "AdaBreg"]
+    names = {"tensorflow": ["RMDA", "AdaBreg"], "jax": ["RMDA"]}[backend]
     result = run("accelerator.py", "--small", "--only", *names, "--out", str(tmp_path), backend=backend)
     assert result.returncode == 0, result.stderr[-2000:]
     assert [line.split("|")[1].strip() for line in result.stdout.splitlines()[2:]] == names
@@ -33,9 +33,9 @@ def test_the_accelerator_benchmark_runs_small(backend, tmp_path):
     for each in figures.values():
         assert each["backend"] == backend
         assert each["accuracy"] == pytest.approx(each["stripped_accuracy"], abs=0.005)
-    assert figures["AdaBreg"]["zero_groups"] > 0.5
-    assert figures["AdaBreg"]["stripped_parameters"] < figures["AdaBreg"]["parameters"]
     if backend == "tensorflow":
+        assert figures["AdaBreg"]["zero_groups"] > 0.5
+        assert figures["AdaBreg"]["stripped_parameters"] < figures["AdaBreg"]["parameters"]
         again = run("accelerator.py", "--small", "--only", *names, "--out", str(tmp_path))
         assert again.stdout == result.stdout  # what is finished is not made again
 

@@ -40,14 +40,14 @@ MAKERS = {kind.__name__: maker(kind) for kind in DEFAULTS}
 every_optimizer = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 
 
-def every_optimizer_and(name, default, *others):
-    """Every optimizer with the default of an argument, and one of them with each other value.
+def every_optimizer_and(name, default, *others, also=("RMDA",)):
+    """Every optimizer with the default of an argument, and some of them with each other value.
 
     For what the modules around the algorithms do, whatever the algorithm: RMDA has slots, scalars and a momentum.
     """
-    cases = [(make, default) for make in MAKERS.values()] + [(MAKERS["RMDA"], other) for other in others]
-    ids = [f"{kind}-{default}" for kind in MAKERS] + [f"RMDA-{other}" for other in others]
-    return pytest.mark.parametrize(("make", name), cases, ids=ids)
+    cases = [(kind, default) for kind in MAKERS] + [(kind, other) for other in others for kind in also]
+    ids = [f"{kind}-{getattr(value, '__name__', value)}" for kind, value in cases]
+    return pytest.mark.parametrize(("make", name), [(MAKERS[kind], value) for kind, value in cases], ids=ids)
 
 
 PSI = kr.GroupLasso(3e-3)
