@@ -24,6 +24,10 @@ if keras.backend.backend() == "tensorflow":
     tensorflow.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
 
 
+LONG = "Over a minute, since "
+"""How the docstring of a file of tests that takes so long says why."""
+
+
 def pytest_configure(config):
     """Take every warning of ours for an error; in pyproject.toml, it would import Keras before what stands above."""
     config.addinivalue_line("filterwarnings", "error::keras_rmda.SparsityWarning")
@@ -80,7 +84,8 @@ def pytest_terminal_summary(terminalreporter, config):
                 seconds[report.nodeid.split("::")[0]] += report.duration
     terminalreporter.section("seconds by file")
     for name, total in seconds.most_common():
-        terminalreporter.write_line(f"{total:7.1f}  {name}")
+        says_why = total < 60 or LONG in (config.rootpath / name).read_text()
+        terminalreporter.write_line(f"{total:7.1f}  {name}{'' if says_why else '  (does not say why)'}")
     if config.option.markexpr == "not slow":
         terminalreporter.section("left out, for make test-slow")
         for what in scheduling.SLOW.values():

@@ -23,7 +23,7 @@ SLOW = {
     r"test_backup\.py|test_export\.py::.*(kill|full_disk)|test_cli\.py::test_(as_a_process|train)": (
         "trainings and files that are interrupted, processes"
     ),
-    r"[[-](RAMDA|ProxSGD|ProxAdamW|LinBreg|AdaBreg|DessiLBI)[]-]|test_reference.*-(eager|graph)-": (
+    r"[\[-](RAMDA|ProxSGD|ProxAdamW|LinBreg|AdaBreg|DessiLBI)[\]-]|test_reference.*-(eager|graph)-": (
         "algorithms other than RMDA; their references but under XLA"
     ),
     r"test_saves_loads_and_trains|test_training_is_resumed|test_gates_learn|test_momentum_grows|test_kernels_trained": (

@@ -1,4 +1,7 @@
-"""Training on several replicas, in several processes."""
+"""Training on several replicas, in several processes.
+
+Over a minute, since each case traces its training in processes of its own, and workers wait for each other.
+"""
 
 import json
 import os

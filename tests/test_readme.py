@@ -1,4 +1,7 @@
-"""Every command and code block of the README is run, and its table is one that the demo prints."""
+"""Every command and code block of the README is run, and its table is one that the demo prints.
+
+Over a minute, since each page of docs trains networks of its own.
+"""
 
 import json
 import os
@@ -134,7 +137,15 @@ def test_the_code_of_the_page_on_scale_runs_also_after_a_kill(tmp_path):
     assert not (tmp_path / "backup").exists()
 
 
-PAGES = ["README.md", "docs/converter.md", "docs/methods.md", "docs/design.md", "docs/deployment.md", "docs/scale.md"]
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/converter.md",
+    "docs/methods.md",
+    "docs/design.md",
+    "docs/deployment.md",
+    "docs/scale.md",
+]
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -142,6 +153,18 @@ def test_links_lead_somewhere(page):
     text = (ROOT / page).read_text()
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         assert ((ROOT / page).parent / target).exists(), target
+
+
+def test_the_commands_of_contributing_are_there():
+    commands = re.findall(r"`(make [\w-]+|python \S+)", (ROOT / "CONTRIBUTING.md").read_text())
+    assert len(commands) > 10
+    for command in sorted(set(commands)):
+        program, name = command.split()
+        if program == "make":
+            result = subprocess.run(["make", "-n", name], cwd=ROOT, capture_output=True, text=True)
+        else:
+            result = processes.run(ROOT / name, "--help")
+        assert result.returncode == 0, command
 
 
 def test_nothing_depends_on_a_workplace():
