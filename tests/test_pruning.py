@@ -333,6 +333,22 @@ def test_verification_takes_the_users_inputs(rng):
     assert kr.strip(model, inputs=rng.normal(size=(2, 50, 3))).get_layer("a").filters == 7
 
 
+def test_a_model_that_is_called_with_channels_of_two_kinds_keeps_them():
+    """Its input is an image of channels in one call, and twelve numbers of a dense layer in the other."""
+    inside = keras.Sequential([keras.Input((2, 2, 3)), L.ReLU(), L.Conv2D(4, 2, name="c")], name="inside")
+    inputs = keras.Input((2, 2, 3))
+    numbers = L.Reshape((2, 2, 3))(L.Dense(12, name="b")(L.Flatten()(inputs)))
+    x = L.Add()([inside(L.Conv2D(3, 1, name="a")(inputs)), inside(numbers)])
+    model = randomize(keras.Model(inputs, L.Dense(2, name="d")(L.Flatten()(x))))
+    kernel = inside.get_layer("c").kernel
+    kernel.assign(keras.ops.convert_to_numpy(kernel) * (np.arange(3) > 0)[:, None])
+    zero(model, "d", 0, [1])
+    reasons = {row.name: row.reasons for row in kr.analyze(model).layers}
+    assert reasons["a"]["tied: several shapes in inside"] == 1
+    small = kr.strip(model)
+    assert (width(small, "a"), width(small, "b"), width(small, "inside/c")) == (3, 12, 3)
+
+
 def test_a_fixed_batch_is_respected():
     inputs = keras.Input(batch_shape=(4, 6))
     x = L.Dense(8, name="a")(inputs)
