@@ -18,19 +18,15 @@ import numpy as np
 import processes
 import pytest
 from backend import only_tensorflow
-from training import DEFAULTS
+from replicas import CASES
 
 import keras_rmda as kr
 
 HERE = Path(__file__).parent
-KINDS = [kind.__name__ for kind in DEFAULTS]
-MORE_CASES = ["single groups", "single groups, compiled", "coupled groups", "coupled groups, gates"]
-MORE_CASES += ["accumulation", "clipping", "skipping", "constraint", "weights set late", "several steps"]
-
 pytestmark = only_tensorflow
 
 
-@pytest.mark.parametrize("case", [*KINDS, *MORE_CASES])
+@pytest.mark.parametrize("case", CASES)
 def test_two_replicas_equal_one_process(case):
     result = processes.run(HERE / "replicas.py", case)
     assert result.returncode == 0, result.stderr[-2000:]
