@@ -117,8 +117,8 @@ def test_half_precision_weights_train(make, dtype, arguments, request):
     keras.config.set_dtype_policy(dtype)
     model = train(make(regularizer=PSI, **arguments), epochs=8)
     assert {v.dtype for v in model.trainable_variables} == {dtype}
-    losses = model.history.history["loss"]
-    assert losses[-1] < losses[0]
+    error = lambda model: float(((number(keras.ops.cast(model(X), "float32")) - Y) ** 2).mean())  # noqa: E731
+    assert error(model) < error(network())  # of what `fit` has projected
 
 
 SLOTS = {"RMDA": 2, "RAMDA": 3, "ProxSGD": 1, "ProxAdamW": 2, "LinBreg": 2, "AdaBreg": 3, "DessiLBI": 3}
@@ -547,8 +547,8 @@ def test_a_moving_average_is_refused(make):
 
 @every_optimizer
 def test_a_nan_gradient_does_not_become_a_zero_group(make):
-    model, optimizer = network(), make(regularizer=kr.GroupLasso(10.0))
-    optimizer.build(model.trainable_variables)
+    model = train(make(regularizer=kr.GroupLasso(10.0)), epochs=1, compile_arguments={"run_eagerly": True})
+    optimizer = model.optimizer
     gradients = [np.full(v.shape, np.nan, "float32") for v in model.trainable_variables]
     optimizer.apply(gradients, model.trainable_variables)
     assert np.isnan(number(optimizer.structured_value(model.get_layer("a").kernel))).all()

@@ -235,4 +235,5 @@ def test_what_others_see_of_tf_keras_stays(tmp_path):
     )
     environment = {key: value for key, value in os.environ.items() if key != "TF_USE_LEGACY_KERAS"}
     result = processes.run(script, env=environment)
+    assert result.returncode == 0, result.stderr[-2000:]
     assert result.stdout.split() == [keras.__version__, "None", "True"]
