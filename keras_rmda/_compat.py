@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -108,6 +109,37 @@ def tell_optimizers_their_model(bind: Callable[[Any, keras.Model], None]) -> Non
 
     compile.tells_optimizers = True
     owner.compile = compile
+
+
+def surround_fit(session: Callable[[keras.Model, Any], contextlib.AbstractContextManager]) -> None:
+    """Run every `fit` inside of `session(model, callbacks)`, with the callbacks that it gives.
+
+    Keras has no callback that is there by itself, and none that hears of an interrupted `fit`. `fit` is wrapped, once,
+    in the class that defines it, like `compile`.
+    """
+    owner = next(each for each in keras.Model.__mro__ if "fit" in vars(each))
+    original = owner.fit
+    if getattr(original, "is_surrounded", False):
+        return
+    signature = inspect.signature(original)
+
+    @functools.wraps(original)
+    def fit(model: keras.Model, *arguments: Any, **keyword_arguments: Any) -> Any:
+        try:
+            bound = signature.bind(model, *arguments, **keyword_arguments).arguments
+        except TypeError:  # which Keras tells
+            return original(model, *arguments, **keyword_arguments)
+        with session(model, bound.get("callbacks")) as callbacks:
+            return original(**bound | {"callbacks": callbacks})
+
+    fit.is_surrounded = True
+    owner.fit = fit
+
+
+def take_state_back(model: keras.Model) -> None:
+    """Let a model whose `fit` was interrupted hold the state of its last step; on JAX, `fit` holds it meanwhile."""
+    if keras.backend.backend() == "jax":
+        model.jax_state_sync()
 
 
 def layers_of(model: keras.Model) -> list:

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import keras
 
 
-def load(path: str | Path) -> keras.Model:
+def load(path: str | Path, compile: bool = False) -> keras.Model:
     """Load a `.keras` file.
+
+    Args:
+        path: of the file.
+        compile: whether with its optimizer, if all that it was compiled with is known here.
 
     Raises:
         ValueError: if it is missing or foreign.
     """
     if not Path(path).is_file():
         raise ValueError(f"MODEL: there is no such file. Received: {str(path)!r}")
+    if compile:
+        with contextlib.suppress(Exception):  # losses and metrics of the user's own are not known here
+            return keras.models.load_model(path)
     try:
         return keras.models.load_model(path, compile=False)
     except Exception as error:  # Keras raises many types for foreign files

@@ -16,12 +16,23 @@ from keras_rmda._loading import load
 from keras_rmda.export import benchmark_tflite, export_tflite
 from keras_rmda.export.benchmark import Ratio
 from keras_rmda.export.contents import read_contents
+from keras_rmda.optimizers.models import optimizers_of
 from keras_rmda.pruning import analyze, strip
 from keras_rmda.pruning.report import table
 
 
 class UsageError(Exception):
     """Bad input, as one line that names the argument and its value."""
+
+
+def load_structured(path: str) -> keras.Model:
+    """Load a model with its optimizer, and let it hold the zeros that only the optimizer has."""
+    model = load(path, compile=True)
+    for optimizer in optimizers_of(model):
+        if optimizer.hides_zeros():
+            optimizer.project(model)
+            print(f"keras-rmda: {path}: took the zeros from its optimizer {optimizer.name!r}", file=sys.stderr)
+    return model
 
 
 def run_demo(options: argparse.Namespace) -> None:
@@ -89,14 +100,14 @@ def run_train(options: argparse.Namespace) -> None:
 def run_inspect(options: argparse.Namespace) -> None:
     """`keras-rmda inspect`."""
     is_tflite = Path(options.model).suffix == ".tflite"
-    report = read_contents(options.model) if is_tflite else analyze(load(options.model))
+    report = read_contents(options.model) if is_tflite else analyze(load_structured(options.model))
     print(json.dumps(report.to_dict()) if options.json else report)
 
 
 def run_strip(options: argparse.Namespace) -> None:
     """`keras-rmda strip`."""
     out = _files.check_target(options.out, ".keras", "OUT")
-    model = load(options.model)
+    model = load_structured(options.model)
     report = analyze(model)
     if report.parameters_after == report.parameters:
         raise UsageError(f"no channel can be removed; `keras-rmda inspect` tells why. Received: {options.model!r}")
@@ -118,7 +129,7 @@ def run_export(options: argparse.Namespace) -> None:
     _files.check_target(options.out, ".tflite", "OUT")
     data = _arrays.read("--representative-data", options.representative_data) if options.representative_data else None
     how = {"strip": not options.no_strip, "sparse": options.sparse, "int8_io": options.int8_io}
-    file = export_tflite(load(options.model), options.out, options.quantization, data, **how)
+    file = export_tflite(load_structured(options.model), options.out, options.quantization, data, **how)
     figures = asdict(file) | {"path": str(file.path)}
     if options.json:
         print(json.dumps(figures))

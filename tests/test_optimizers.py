@@ -102,7 +102,8 @@ def test_half_precision_weights_have_a_state_of_float32(make, dtype, rng):
         optimizer.build([variable])
         gradient = keras.ops.cast(np.full((4, 3), 1e-3), dtype)
         optimizer.apply([keras.ops.cast(gradient, each)], [variable])
-        found.append([variable, *optimizer.variables])
+        # The copies of weights by which changes are noticed are as rounded as the weights.
+        found.append([variable, *(v for v in optimizer.variables if not v.path.endswith("witness"))])
         state = {v.dtype for v in optimizer.variables}
         assert {name for name in state if "float" in name} == {"float32"}
     for half, whole in zip(*found):
@@ -130,7 +131,8 @@ def test_memory_is_what_docs_scale_says(make):
     model, optimizer = network(), make(regularizer=PSI)
     optimizer.build(model.trainable_variables)
     weights = sum(math.prod(v.shape) for v in model.trainable_variables)
-    state = sum(math.prod(v.shape) for v in optimizer.variables if len(v.shape))
+    # Without the copies of the two smallest variables, by which changes are noticed.
+    state = sum(math.prod(v.shape) for v in optimizer.variables if len(v.shape) and not v.path.endswith("witness"))
     kind = type(optimizer).__name__
     assert state == SLOTS[kind] * weights
     table = (Path(__file__).parents[1] / "docs" / "scale.md").read_text()
@@ -547,8 +549,9 @@ def test_a_moving_average_is_refused(make):
 
 @every_optimizer
 def test_a_nan_gradient_does_not_become_a_zero_group(make):
-    model = train(make(regularizer=kr.GroupLasso(10.0)), epochs=1, compile_arguments={"run_eagerly": True})
-    optimizer = model.optimizer
+    model, optimizer = network(), make(regularizer=kr.GroupLasso(10.0))
+    optimizer.build(model.trainable_variables)
+    optimizer.apply([keras.ops.ones_like(v) for v in model.trainable_variables], model.trainable_variables)
     gradients = [np.full(v.shape, np.nan, "float32") for v in model.trainable_variables]
     optimizer.apply(gradients, model.trainable_variables)
     assert np.isnan(number(optimizer.structured_value(model.get_layer("a").kernel))).all()

@@ -4,7 +4,17 @@ from keras_rmda.callbacks.backup import BackupAndRestore
 from keras_rmda.callbacks.gates import FreezeGates
 from keras_rmda.callbacks.monitor import SparsityMonitor
 from keras_rmda.callbacks.path import SolutionPath
+from keras_rmda.callbacks.session import session  # noqa: F401  wraps `fit`
 from keras_rmda.callbacks.stages import StagewiseSchedule
+from keras_rmda.callbacks.structured import StructuredWeights
 from keras_rmda.callbacks.target import TargetSparsity
 
-__all__ = ["BackupAndRestore", "FreezeGates", "SolutionPath", "SparsityMonitor", "StagewiseSchedule", "TargetSparsity"]
+__all__ = [
+    "BackupAndRestore",
+    "FreezeGates",
+    "SolutionPath",
+    "SparsityMonitor",
+    "StagewiseSchedule",
+    "StructuredWeights",
+    "TargetSparsity",
+]

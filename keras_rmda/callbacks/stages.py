@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal
 
 import keras
 from keras import ops
@@ -12,6 +13,7 @@ from keras_rmda import _checks, _compat
 from keras_rmda.optimizers.base import SparseOptimizer
 from keras_rmda.optimizers.momentum import AveragingOptimizer
 from keras_rmda.optimizers.notes import Notes
+from keras_rmda.optimizers.ramda import RAMDA
 
 
 class StagewiseSchedule(keras.callbacks.Callback):
@@ -20,12 +22,14 @@ class StagewiseSchedule(keras.callbacks.Callback):
     Formula, before epoch m of `milestones`: learning_rate <- factor * learning_rate,
     momentum <- min(1, momentum / factor), `optimizer.restart()`. In the last stage the momentum grows with the
     step t of the stage as min(1, momentum * sqrt(t)), so that in the end the iterate is its structured value.
+    With `style="ramda"` the momentum is kept until the last stage, and RAMDA's epsilon <- factor * epsilon.
     Optimizers that do not average their iterates (all but RMDA and RAMDA) keep momentum and history: for them only the
     learning rate goes down.
 
     Args:
         milestones: increasing 0-based epochs; each is applied before that epoch begins.
         factor: number in (0, 1) that multiplies the learning rate.
+        style: `"rmda"`, or `"ramda"` for the schedule of RAMDA's authors.
 
     Raises:
         ValueError: for bad arguments; at the start of training if the optimizer is not one of this package or
@@ -34,10 +38,11 @@ class StagewiseSchedule(keras.callbacks.Callback):
     Example:
         >>> model.fit(x, y, epochs=30, callbacks=[kr.callbacks.StagewiseSchedule([15, 25])])
 
-    Source: Huang and Lee 2022, arXiv:2112.02612, section 5.
+    Source: Huang and Lee 2022, arXiv:2112.02612, section 5; for `"ramda"` Huang, Lee and Lee 2024, arXiv:2403.14398,
+    with their code.
     """
 
-    def __init__(self, milestones: Sequence[int], factor: float = 0.1):
+    def __init__(self, milestones: Sequence[int], factor: float = 0.1, style: Literal["rmda", "ramda"] = "rmda"):
         super().__init__()
         try:
             milestones = [_checks.whole("milestones", epoch) for epoch in milestones]
@@ -49,6 +54,8 @@ class StagewiseSchedule(keras.callbacks.Callback):
         self.factor = _checks.real("factor", factor, maximum=1.0, open_minimum=True)
         if self.factor == 1.0:
             raise ValueError(f"`factor` must be less than 1. Received: factor={factor!r}")
+        _checks.one_of("style", style, ("rmda", "ramda"))
+        self.style = style
 
     @property
     def _optimizers(self) -> list[SparseOptimizer]:
@@ -90,7 +97,10 @@ class StagewiseSchedule(keras.callbacks.Callback):
         if epoch == 0:
             optimizer.momentum_growth = 0.0
         if epoch in self.milestones:
-            optimizer.momentum = min(1.0, float(ops.convert_to_numpy(optimizer.momentum)) / self.factor)
+            if self.style == "rmda":
+                optimizer.momentum = min(1.0, float(ops.convert_to_numpy(optimizer.momentum)) / self.factor)
+            elif isinstance(optimizer, RAMDA):
+                optimizer.epsilon = float(ops.convert_to_numpy(optimizer.epsilon)) * self.factor
             optimizer.restart()
         if epoch == self.milestones[-1]:
             optimizer.momentum_growth = 0.5

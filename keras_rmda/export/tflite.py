@@ -15,6 +15,7 @@ from keras_rmda import _checks, _compat, _files, _tfmot
 from keras_rmda.export.benchmark import Interpreter
 from keras_rmda.export.contents import parsed
 from keras_rmda.export.samples import first_samples
+from keras_rmda.optimizers.models import warn_of_hidden_zeros
 from keras_rmda.pruning import strip
 from keras_rmda.pruning.verification import difference, random_inputs
 
@@ -115,6 +116,8 @@ def export_tflite(
             f"quantization={quantization!r} needs `representative_data`. Received: representative_data=None"
         )
     samples = [] if representative_data is None else first_samples(model, representative_data)
+    if not aware and not strip:
+        warn_of_hidden_zeros(model)
     exported = stripped(model) if strip and not aware else model
     # Keras gives inputs without a name another one in a copy.
     names = {old.name: new.name for old, new in zip(model.inputs, exported.inputs, strict=True)}

@@ -1,25 +1,22 @@
-"""What the users of every optimizer see: arguments, structured values, projection, restart, configuration."""
+"""What the users of every optimizer see: arguments, penalties, configuration."""
 
 from __future__ import annotations
 
-import warnings
 import weakref
 from collections.abc import Iterable, Sequence
 from numbers import Integral
 from typing import Any, Literal
 
 import keras
-from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
 from keras_rmda import _checks, _compat, assignment
 from keras_rmda.assignment import Regularizers, own_regularizer
-from keras_rmda.optimizers.notes import Notes
-from keras_rmda.optimizers.updates import Updates
-from keras_rmda.regularizers import Joint, ProximalRegularizer, Tensor
+from keras_rmda.optimizers.shown import Shown
+from keras_rmda.regularizers import Joint, ProximalRegularizer
 
 
-class SparseOptimizer(Updates):
+class SparseOptimizer(Shown):
     """Base class of the optimizers that keep structured zeros exactly.
 
     A subclass states `slots`, `scalars` and `hyperparameters` (attributes for `get_config`), and defines `init`,
@@ -43,8 +40,6 @@ class SparseOptimizer(Updates):
     """
 
     hyperparameters: tuple[str, ...] = ()
-    rebuilds_iterate = False
-    """Whether the iterate is made anew from the slots at each step, so that changes to the weights do not last."""
 
     def __init__(
         self,
@@ -69,7 +64,6 @@ class SparseOptimizer(Updates):
         self.skip_nonfinite = _checks.truth("skip_nonfinite", skip_nonfinite)
         self.jit_update = jit_update
         self._skipped_steps = self._new_scalar("skipped_steps", dtype="int") if skip_nonfinite else None
-        self.notes = Notes()
         self._model, self._compiled_updates = None, {}
         _compat.leave_proximal_penalties_out_of_losses(applies_penalty_of)
 
@@ -81,56 +75,6 @@ class SparseOptimizer(Updates):
         if self._skipped_steps is None:
             raise AttributeError("Steps are skipped, and counted, with `skip_nonfinite=True` only.")
         return self._skipped_steps
-
-    def restart(self) -> None:
-        """Forget all history and start a new stage from the current weights, as a fresh optimizer would."""
-        if not self.built:
-            return
-        for variable in [self._step_count, *self._scalars.values()]:
-            variable.assign(ops.zeros((), variable.dtype))
-        self._begin_stage()
-
-    def structured_value(self, variable: keras.Variable) -> Tensor:
-        """Return the iterate of `variable` that carries the exact zeros, inside the variable's constraint.
-
-        Args:
-            variable: a trainable variable that this optimizer was built with.
-
-        Returns:
-            A tensor of the variable's shape. A variable without regularizer has no structure: its own value.
-
-        Raises:
-            ValueError: if the optimizer does not know the variable.
-        """
-        return self.structured_values([variable])[0]
-
-    def structured_values(self, variables: Iterable[keras.Variable]) -> list[Tensor]:
-        """Return `structured_value` of each variable; those whose groups are coupled cost one computation together."""
-        self._check_built()
-        variables = list(variables)
-        self._check_variables_are_known(variables)
-        indices = [self._get_variable_index(variable) for variable in variables]
-        values = dict(self._asked(indices, self._structured, self._strengths))
-        constraints = [self._trainable_variables[index].constraint for index in indices]
-        return [
-            values[index] if constraint is None else constraint(values[index])
-            for index, constraint in zip(indices, constraints)
-        ]
-
-    def project(self, model: keras.Model | Iterable[keras.Variable]) -> None:
-        """Write the iterates that carry the exact zeros into the model; `fit` ends with this by itself.
-
-        Args:
-            model: the model that is trained, or its trainable variables.
-
-        Raises:
-            ValueError: if the optimizer is not built.
-        """
-        self._check_built()
-        variables = list(getattr(model, "trainable_variables", model))
-        variables = [variable for variable in variables if self.penalty_of(variable) is not None]
-        for variable, value in zip(variables, self.structured_values(variables)):
-            variable.assign(value)
 
     def penalty_of(self, variable: keras.Variable) -> ProximalRegularizer | None:
         """Return the regularizer that this optimizer applies to `variable`, at the strength of the last step.
@@ -160,30 +104,6 @@ class SparseOptimizer(Updates):
         super().build(variables)
         _BUILT.add(self)
 
-    def finalize_variable_values(self, var_list: list[keras.Variable]) -> None:
-        """Project at the end of `fit`."""
-        super().finalize_variable_values(var_list)
-        if self.built:
-            self.project(var_list)
-
-    def save_own_variables(self, store: Any) -> None:
-        """Save the state, and what callbacks keep with it."""
-        super().save_own_variables(store)
-        self.notes.save(store)
-
-    def load_own_variables(self, store: Any) -> None:
-        """Load the state, and what callbacks keep with it."""
-        found = self.notes.load(store)
-        if len(found) == len(self.variables):
-            super().load_own_variables(found)
-            return
-        warnings.warn(
-            f"The optimizer {self.name!r} begins anew: it has {len(self.variables)} variables, the file {len(found)}. "
-            "It was saved before its first step, or is another one.",
-            _checks.SparsityWarning,
-            stacklevel=2,
-        )
-
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments, with current values of settable ones, as Keras does."""
         arguments = {
@@ -208,10 +128,6 @@ class SparseOptimizer(Updates):
                 "lasting effect. Use a penalty instead, such as keras_rmda.ElasticNet. "
                 f"Received: weight_decay={weight_decay!r}"
             )
-
-    def _check_built(self) -> None:
-        if not self.built:
-            raise ValueError("The optimizer has no iterates before its first step (or `build`).")
 
 
 def bind(optimizer: Any, model: keras.Model) -> None:

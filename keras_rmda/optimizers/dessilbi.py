@@ -5,13 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import keras
-from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
 from keras_rmda import _checks
 from keras_rmda.assignment import Regularizers
 from keras_rmda.optimizers.momentum import DECAY, MomentumOptimizer
-from keras_rmda.optimizers.updates import Slots
+from keras_rmda.optimizers.updates import Slots, on_support
 from keras_rmda.regularizers import Tensor
 
 
@@ -93,4 +92,4 @@ class DessiLBI(MomentumOptimizer):
         return w_next, slots | {"gamma": gamma, "z": z}
 
     def structured(self, w, psi, *, t, gamma, z, b=None) -> Tensor:
-        return w * ops.cast(gamma != 0, w.dtype)  # as a product: a NaN in W stays one
+        return on_support(w, gamma)

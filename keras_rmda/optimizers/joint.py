@@ -50,6 +50,8 @@ def couplings(penalties: Sequence[ProximalRegularizer | None]) -> list[Coupling]
 class Respondent:
     """Stands for the penalty of one variable: gives the answers that it was made with, then notes a question."""
 
+    has_support = True
+
     def __init__(self, answers: Sequence[Tensor]):
         self._answers = list(answers)
         self.question: tuple | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import keras
@@ -11,13 +12,17 @@ from keras.optimizers.schedules import LearningRateSchedule
 from keras_rmda import _checks
 from keras_rmda.assignment import Regularizers
 from keras_rmda.optimizers.base import SparseOptimizer
-from keras_rmda.regularizers import Tensor
+from keras_rmda.optimizers.updates import on_support
+from keras_rmda.regularizers import ProximalRegularizer, Tensor
 
 FRACTION = {"maximum": 1.0, "open_minimum": True}
 """A momentum that is the share of the new, in (0, 1]."""
 
 DECAY = {"maximum": 1.0, "open_maximum": True}
 """A momentum that is the share of the old, in [0, 1)."""
+
+FAR = 0.1
+"""The relative distance of structured values to the iterate at the end of `fit` that is worth a warning."""
 
 
 class MomentumOptimizer(SparseOptimizer):
@@ -94,6 +99,15 @@ class AveragingOptimizer(MomentumOptimizer):
 
     rebuilds_iterate = True
 
+    def minimizer(self, psi: ProximalRegularizer | None, *, t: Tensor, **state: Tensor) -> Tensor:
+        """Return W~_t, the minimizer of the subproblem of a step, from the state behind it."""
+        raise NotImplementedError
+
+    def structured(self, w: Tensor, psi: ProximalRegularizer, *, t: Tensor, **state: Tensor) -> Tensor:
+        """Return W_t on the support of W~_t, which is as sparse and much less noisy; W~_t if psi asks for more."""
+        w_tilde = self.minimizer(psi, t=t, **state)
+        return on_support(w, w_tilde) if psi.has_support else w_tilde
+
     def __init__(self, *arguments: Any, **optimizer_arguments: Any):
         super().__init__(*arguments, **optimizer_arguments)
         self._momentum_growth = self._new_scalar("momentum_growth")
@@ -106,6 +120,19 @@ class AveragingOptimizer(MomentumOptimizer):
     @momentum_growth.setter
     def momentum_growth(self, value: float) -> None:
         self._momentum_growth.assign(_checks.real("momentum_growth", value))
+
+    def finalize_variable_values(self, var_list: list[keras.Variable]) -> None:
+        """Show the structured values at the end of `fit`; warn if training has ended far from them."""
+        super().finalize_variable_values(var_list)
+        distance = self.distance()
+        if distance > FAR:
+            warnings.warn(
+                f"`fit` ended with structured weights that are {distance:.0%} away from those that training goes on "
+                "with, whose loss it has shown; validation shows that of the structured ones. A last stage brings them "
+                "together: `callbacks.StagewiseSchedule`, or momentum=1.0 throughout.",
+                _checks.SparsityWarning,
+                stacklevel=2,
+            )
 
     def _momentum_at(self, t: Tensor) -> dict[str, Tensor]:
         growth = ops.power(t, ops.cast(self._momentum_growth, t.dtype))

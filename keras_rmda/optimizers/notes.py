@@ -43,6 +43,10 @@ class Notes:
         note = self._loaded.pop(name, None)
         return note if note and epoch - 1 <= int(note["epoch"]) <= epoch else None
 
+    def loaded(self, name: str) -> Note:
+        """Return the note of this name as it was loaded, of whatever epoch, once."""
+        return self._loaded.pop(name, {})
+
     def save(self, store: Any) -> None:
         """Write all notes into what Keras gives an optimizer to save its variables in."""
         for name, note in self._written.items():

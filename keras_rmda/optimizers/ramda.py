@@ -76,10 +76,10 @@ class RAMDA(AveragingOptimizer):
     def step(self, w, g, lr, psi, *, t, c, s, alpha, w_0, v, u) -> tuple[Tensor, Slots]:
         v = v + s * g  # V_t = V_{t-1} + s_t G_t
         u = u + s * ops.square(g)  # U_t = U_{t-1} + s_t G_t^2
-        w_tilde = self.structured(w, psi, t=t, s=s, alpha=alpha, w_0=w_0, v=v, u=u)
+        w_tilde = self.minimizer(psi, t=t, s=s, alpha=alpha, w_0=w_0, v=v, u=u)
         return (1.0 - c) * w + c * w_tilde, {"v": v, "u": u}  # W_t = (1 - c) W_{t-1} + c W~_t
 
-    def structured(self, w, psi, *, t, s, alpha, w_0, v, u) -> Tensor:
+    def minimizer(self, psi, *, t, s, alpha, w_0, v, u) -> Tensor:
         p = cube_root(u) + as_type_of(u, self.epsilon)  # P_t = U_t^(1/3) + epsilon
         w_hat = w_0 - v / p
         return w_hat if psi is None else psi.prox_in_metric(w_hat, alpha, p)  # W~_t

@@ -20,14 +20,19 @@ class RMDA(AveragingOptimizer):
 
     Formula, at step t of a stage with learning rate eta_t and momentum c:
 
-        s_t = eta_t sqrt(t),  alpha_t = alpha_{t-1} + s_t,  beta_t = sqrt(t)
+        tau_t = tau_{t-1} + eta_t / max(eta_1, ..., eta_t)
+        s_t = eta_t sqrt(tau_t),  alpha_t = alpha_{t-1} + s_t,  beta_t = sqrt(tau_t)
         V_t = V_{t-1} + s_t G_t
         W~_t = argmin_W  alpha_t psi(W) + <V_t, W> + beta_t |W - W_0|^2 / 2
         W_t = (1 - c) W_{t-1} + c W~_t
 
-    With c < 1 the iterate W_t approaches zeros but holds none; W~_t holds them: `structured_value`.
-    The end of `fit` writes W~_t into the regularized variables. Train in stages
-    (`callbacks.StagewiseSchedule`): the learning rate goes down, the momentum up to 1.
+    Where the learning rate is constant within a stage, tau_t = t, and this is the method as published. Where it falls
+    within a stage (`ReduceLROnPlateau`, `CosineDecay`, ...) the clock tau slows down with it: by beta_t = sqrt(t) the
+    weights would drift back to W_0.
+
+    With c < 1 the iterate W_t approaches zeros but holds none; W~_t holds them. `structured_value`, which validation
+    sees and `fit` ends with, is W_t where W~_t is not zero. Train in stages (`callbacks.StagewiseSchedule`): the
+    learning rate goes down, the momentum up to 1.
 
     Args:
         learning_rate: float >= 0 or schedule.
@@ -48,7 +53,7 @@ class RMDA(AveragingOptimizer):
     """
 
     slots = ("w_0", "v")
-    scalars = ("s", "alpha")
+    scalars = ("s", "alpha", "tau", "largest")
 
     def __init__(
         self,
@@ -63,16 +68,23 @@ class RMDA(AveragingOptimizer):
     def init(self, w: Tensor, psi: ProximalRegularizer | None) -> Slots:
         return {"w_0": w, "v": ops.zeros_like(w)}
 
-    def advance(self, lr: Tensor, t: Tensor, *, s: Tensor, alpha: Tensor) -> Scalars:
-        s = lr * ops.sqrt(t)
-        return {"s": s, "alpha": alpha + s}
+    def advance(self, lr: Tensor, t: Tensor, *, s: Tensor, alpha: Tensor, tau: Tensor, largest: Tensor) -> Scalars:
+        largest = ops.where(lr > largest, lr, largest)  # max(eta_1, ..., eta_t)
+        tau = tau + lr / or_one(largest)
+        s = lr * ops.sqrt(tau)
+        return {"s": s, "alpha": alpha + s, "tau": tau, "largest": largest}
 
-    def step(self, w, g, lr, psi, *, t, c, s, alpha, w_0, v) -> tuple[Tensor, Slots]:
+    def step(self, w, g, lr, psi, *, t, c, s, alpha, tau, largest, w_0, v) -> tuple[Tensor, Slots]:
         v = v + s * g  # V_t = V_{t-1} + s_t G_t
-        w_tilde = self.structured(w, psi, t=t, s=s, alpha=alpha, w_0=w_0, v=v)
+        w_tilde = self.minimizer(psi, t=t, s=s, alpha=alpha, tau=tau, largest=largest, w_0=w_0, v=v)
         return (1.0 - c) * w + c * w_tilde, {"v": v}  # W_t = (1 - c) W_{t-1} + c W~_t
 
-    def structured(self, w, psi, *, t, s, alpha, w_0, v) -> Tensor:
-        beta = ops.sqrt(ops.where(t > 0, t, ops.ones_like(t)))  # beta_t = sqrt(t); at t = 0, W~_0 = W_0
+    def minimizer(self, psi, *, t, s, alpha, tau, largest, w_0, v) -> Tensor:
+        beta = ops.sqrt(or_one(tau))  # beta_t = sqrt(tau_t); at t = 0, W~_0 = W_0
         w_hat = w_0 - v / beta
         return w_hat if psi is None else psi.prox(w_hat, alpha / beta)  # W~_t
+
+
+def or_one(x: Tensor) -> Tensor:
+    """Return x where it is positive, else 1: a divisor."""
+    return ops.where(x > 0, x, ops.ones_like(x))

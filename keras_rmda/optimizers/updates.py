@@ -161,7 +161,7 @@ class Updates(keras.optimizers.Optimizer):
         return self.step(w, ops.cast(gradient, w.dtype), lr, psi, **numbers, **slots)
 
     def _structured(self, index: int, psi: ProximalRegularizer | None) -> Tensor:
-        w, dtype = self._precisely(index), self._trainable_variables[index].dtype
+        w, dtype = self._precise_iterate(index), self._trainable_variables[index].dtype
         if psi is None:
             return ops.cast(w, dtype)
         t, scalars = ops.cast(self._step_count, w.dtype), self._read(self._scalars, w.dtype)
@@ -171,6 +171,10 @@ class Updates(keras.optimizers.Optimizer):
         """Return the value of a variable in the dtype that its updates are computed in."""
         variable = self._trainable_variables[index]
         return ops.cast(ops.convert_to_tensor(variable), precise(variable.dtype))
+
+    def _precise_iterate(self, index: int) -> Tensor:
+        """Return the iterate of a variable, wherever it is kept between the steps."""
+        return self._precisely(index)
 
     def _asked(
         self, indices: Iterable[int], function: Callable[[int, Any], Any], strengths: dict[str, Tensor]
@@ -274,6 +278,11 @@ def precise(dtype: Any) -> str:
     """Return the dtype of the state, and of the computation, for weights of this one."""
     dtype = keras.backend.standardize_dtype(dtype)
     return "float32" if dtype in ("float16", "bfloat16") else dtype
+
+
+def on_support(w: Tensor, other: Tensor) -> Tensor:
+    """Return w where `other` is not zero, else 0; a product, so that a NaN in w stays one."""
+    return w * ops.cast(other != 0, w.dtype)
 
 
 def _assign_unless_skipped(variable: keras.Variable, value: Tensor, is_finite: Tensor | None) -> None:

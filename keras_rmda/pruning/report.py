@@ -12,6 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_rmda.channels.sites import WRITTEN, Cut, Site
+from keras_rmda.optimizers.models import warn_of_hidden_zeros
 from keras_rmda.pruning.liveness import Plan, plan
 from keras_rmda.pruning.trace import as_graph, trace
 
@@ -158,6 +159,7 @@ def analyze(model: keras.Model) -> Report:
     Example:
         >>> print(kr.analyze(model))
     """
+    warn_of_hidden_zeros(model)
     with as_graph(model) as graph:
         return report(plan(trace(graph), ops.convert_to_numpy), model.name)
 

@@ -10,6 +10,7 @@ from keras import ops
 
 from keras_rmda import _checks, _graphs
 from keras_rmda.channels.sites import Site
+from keras_rmda.optimizers.models import warn_of_hidden_zeros
 from keras_rmda.pruning.folding import Folding, fold, rescaling
 from keras_rmda.pruning.liveness import Plan, plan
 from keras_rmda.pruning.trace import as_graph, trace
@@ -58,6 +59,7 @@ def strip(
         _checks.real("tolerance", tolerance, open_minimum=True)
     _checks.whole("round_to", round_to, minimum=1)
     _checks.truth("strict", strict)
+    warn_of_hidden_zeros(model)
     with as_graph(model) as graph:
         decided = plan(trace(graph), ops.convert_to_numpy, round_to)
         if strict:

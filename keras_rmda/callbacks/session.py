@@ -1,0 +1,60 @@
+"""One `fit`: its callbacks, which know each other, and what every `fit` with an optimizer of this package brings."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+
+from keras_rmda import _compat
+from keras_rmda.callbacks.structured import StructuredWeights
+from keras_rmda.optimizers.models import optimizers_of
+
+
+class Companion(keras.callbacks.Callback):
+    """Base class of callbacks that know the others of a `fit`, and have a last word when all of them have ended."""
+
+    def before_fit(self, callbacks: list[keras.callbacks.Callback]) -> None:
+        """Look at all callbacks of the `fit` that begins, this one among them, in their order."""
+
+    def after_fit(self) -> None:
+        """Look at the model when all callbacks have ended."""
+
+
+@contextlib.contextmanager
+def session(model: keras.Model, callbacks: Any) -> Iterator[Any]:
+    """Give the callbacks for a `fit` of this model: those of the user, behind one that shows structured weights.
+
+    Args:
+        model: a compiled model; nothing happens to one without an optimizer of this package.
+        callbacks: what the user has given to `fit`: None, callbacks in any structure, or a CallbackList.
+    """
+    if not optimizers_of(model):
+        yield callbacks
+        return
+    is_list = isinstance(callbacks, keras.callbacks.CallbackList)
+    listed = callbacks.callbacks if is_list else keras.tree.flatten(callbacks or [])
+    own = [each for each in listed if isinstance(each, StructuredWeights)]
+    shows = own[-1] if own else StructuredWeights()
+    ordered = [shows, *(each for each in listed if each not in own)]
+    if is_list:
+        callbacks.callbacks[:] = ordered
+        shows.set_params(callbacks.params)
+    shows.set_model(model)
+    companions = [each for each in ordered if isinstance(each, Companion)]
+    for each in companions:
+        each.before_fit(ordered)
+    try:
+        yield callbacks if is_list else ordered
+    except BaseException:
+        with contextlib.suppress(Exception):  # the error that ended `fit` is the one to tell
+            shows.on_interruption()
+        raise
+    for each in companions:
+        each.after_fit()
+
+
+# When the package is imported, like the wrapping of `compile`.
+_compat.surround_fit(session)
