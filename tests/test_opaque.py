@@ -90,3 +90,17 @@ def test_reports_monitors_and_stripped_models_add_up_with_an_opaque_layer():
     groups = kr.coupled_groups(model, weights="macs")
     assert len(groups) == len(kr.coupled_groups(model))
     assert (groups.weights > 0).all()
+
+
+def test_parameters_in_opaque_layers_are_warned_of_beyond_a_quarter():
+    def begin(inputs):
+        x = keras.Input((inputs,))
+        layers = [Unknown(6, name="it"), L.Dense(20, use_bias=False), L.Dense(1, use_bias=False)]
+        callback = kr.callbacks.TargetSparsity(0.8)
+        callback.set_model(compiled(keras.Sequential([x, *layers])))
+        callback.on_train_begin()
+
+    begin(6)  # 42 of 182
+    says = r"28% of .* such as it: `keras_rmda.analyze` .* `keras_rmda.register_rule`"  # 54 of 194
+    with pytest.warns(kr.SparsityWarning, match=says):
+        begin(8)
