@@ -197,7 +197,7 @@ def savings(traced: Trace, roots: np.ndarray, table: Mapping[str, float] | str) 
     for site in traced.sites.values():
         macs = lambda: sum(site.rule.macs(call, cut) for call in site.calls)  # noqa: B023, E731
         everything = macs()
-        if not everything:
+        if not everything or site.opaque:  # of an opaque layer nothing goes
             continue
         scale = 1.0 if isinstance(table, str) else table.get(site.name, 0.0) / everything
         own = [traced.ties.find(each).reshape(-1) for each in site.own.values() if np.ndim(each) > 0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Literal
 
@@ -23,6 +24,9 @@ RELIEF = 0.7
 TOLERANCE = 0.02
 """The difference to the target that is not worth a warning."""
 
+OPAQUE = 0.25
+"""The share of the parameters in opaque layers that is worth one."""
+
 
 class TargetSparsity(keras.callbacks.Callback):
     """Move the strengths of coupled groups so that training ends at a target, within its own number of epochs.
@@ -35,7 +39,9 @@ class TargetSparsity(keras.callbacks.Callback):
     stage begins.
 
     Works with every optimizer of this package whose regularizer has coupled groups. What `strip` would leave is
-    measured by the converter at each decision. `logs` get `macs_left`, or whatever the metric is.
+    measured by the converter at each decision: one group fewer would be too few. `logs` get `macs_left`, or whatever
+    the metric is. Layers that the converter does not look into stay whole and count, with the multiply-accumulates that
+    `analyze` estimates. A warning at the start says if more than a quarter of the parameters are in them.
 
     Args:
         target: what is to be left: a share in (0, 1), or a number of 1 and more in units of the metric.
@@ -47,7 +53,8 @@ class TargetSparsity(keras.callbacks.Callback):
 
     Raises:
         ValueError: for an argument out of range; at the start of training, if no optimizer has coupled groups, and if
-            more than the target is left when all that can be chosen is.
+            the target is more than the whole or less than what is left when all that can be chosen is. The message
+            says which is the smallest possible target.
 
     Example:
         >>> psi = kr.GroupLasso(1e-4, groups=kr.coupled_groups(model))
@@ -78,13 +85,28 @@ class TargetSparsity(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Find the groups; refuse a target that cannot be reached."""
-        self._groups = Groups(self.model, self.metric, self.multiple_of)
-        self._goal = self.target if self.target < 1 else self.target / self._groups.whole
-        least = self._groups.left(self._groups.smallest(0.0))
+        self._groups = groups = Groups(self.model, self.metric, self.multiple_of)
+        opaque = sum(groups.opaque.values())
+        if opaque > OPAQUE:
+            largest = sorted(groups.opaque, key=groups.opaque.get, reverse=True)[:3]
+            message = (
+                f"{opaque:.0%} of the parameters of {self.model.name!r} stay, in layers that the converter does not "
+                f"look into, such as {', '.join(largest)}: `keras_rmda.analyze` says why, and "
+                "`keras_rmda.register_rule` teaches it a layer."
+            )
+            warnings.warn(message, _checks.SparsityWarning, stacklevel=2)
+        self._goal = self.target if self.target < 1 else self.target / groups.whole
+        if self._goal > 1:
+            raise ValueError(
+                f"{self.model.name!r} has {groups.whole:,} {self.metric}: a target is a share of them, less than 1, or "
+                f"a number, at most that. Received: target={self.target!r}"
+            )
+        least = groups.least()
         if least > self._goal:
             raise ValueError(
-                f"{least:.1%} of the {self.metric} of {self.model.name!r} are left when a tenth of the coupled groups "
-                f"of each layer stays: `keras_rmda.analyze` shows where. Received: target={self.target!r}"
+                f"The smallest possible target is {possible(least, groups.whole)} {self.metric}, where a tenth of the "
+                f"coupled groups of each layer of {self.model.name!r} stays: `keras_rmda.analyze` shows what is left. "
+                f"Received: target={self.target!r}"
             )
         self._epoch, self._decisions = 0, 0
 
@@ -144,3 +166,12 @@ class TargetSparsity(keras.callbacks.Callback):
             factors = np.where(factors == NEVER_AGAIN, factors, factors * RELIEF)
         wanted = self._goal + (1.0 - self._goal) * (1.0 - progress) ** 3
         groups.factors = np.where(groups.smallest(wanted), NEVER_AGAIN, factors)
+
+
+def possible(least: float, whole: int) -> str:
+    """Return the least share of a whole, rounded up to three digits, if that is below 1, and as a number."""
+    scale = 10 ** (2 - math.floor(math.log10(max(least, 1e-9))))
+    n = math.ceil(least * scale)
+    share = (n if n / scale >= least else n + 1) / scale  # the product may have been rounded down
+    number = f"{round(least * whole):,}"
+    return f"{share:g}, or {number}" if share < 1 else number

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from keras_rmda.channels.sites import Block, Call, Cut, Site, weight_named
+from keras_rmda.channels.sites import Block, Call, Cut, Site, sizes, weight_named
 from keras_rmda.channels.tensors import Atoms, NotCovered, Tensor
 
 Read = Callable[[Any], np.ndarray]
@@ -131,6 +132,16 @@ class Opaque(Rule):
         if not any(state.needed(y).any() for y in call.outputs):
             return []
         return [(x, np.ones(x.atoms.shape, bool), f"opaque: {call.site.name}") for x in call.inputs]
+
+    def macs(self, call: Call, cut: Cut) -> int:
+        """Return an estimate: every matrix or kernel meets every position of the largest output.
+
+        Embeddings are looked up, or added, and count nothing.
+        """
+        first = getattr(call.layer, "data_format", None) == "channels_first"
+        positions = max((sizes(shape[1:] if first else shape[:-1]) for shape in call.shapes), default=1)
+        shapes = [tuple(v.shape) for _, v in call.site.weights() if len(v.shape) > 1 and "embedding" not in v.name]
+        return positions * sum(math.prod(shape) for shape in shapes)
 
     def check(self, layer: Any) -> None:
         pass

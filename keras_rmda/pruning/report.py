@@ -27,8 +27,9 @@ class LayerReport:
         removable: output channels that `strip` would remove.
         reasons: why the others stay: reason -> number of channels.
         parameters, parameters_after: numbers of weights, before and after `strip`.
-        macs, macs_after: multiply-accumulate operations per sample in the kernels of layers that the table knows;
-            an open axis counts as 1.
+        macs, macs_after: multiply-accumulate operations per sample in the kernels of layers; an open axis counts as 1.
+            Those of an opaque layer are an estimate: every weight of two axes and more, except embeddings, times the
+            positions of its output, at every call.
         opaque: why the converter does not look into the layer, "" where it does.
     """
 
@@ -145,6 +146,9 @@ def table(header: tuple, rows: list[tuple]) -> str:
 
 def analyze(model: keras.Model) -> Report:
     """Report, layer by layer, which channels `strip` would remove and why the others stay.
+
+    Layers that the converter does not look into, the opaque ones, stay whole; their multiply-accumulates are estimates
+    (`LayerReport`).
 
     Args:
         model: a built Sequential or Functional model, or a subclassed one whose `call` uses layers and `keras.ops`
