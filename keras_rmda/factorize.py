@@ -10,7 +10,7 @@ import numpy as np
 from keras import layers as L
 from keras import ops
 
-from keras_rmda import _checks, _compat, _graphs
+from keras_rmda import _checks, _compat, _finite, _graphs
 from keras_rmda.channels.linear import WritesInGroups
 from keras_rmda.channels.table import rule_of
 from keras_rmda.channels.tensors import NotCovered
@@ -46,8 +46,8 @@ def factorize(model: keras.Model, tolerance: float = 1e-4, inputs: Any = None) -
         the original does with the small singular values set to zero; without such values, the same.
 
     Raises:
-        ValueError: if the model is not built or has no graph of layers, if `tolerance` is out of range, if a layer
-            cannot be made from its configuration, or if the model cannot run on `inputs`.
+        ValueError: if the model is not built, has no graph of layers or weights that are not finite, if `tolerance` is
+            out of range, if a layer cannot be made from its configuration, or if the model cannot run on `inputs`.
         VerificationError: naming the first layer that differs, if outputs differ from those of the original with
             its kernels truncated by more than rounding.
 
@@ -61,6 +61,7 @@ def factorize(model: keras.Model, tolerance: float = 1e-4, inputs: Any = None) -
     """
     tolerance = _checks.real("tolerance", tolerance, maximum=1.0, open_maximum=True)
     with as_graph(model) as graph:
+        _finite.check_finite(model)
         return _factorized(graph, tolerance, inputs, model)
 
 
@@ -96,8 +97,6 @@ def factors_of(layer: Any, tolerance: float) -> tuple[np.ndarray, np.ndarray] | 
     if not is_matrix or not is_covered(layer):
         return None
     kernel = ops.convert_to_numpy(layer.kernel).astype("float64")
-    if not np.isfinite(kernel).all():
-        return None
     *positions, n_in, n_out = kernel.shape
     u, sigma, vt = np.linalg.svd(kernel.reshape(n_in, n_out), full_matrices=False)
     rank = max(1, int(np.sum(sigma > tolerance * sigma[0])))

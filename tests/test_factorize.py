@@ -266,14 +266,6 @@ def test_preprocessing_layers_keep_what_they_have_learned(rng):
     assert worst(model, factorize(model)) < 2e-6
 
 
-def test_nan_kernels_stay():
-    model = dense()
-    kernel = array(model.get_layer("b").kernel)
-    kernel[0] = np.nan
-    model.get_layer("b").kernel.assign(kernel)
-    assert names(factorize(model)) == ["a_in", "a", "b", "c"]
-
-
 @keras.saving.register_keras_serializable(package="tests")
 class Forgetful(L.Layer):
     """Its configuration does not tell its factor."""

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parent.parent / "keras_rmda"
 # Lower levels first; a module may import only modules of lower levels, or of its own package.
 LEVELS = [
     ["_arrays", "_checks", "_files", "_compat", "_loading", "_multi_worker", "_tfmot"],
-    ["_graphs", "_replicas"],
+    ["_graphs", "_replicas", "_finite"],
     ["_symbolic", "_startup"],
     ["channels.tensors", "regularizers.base"],
     ["channels.sites"],

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_rmda import _compat
+from keras_rmda import _compat, _finite
 from keras_rmda._checks import SparsityWarning
 from keras_rmda.assignment import is_kernel, own_regularizer
 from keras_rmda.coupling import tie_what_goes_together
@@ -29,6 +29,9 @@ class SparsityMonitor(keras.callbacks.Callback):
     `removable_parameters` (fractions of all of the model that `strip` would take). Callbacks that come after it in the
     list see them, as do the progress bar, History and TensorBoard. With an optimizer that is not of this package it
     measures the weights themselves, over the input groups of every kernel without regularizer.
+
+    A training with weights that are not finite is stopped, with a warning that names the first such layer; `logs` get
+    `nonfinite_weights`, how many weights are so.
 
     For a model with gates it also adds `open_gates`, the fraction of gates that are open at inference, and
     `expected_macs`, the multiply-accumulates that gates leave on average in training; it warns of layers whose gates
@@ -54,7 +57,8 @@ class SparsityMonitor(keras.callbacks.Callback):
         self._tied, self._warned = None, set()
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Measure."""
+        """Measure; stop a training whose weights are not finite, and say where."""
+        _finite.stop_if_not_finite(self.model, epoch, logs)
         if logs is None:
             return
         values: dict[int, np.ndarray] = {}

@@ -9,7 +9,7 @@ from typing import Literal
 import keras
 import numpy as np
 
-from keras_rmda import _checks, _compat
+from keras_rmda import _checks, _compat, _finite
 from keras_rmda.callbacks.choice import NEVER_AGAIN, Groups
 from keras_rmda.optimizers.notes import notes_of
 
@@ -108,7 +108,7 @@ class TargetSparsity(keras.callbacks.Callback):
                 f"coupled groups of each layer of {self.model.name!r} stays: `keras_rmda.analyze` shows what is left. "
                 f"Received: target={self.target!r}"
             )
-        self._epoch, self._decisions = 0, 0
+        self._epoch, self._decisions, self._failed = 0, 0, False
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Note where training is; one that was stopped goes on with the decisions that it had made."""
@@ -127,6 +127,7 @@ class TargetSparsity(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Choose groups, if that is due, and put the share that is left into `logs`."""
+        self._failed = _finite.stop_if_not_finite(self.model, epoch, logs)
         self._go_on((epoch + 1) / self.params["epochs"])
         self._take_a_note(epoch + 1)
         self._groups.look()
@@ -134,7 +135,9 @@ class TargetSparsity(keras.callbacks.Callback):
             logs[f"{self.metric}_left"] = self._groups.left()
 
     def on_train_end(self, logs: dict | None = None) -> None:
-        """Warn where the target was missed."""
+        """Warn where the target was missed, unless the training has failed."""
+        if self._failed:
+            return
         self._groups.look()
         left = self._groups.left()
         if abs(left - self._goal) > TOLERANCE:
@@ -154,6 +157,8 @@ class TargetSparsity(keras.callbacks.Callback):
         groups = self._groups
         progress = (share - self.begin) / (self.end - self.begin)
         if progress < 0 or (progress < 1 and progress * DECISIONS < self._decisions) or groups.is_final:
+            return
+        if _finite.nonfinite_weights(self.model):  # no order to choose by
             return
         self._decisions = int(progress * DECISIONS) + 1
         self._take_a_note(self._epoch)

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_rmda import _checks, _tfmot
+from keras_rmda import _checks, _finite, _tfmot
 from keras_rmda.export.legacy import as_tf_keras, refuse
 from keras_rmda.export.samples import first_samples
 from keras_rmda.pruning import strip
@@ -40,7 +40,8 @@ def quantization_aware(model: keras.Model, representative_data: Any = None) -> A
 
     Raises:
         ModuleNotFoundError: if the packages of `keras-rmda[qat]` are missing.
-        ValueError: naming all layers that cannot be trained so, if there are any; and if the model cannot be stripped.
+        ValueError: naming all layers that cannot be trained so, if there are any; for weights that are not finite;
+            and if the model cannot be stripped.
 
     Example:
         >>> aware = kr.quantization_aware(model, images[:200])
@@ -53,6 +54,7 @@ def quantization_aware(model: keras.Model, representative_data: Any = None) -> A
     optimization = _tfmot.quantization()
     if not isinstance(model, keras.Model):
         raise ValueError(f"`model` must be a Keras 3 model. Received: model={model!r}")
+    _finite.check_finite(model)
     samples = None if representative_data is None else first_samples(model, representative_data)
     legacy = as_tf_keras(strip(model))
     refuse(unfolded_normalizations(legacy), "TensorFlow Model Optimization")

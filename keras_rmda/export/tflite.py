@@ -11,7 +11,7 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from keras_rmda import _checks, _compat, _files, _tfmot
+from keras_rmda import _checks, _compat, _files, _finite, _tfmot
 from keras_rmda.export.benchmark import Interpreter
 from keras_rmda.export.contents import parsed
 from keras_rmda.export.samples import first_samples
@@ -90,7 +90,8 @@ def export_tflite(
         A `TFLiteFile`.
 
     Raises:
-        ValueError: for a bad argument, with the value received, and if the model cannot be stripped.
+        ValueError: for a bad argument, with the value received, for weights that are not finite, and if the model
+            cannot be stripped.
         OSError: if the folder is missing or not writable.
         RuntimeError: if Keras does not run on TensorFlow, the converter fails, or the file computes something else.
 
@@ -115,6 +116,7 @@ def export_tflite(
         raise ValueError(
             f"quantization={quantization!r} needs `representative_data`. Received: representative_data=None"
         )
+    _finite.check_finite(model)
     samples = [] if representative_data is None else first_samples(model, representative_data)
     if not aware and not strip:
         warn_of_hidden_zeros(model)

@@ -11,6 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_rmda import _finite
 from keras_rmda.channels.sites import WRITTEN, Cut, Site
 from keras_rmda.optimizers.models import warn_of_hidden_zeros
 from keras_rmda.pruning.liveness import Plan, plan
@@ -158,13 +159,14 @@ def analyze(model: keras.Model) -> Report:
         The report.
 
     Raises:
-        ValueError: if the model is not built or has no graph of layers.
+        ValueError: if the model is not built, or has no graph of layers or weights that are not finite.
 
     Example:
         >>> print(kr.analyze(model))
     """
     warn_of_hidden_zeros(model)
     with as_graph(model) as graph:
+        _finite.check_finite(model)
         return report(plan(trace(graph), ops.convert_to_numpy), model.name)
 
 

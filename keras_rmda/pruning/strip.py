@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_rmda import _checks, _graphs
+from keras_rmda import _checks, _finite, _graphs
 from keras_rmda.channels.sites import Site
 from keras_rmda.optimizers.models import warn_of_hidden_zeros
 from keras_rmda.pruning.folding import Folding, fold, rescaling
@@ -46,8 +46,8 @@ def strip(
         Functional, and computes at training what the original does at inference wherever its code asks for `training`.
 
     Raises:
-        ValueError: if the model is not built or has no graph of layers, if an argument is out of range, if a
-            layer cannot be made from its configuration, or if the model cannot run on `inputs`.
+        ValueError: if the model is not built, has no graph of layers or weights that are not finite, if an argument is
+            out of range, if a layer cannot be made from its configuration, or if the model cannot run on `inputs`.
         VerificationError: naming the first layer that differs, if outputs differ by more than rounding.
 
     Example:
@@ -61,6 +61,7 @@ def strip(
     _checks.truth("strict", strict)
     warn_of_hidden_zeros(model)
     with as_graph(model) as graph:
+        _finite.check_finite(model)
         decided = plan(trace(graph), ops.convert_to_numpy, round_to)
         if strict:
             refuse_opaque(graph, decided)

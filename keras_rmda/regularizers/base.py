@@ -2,12 +2,16 @@
 
 `ops.maximum`, `ops.minimum` and `ops.matmul` round float64 to float32 on PyTorch (Keras 3.15): `clip`, `relu` and `@`
 stand for them in this package.
+
+All maps are finite and exact for every finite argument: no product or square is made that could leave the range of
+floating point where the result does not.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -17,6 +21,9 @@ from keras.optimizers.schedules import LearningRateSchedule
 from keras_rmda import _checks
 
 Tensor = Any
+
+LARGEST = {"float32": 1e37, "float64": 1e300}
+"""Numbers up to here, and their inverses, are in the range of a dtype with some room."""
 
 
 class ProximalRegularizer(keras.regularizers.Regularizer):
@@ -98,6 +105,35 @@ class ProximalRegularizer(keras.regularizers.Regularizer):
                 "follow. Use a number, or such an optimizer."
             )
         return self.strength
+
+
+def in_full_precision(method: Callable) -> Callable:
+    """Let a method compute in float32 where its tensors have 16 bits, and return them with 16 bits again."""
+
+    @functools.wraps(method)
+    def precise(self: Any, w: Tensor, *rest: Any) -> Any:
+        half = next((name for name in map(_dtype, keras.tree.flatten(w)) if name in ("float16", "bfloat16")), None)
+        if half is None:
+            return method(self, w, *rest)
+        single = lambda x: ops.cast(x, "float32") if _dtype(x) else x  # noqa: E731
+        result = method(self, *keras.tree.map_structure(single, (w, *rest)))
+        return keras.tree.map_structure(lambda x: ops.cast(x, half), result)
+
+    return precise
+
+
+def _dtype(x: Any) -> str | None:
+    return keras.backend.standardize_dtype(x.dtype) if hasattr(x, "dtype") else None
+
+
+def limited(x: Tensor) -> Tensor:
+    """Return x >= 0, at most what is `LARGEST`: times zero it is zero, also where it has become infinite."""
+    return ops.clip(x, 0.0, LARGEST[_dtype(x)])
+
+
+def threshold(w: Tensor, step: Tensor, strength: Tensor, d: Tensor) -> Tensor:
+    """Return step * strength / d in the dtype of `w`; the quotient first, as both can be very small or large."""
+    return as_type_of(w, step) * limited(as_type_of(w, strength) / as_type_of(w, d))
 
 
 def soft_threshold(w: Tensor, t: Tensor) -> Tensor:

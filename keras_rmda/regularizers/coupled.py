@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,8 +10,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_rmda.regularizers.base import ProximalRegularizer, Tensor
-from keras_rmda.regularizers.norms import sum_over
+from keras_rmda.regularizers.base import ProximalRegularizer, Tensor, in_full_precision
+from keras_rmda.regularizers.norms import AlongAxes, norms, sum_over
 
 
 @keras.saving.register_keras_serializable(package="keras_rmda")
@@ -104,6 +105,13 @@ class Among:
             parts.append(ops.reshape(sum_over(x, axes), (-1,)))
         return ops.segment_sum(ops.concatenate(parts), self.every_id, num_segments=self.count + 1)
 
+    def sizes(self, arrays: Sequence[Tensor]) -> np.ndarray:
+        counts = (
+            math.prod(x.shape) // ids.size * np.bincount(ids.reshape(-1), minlength=self.count + 1)
+            for x, ids in zip(arrays, self.ids)
+        )
+        return np.maximum(sum(counts), 1)
+
     def spread(self, numbers: Tensor) -> list[Tensor]:
         return [ops.take(numbers, ids, axis=0) for ids in self.ids]
 
@@ -121,18 +129,23 @@ class Joint:
         self.penalty = penalty
         self.grouping = Among(penalty.groups, paths, penalty.scale_by_size, factors)
 
+    @in_full_precision
     def __call__(self, ws: Sequence[Tensor]) -> Tensor:
         return self.penalty._value(ws, self.grouping)
 
+    @in_full_precision
     def prox(self, ws: Sequence[Tensor], steps: Sequence[Tensor]) -> list[Tensor]:
         return self.penalty._prox(ws, steps[0], self.grouping)
 
+    @in_full_precision
     def prox_in_metric(self, ws: Sequence[Tensor], steps: Sequence[Tensor], ds: Sequence[Tensor]) -> list[Tensor]:
         return self.penalty._prox_in_metric(ws, steps[0], ds, self.grouping)
 
+    @in_full_precision
     def subgradient(self, ws: Sequence[Tensor]) -> list[Tensor]:
         return self.penalty._subgradient(ws, self.grouping)
 
+    @in_full_precision
     def group_norms(self, ws: Sequence[Tensor]) -> Tensor:
         return self.penalty._group_norms(ws, self.grouping)[:-1]
 
@@ -159,8 +172,8 @@ class Share(ProximalRegularizer):
     def group_norms(self, w: Tensor) -> Tensor:
         """Return, in the shape of the group numbers, the norm of the part of each group in this variable."""
         w, ids = ops.convert_to_tensor(w), self.penalty.groups.members[self.path]
-        axes = tuple(k for k, n in enumerate(ids.shape) if n == 1)
-        return ops.where(ids < 0, 1.0, ops.sqrt(sum_over(ops.square(w), axes)))
+        kept = [k for k, n in enumerate(ids.shape) if n > 1]
+        return ops.where(ids < 0, 1.0, norms([w], AlongAxes(w.shape, kept, by_size=False)))
 
     def check_shape(self, shape: tuple[int, ...], path: str) -> None:
         self.penalty.groups.check_shape(shape, self.path)

@@ -9,7 +9,14 @@ from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
 from keras_rmda import _checks
-from keras_rmda.regularizers.base import ProximalRegularizer, Tensor, as_type_of, soft_threshold
+from keras_rmda.regularizers.base import (
+    ProximalRegularizer,
+    Tensor,
+    as_type_of,
+    in_full_precision,
+    soft_threshold,
+    threshold,
+)
 
 
 class ElementwiseRegularizer(ProximalRegularizer):
@@ -41,11 +48,14 @@ class L1(ElementwiseRegularizer):
     Source: Tibshirani 1996, "Regression shrinkage and selection via the lasso".
     """
 
+    @in_full_precision
     def __call__(self, w: Tensor) -> Tensor:
         return self._lambda * ops.sum(ops.abs(w))
 
+    @in_full_precision
     def prox_in_metric(self, w: Tensor, step: Tensor, d: Tensor) -> Tensor:
-        return soft_threshold(w, step * self._lambda / d)
+        w = ops.convert_to_tensor(w)
+        return soft_threshold(w, threshold(w, step, self._lambda, d))
 
     def subgradient(self, w: Tensor) -> Tensor:
         return self._lambda * ops.sign(w)
@@ -74,14 +84,16 @@ class NonNegativeL1(ElementwiseRegularizer):
 
     has_support = False
 
+    @in_full_precision
     def __call__(self, w: Tensor) -> Tensor:
         w = ops.convert_to_tensor(w)
         outside = ops.where(ops.any(w < 0), as_type_of(w, float("inf")), as_type_of(w, 0.0))
         return self._lambda * ops.sum(ops.abs(w)) + outside
 
+    @in_full_precision
     def prox_in_metric(self, w: Tensor, step: Tensor, d: Tensor) -> Tensor:
         w = ops.convert_to_tensor(w)
-        return ops.relu(w - as_type_of(w, step * self._lambda / d))
+        return ops.relu(w - threshold(w, step, self._lambda, d))
 
     def subgradient(self, w: Tensor) -> Tensor:
         return self._lambda * ops.sign(w)
@@ -111,13 +123,19 @@ class ElasticNet(ElementwiseRegularizer):
         super().__init__(strength)
         self.l1_ratio = _checks.real("l1_ratio", l1_ratio, maximum=1.0)
 
+    @in_full_precision
     def __call__(self, w: Tensor) -> Tensor:
-        return self._l1 * ops.sum(ops.abs(w)) + self._l2 * ops.sum(ops.square(w)) / 2.0
+        w = ops.convert_to_tensor(w)
+        root = ops.sqrt(as_type_of(w, self._l2) / 2.0)
+        return self._l1 * ops.sum(ops.abs(w)) + ops.sum(ops.square(root * w))
 
+    @in_full_precision
     def prox_in_metric(self, w: Tensor, step: Tensor, d: Tensor) -> Tensor:
         w = ops.convert_to_tensor(w)
         d = as_type_of(w, d)
-        return soft_threshold(d * w, step * self._l1) / (d + as_type_of(w, step * self._l2))
+        # The factor is d / (d + step l2), which can be smaller than any number: half of it twice, as exponents go.
+        root = ops.sqrt(d) / ops.sqrt(d + as_type_of(w, step) * as_type_of(w, self._l2))
+        return soft_threshold(w, threshold(w, step, self._l1, d)) * root * root
 
     def subgradient(self, w: Tensor) -> Tensor:
         return self._l1 * ops.sign(w) + self._l2 * ops.convert_to_tensor(w)

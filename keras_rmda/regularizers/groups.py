@@ -12,9 +12,17 @@ from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
 from keras_rmda import _checks
-from keras_rmda.regularizers.base import ProximalRegularizer, Tensor, as_type_of, soft_threshold
+from keras_rmda.regularizers.base import (
+    ProximalRegularizer,
+    Tensor,
+    as_type_of,
+    in_full_precision,
+    limited,
+    soft_threshold,
+    threshold,
+)
 from keras_rmda.regularizers.coupled import CoupledGroups, Share
-from keras_rmda.regularizers.norms import AlongAxes, Grouping, directions, shrink, shrink_in_metric, smooth_norms
+from keras_rmda.regularizers.norms import AlongAxes, Grouping, directions, norms, shrink, shrink_in_metric
 
 Groups = str | int | CoupledGroups
 """What forms a group: a name of `LETTERS`, an axis, or numbers for all weights of a model."""
@@ -65,20 +73,25 @@ class GroupLasso(ProximalRegularizer):
         self.scale_by_size = _checks.truth("scale_by_size", scale_by_size)
         self._axes = CONVENTION
 
+    @in_full_precision
     def __call__(self, w: Tensor) -> Tensor:
         return self._value(*self._alone(w))
 
+    @in_full_precision
     def prox(self, w: Tensor, step: Tensor) -> Tensor:
         [w], grouping = self._alone(w)
         return self._prox([w], step, grouping)[0]
 
+    @in_full_precision
     def prox_in_metric(self, w: Tensor, step: Tensor, d: Tensor) -> Tensor:
         [w], grouping = self._alone(w)
         return self._prox_in_metric([w], step, [d], grouping)[0]
 
+    @in_full_precision
     def subgradient(self, w: Tensor) -> Tensor:
         return self._subgradient(*self._alone(w))[0]
 
+    @in_full_precision
     def group_norms(self, w: Tensor) -> Tensor:
         return self._group_norms(*self._alone(w))
 
@@ -115,29 +128,29 @@ class GroupLasso(ProximalRegularizer):
     # ---- the same on lists of arrays, whose groups are those of a `Grouping`
 
     def _value(self, ws: Sequence[Tensor], grouping: Grouping) -> Tensor:
-        return ops.sum(self._threshold(ws, 1.0, grouping) * self._group_norms(ws, grouping))
+        return ops.sum(self._strengths(ws, grouping) * self._group_norms(ws, grouping))
 
     def _prox(self, ws: Sequence[Tensor], step: Tensor, grouping: Grouping) -> list[Tensor]:
-        return shrink(ws, self._threshold(ws, step, grouping), grouping)
+        return shrink(ws, step, self._strengths(ws, grouping), grouping)
 
     def _prox_in_metric(
         self, ws: Sequence[Tensor], step: Tensor, ds: Sequence[Tensor], grouping: Grouping
     ) -> list[Tensor]:
-        return shrink_in_metric(ws, self._threshold(ws, step, grouping), ds, grouping)
+        return shrink_in_metric(ws, step, self._strengths(ws, grouping), ds, grouping)
 
     def _subgradient(self, ws: Sequence[Tensor], grouping: Grouping) -> list[Tensor]:
-        return directions(ws, self._threshold(ws, 1.0, grouping), grouping)
+        return directions(ws, self._strengths(ws, grouping), grouping)
 
     def _group_norms(self, ws: Sequence[Tensor], grouping: Grouping) -> Tensor:
-        return smooth_norms(ws, grouping)
+        return norms(ws, grouping)
 
     @property
     def _group_strength(self) -> Tensor:
         return self._lambda
 
-    def _threshold(self, ws: Sequence[Tensor], step: Tensor, grouping: Grouping) -> Tensor:
-        w = ws[0]
-        return as_type_of(w, step) * as_type_of(w, self._group_strength) * as_type_of(w, grouping.weights)
+    def _strengths(self, ws: Sequence[Tensor], grouping: Grouping) -> Tensor:
+        """Return the factor of each group's norm in the penalty."""
+        return limited(as_type_of(ws[0], self._group_strength) * as_type_of(ws[0], grouping.weights))
 
     def _alone(self, w: Tensor) -> tuple[list[Tensor], Grouping]:
         """Return one array as a list, with the grouping along its axes."""
@@ -203,7 +216,7 @@ class SparseGroupLasso(GroupLasso):
     def _prox_in_metric(
         self, ws: Sequence[Tensor], step: Tensor, ds: Sequence[Tensor], grouping: Grouping
     ) -> list[Tensor]:
-        ws = [soft_threshold(w, step * self._l1 / d) for w, d in zip(ws, ds)]
+        ws = [soft_threshold(w, threshold(w, step, self._l1, d)) for w, d in zip(ws, ds)]
         return super()._prox_in_metric(ws, step, ds, grouping)
 
     def _subgradient(self, ws: Sequence[Tensor], grouping: Grouping) -> list[Tensor]:

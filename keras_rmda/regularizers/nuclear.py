@@ -5,7 +5,8 @@ from __future__ import annotations
 import keras
 from keras import ops
 
-from keras_rmda.regularizers.base import ProximalRegularizer, Tensor, as_type_of
+from keras_rmda.regularizers.base import ProximalRegularizer, Tensor, as_type_of, in_full_precision, threshold
+from keras_rmda.regularizers.norms import AlongAxes, scaled
 
 MAX_PASSES = 100
 """Most proximal gradient steps of one subproblem, as RAMDA's authors allow."""
@@ -37,17 +38,22 @@ class NuclearNorm(ProximalRegularizer):
     has_support = False
     compiles_well = False  # a singular value decomposition
 
+    @in_full_precision
     def __call__(self, w: Tensor) -> Tensor:
         w = ops.convert_to_tensor(w)
         # <U V^T, M> is the sum of singular values; with U V^T held fixed its gradient is a subgradient everywhere,
         # where the derivative of a singular value decomposition is not finite at equal singular values.
         return ops.sum(ops.stop_gradient(self.subgradient(w)) * w)
 
+    @in_full_precision
     def prox(self, w: Tensor, step: Tensor) -> Tensor:
-        w = ops.convert_to_tensor(w)
+        w, power = self._scaled(w)
+        return self._shrunk(w, threshold(w, step, self._lambda, 1.0) * power) / power
+
+    def _shrunk(self, w: Tensor, t: Tensor) -> Tensor:
+        """Return `w` with its singular values less t, or 0."""
         m = ops.reshape(w, (-1, w.shape[-1]))
         u, sigma, vt = self._svd(w)
-        t = as_type_of(w, step * self._lambda)
         kept = ops.relu(sigma - t)
         # XLA ends a decomposition at a relative error of 10^-6. What is missing, E = U^T M V - diag(sigma) and the
         # parts of M outside of U and V, enters with the first derivative of the map: the error left is of order E^2.
@@ -60,16 +66,18 @@ class NuclearNorm(ProximalRegularizer):
         value = (u @ inner + outside_u) @ vt + (u * ratio) @ outside_v
         return ops.reshape(value, w.shape)
 
+    @in_full_precision
     def prox_in_metric(self, w: Tensor, step: Tensor, d: Tensor) -> Tensor:
         """Return argmin_u Q(u) = step * psi(u) + <d, (u - w)^2> / 2 for a diagonal metric d > 0.
 
         Accelerated proximal gradient with step 1 / max(d), ended where a subgradient of Q is below rounding, or after
         `MAX_PASSES`: exact for a metric spread of about 100, an approximation for wider ones.
         """
-        w = ops.convert_to_tensor(w)
-        d = ops.broadcast_to(as_type_of(w, d), w.shape)
-        largest, smallest = ops.max(d), ops.min(d)
-        root = ops.sqrt(smallest / largest)
+        w, power = self._scaled(w)
+        largest = ops.max(as_type_of(w, d))
+        t = threshold(w, step, self._lambda, largest) * power
+        d = ops.broadcast_to(as_type_of(w, d) / largest, w.shape)
+        root = ops.sqrt(ops.min(d))
         momentum = (1.0 - root) / (1.0 + root)
         tolerance = 4.0 * keras.config.epsilon() if w.dtype == "float32" else 1e-14
         bound = as_type_of(w, tolerance) * ops.sqrt(ops.sum(ops.square(d * w)))
@@ -78,25 +86,27 @@ class NuclearNorm(ProximalRegularizer):
             return ops.logical_and(passes < MAX_PASSES, residual > bound)
 
         def body(passes, u, y, residual):
-            u_next = self.prox(y - d * (y - w) / largest, step / largest)
-            # An element of the subdifferential of Q at u_next.
-            s = (largest - d) * (y - u_next)
+            u_next = self._shrunk(y - d * (y - w), t)
+            # An element of the subdifferential of Q at u_next, over max(d).
+            s = (1.0 - d) * (y - u_next)
             return passes + 1, u_next, u_next + momentum * (u_next - u), ops.sqrt(ops.sum(ops.square(s)))
 
         start = (ops.convert_to_tensor(0), w, w, as_type_of(w, float("inf")))
-        return ops.while_loop(unfinished, body, start)[1]
+        return ops.while_loop(unfinished, body, start)[1] / power
 
+    @in_full_precision
     def subgradient(self, w: Tensor) -> Tensor:
-        w = ops.convert_to_tensor(w)
+        w, _ = self._scaled(w)
         u, sigma, vt = self._svd(w)
         support = ops.cast(self._positive(sigma, w), w.dtype)
         return self._lambda * ops.reshape((u * support) @ vt, w.shape)
 
+    @in_full_precision
     def group_norms(self, w: Tensor) -> Tensor:
         """Return the singular values, with those below rounding as 0."""
-        w = ops.convert_to_tensor(w)
+        w, power = self._scaled(w)
         sigma = self._svd(w)[1]
-        return ops.where(self._positive(sigma, w), sigma, ops.zeros_like(sigma))
+        return ops.where(self._positive(sigma, w), sigma, ops.zeros_like(sigma)) / power
 
     def check_shape(self, shape: tuple[int, ...], path: str) -> None:
         if len(shape) < 2:
@@ -104,6 +114,13 @@ class NuclearNorm(ProximalRegularizer):
                 f"{self!r} does not fit the variable {path!r} of shape {tuple(shape)}: it is no matrix. "
                 "Exclude the variable."
             )
+
+    @staticmethod
+    def _scaled(w: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the weight times a power of two that brings it into the middle of the range, and the power."""
+        w = ops.convert_to_tensor(w)
+        [scaled_w], power = scaled([w], AlongAxes(tuple(w.shape), (), by_size=False))
+        return scaled_w, ops.reshape(power, ())
 
     @staticmethod
     def _svd(w: Tensor) -> tuple[Tensor, Tensor, Tensor]:
