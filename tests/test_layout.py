@@ -29,7 +29,7 @@ LEVELS = [
     ["regularizers.elementwise", "regularizers.groups", "regularizers.nuclear"],
     ["regularizers"],
     ["assignment"],
-    ["optimizers.joint", "optimizers.notes"],
+    ["optimizers.binding", "optimizers.joint", "optimizers.notes"],
     ["optimizers.updates"],
     ["optimizers.base"],
     ["optimizers.momentum", "optimizers.bregman"],
@@ -56,6 +56,7 @@ LEVELS = [
     ["gates.places", "gates.training"],
     ["gates.insertion"],
     ["gates"],
+    ["callbacks.optimizers"],
     ["callbacks.choice"],
     [
         "callbacks.backup",

@@ -214,12 +214,6 @@ class SparseOptimizer(Updates):
             raise ValueError("The optimizer has no iterates before its first step (or `build`).")
 
 
-def bind(optimizer: Any, model: keras.Model) -> None:
-    """Let an optimizer of ours know the layers of its variables."""
-    if isinstance(optimizer, SparseOptimizer):
-        optimizer._model = weakref.ref(model)
-
-
 def applies_penalty_of(optimizer: Any, variable: keras.Variable) -> bool:
     """Return whether `optimizer` is ours and applies `variable`'s own regularizer by its proximal step.
 
@@ -236,6 +230,3 @@ def applies_penalty_of(optimizer: Any, variable: keras.Variable) -> bool:
 
 
 _BUILT: weakref.WeakSet[SparseOptimizer] = weakref.WeakSet()
-
-# Now, and not with the first optimizer: `model.compile(RMDA())` looks up `compile` before it makes the optimizer.
-_compat.tell_optimizers_their_model(bind)

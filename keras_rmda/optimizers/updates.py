@@ -16,6 +16,7 @@ from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
 from keras_rmda import _compat, _replicas, assignment
+from keras_rmda.optimizers.binding import model_of
 from keras_rmda.optimizers.joint import couplings, together
 from keras_rmda.regularizers import ProximalRegularizer, Tensor, as_type_of
 
@@ -63,6 +64,7 @@ class Updates(keras.optimizers.Optimizer):
         """Create the state for `variables`; called by Keras before the first step."""
         if self.built:
             return
+        self._model = model_of(self, variables)
         model = self._model and self._model()
         self._penalties = assignment.assign(variables, self.regularizer, self.exclude, model)
         super().build(variables)
