@@ -50,6 +50,14 @@ def are_initialized(variables: list) -> bool:
         return all(bool(variable.value.is_initialized()) for variable in variables)
 
 
+def have_values(variables: list) -> bool:
+    """Return whether variables have values: those of a model do not where a step of `fit` on JAX has raised.
+
+    Keras takes them out of the variables for the time of an epoch; when `fit` ends by an error, it finalizes all the same.
+    """
+    return keras.backend.backend() != "jax" or all(variable._value is not None for variable in variables)
+
+
 def inner_optimizers(optimizer: Any) -> list:
     """Return the optimizers that train variables: `[optimizer]`, or those inside of it where it is a wrapper.
 

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import processes
 import pytest
-from backend import number, only_tensorflow
+from backend import BACKEND, number, only_tensorflow
 from training import (
     DEFAULTS,
     PSI,
@@ -399,6 +399,20 @@ def test_frozen_layers_and_missing_gradients(make):
         optimizer.apply([np.ones(3, "float32"), None], [v, w])
     assert (number(v) < 1).all()
     assert (number(w) == 1).all()
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="elsewhere an optimizer may be given fewer variables than before")
+@every_optimizer
+def test_an_error_of_a_step_is_the_one_that_is_told(make):
+    """Keras's own, of an optimizer that was built with other variables: the end of `fit` does not hide it."""
+    told = []
+    for optimizer in (make(regularizer=PSI), keras.optimizers.SGD(0.1)):
+        model = train(optimizer, epochs=1)
+        model.get_layer("a").trainable = False
+        with pytest.raises(ValueError, match="built with 4 variables") as error:
+            train(optimizer, model, epochs=1)
+        told.append(str(error.value))
+    assert told[0] == told[1]
 
 
 @every_optimizer

@@ -163,7 +163,7 @@ class SparseOptimizer(Updates):
     def finalize_variable_values(self, var_list: list[keras.Variable]) -> None:
         """Project at the end of `fit`."""
         super().finalize_variable_values(var_list)
-        if self.built:
+        if self.built and _compat.have_values([*self.variables, *self._trainable_variables]):
             self.project(var_list)
 
     def save_own_variables(self, store: Any) -> None:
