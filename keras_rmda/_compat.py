@@ -53,7 +53,7 @@ def are_initialized(variables: list) -> bool:
 def have_values(variables: list) -> bool:
     """Return whether variables have values: those of a model do not where a step of `fit` on JAX has raised.
 
-    Keras takes them out of the variables for the time of an epoch; when `fit` ends by an error, it finalizes all the same.
+    Keras takes them out of the variables for the time of an epoch, and finalizes also where `fit` ends by an error.
     """
     return keras.backend.backend() != "jax" or all(variable._value is not None for variable in variables)
 

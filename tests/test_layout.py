@@ -29,7 +29,7 @@ LEVELS = [
     ["regularizers.elementwise", "regularizers.groups", "regularizers.nuclear"],
     ["regularizers"],
     ["assignment"],
-    ["optimizers.binding", "optimizers.joint", "optimizers.notes"],
+    ["optimizers.binding", "optimizers.constants", "optimizers.joint", "optimizers.notes", "optimizers.strengths"],
     ["optimizers.updates"],
     ["optimizers.base"],
     ["optimizers.momentum", "optimizers.bregman"],
