@@ -181,3 +181,37 @@ def test_loss_scaling_is_built_once():
     count = len(scaled.variables)
     model.fit(X, Y, verbose=0, callbacks=[kr.callbacks.TargetSparsity(0.875, "groups"), kr.callbacks.SolutionPath()])
     assert len(scaled.variables) == count
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "ours"])
+def test_a_regularizer_that_a_layer_gets_too_late_is_reported(optimizer):
+    """Keras looks at the attribute when the layer is built, and never again."""
+    model = network(bias_regularizer=kr.L1(0.1))
+    model.compile(kr.RMDA() if optimizer == "ours" else optimizer, "mse")  # no warning
+    model.get_layer("a").kernel_regularizer = kr.L1(0.1)
+    model.get_layer("a").bias_regularizer = kr.L1(0.2)
+    model.get_layer("b").kernel_regularizer = keras.regularizers.L2(0.1)  # Keras's business
+    with pytest.warns(kr.SparsityWarning, match=r": a\.kernel_regularizer, a\.bias_regularizer\. .*constructors"):
+        model.compile(kr.RMDA() if optimizer == "ours" else optimizer, "mse")
+
+
+def test_regularizers_of_every_layer_are_where_they_belong():
+    """Of all layers with a regularizer in the constructor, and before they are built, none is reported."""
+    psi, x = kr.L1(0.1), keras.Input((6, 4))
+    kernels = {"kernel_regularizer": psi}
+    late = L.Dense(3)
+    late.kernel_regularizer = psi
+    layers = [
+        L.Bidirectional(L.GRU(2, return_sequences=True, **kernels)),
+        L.SeparableConv1D(3, 2, depthwise_regularizer=psi, pointwise_regularizer=psi),
+        L.BatchNormalization(beta_regularizer=psi),
+        L.EinsumDense("abc,cd->abd", (None, 4), **kernels),
+        L.LayerNormalization(gamma_regularizer=psi),
+        L.LSTM(4, recurrent_regularizer=psi, **kernels),
+        late,
+    ]
+    y = L.MultiHeadAttention(2, 3, **kernels)(x, x)
+    for layer in layers:
+        y = layer(y)
+    keras.Model(x, y).compile("sgd", "mse")
+    assert late.kernel.regularizer is psi

@@ -2,21 +2,47 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
 from collections.abc import Iterable
 
 import keras
 
 from keras_rmda import _compat
+from keras_rmda._checks import SparsityWarning
+from keras_rmda.regularizers import ProximalRegularizer
 
 _COMPILED: weakref.WeakKeyDictionary[keras.Model, None] = weakref.WeakKeyDictionary()
 """All compiled models, the latest last."""
 
 
 def remember(model: keras.Model) -> None:
-    """Keep in mind that this model was compiled just now."""
+    """Keep in mind that this model was compiled just now, and warn of penalties that it has in vain."""
     _COMPILED.pop(model, None)
     _COMPILED[model] = None
+    late = regularizers_set_late(model)
+    if late:
+        warnings.warn(
+            f"These penalties do nothing, since they were set when their layers were built: {', '.join(late)}. Give them "
+            "to the constructors of the layers, or to the optimizer: regularizer={path: penalty}.",
+            SparsityWarning,
+            stacklevel=3,
+        )
+
+
+def regularizers_set_late(model: keras.Model) -> list[str]:
+    """Return the attributes `..._regularizer` of layers that hold a penalty which the weight of that name lacks.
+
+    Keras gives a weight its regularizer when the layer is built, and does not look at the attribute again.
+    """
+    found = []
+    for layer in _compat.layers_of(model) if model.built else []:
+        for name, psi in list(vars(layer).items()):
+            if name.endswith("_regularizer") and isinstance(psi, ProximalRegularizer):
+                weight = getattr(layer, name.removesuffix("_regularizer"), None)
+                if isinstance(weight, keras.Variable) and weight.regularizer is not psi:
+                    found.append(f"{layer.name}.{name}")
+    return found
 
 
 def model_of(optimizer: keras.optimizers.Optimizer, variables: Iterable[keras.Variable]) -> weakref.ref | None:
