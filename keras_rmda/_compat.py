@@ -9,13 +9,14 @@ import contextlib
 import functools
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
 from keras.src.applications.convnext import LayerScale as LayerScale  # layers of keras.applications
 from keras.src.applications.convnext import StochasticDepth as StochasticDepth
 from keras.src.applications.inception_resnet_v2 import CustomScaleLayer as CustomScaleLayer
+from keras.src.backend.common.stateless_scope import in_stateless_scope
 from keras.src.ops.core import Cast as Cast  # Keras 3.8 puts it between layers of different dtypes
 
 
@@ -50,21 +51,62 @@ def are_initialized(variables: list) -> bool:
         return all(bool(variable.value.is_initialized()) for variable in variables)
 
 
+def have_values(variables: list) -> bool:
+    """Return whether variables have values: those of a model do not where a step of `fit` on JAX has raised.
+
+    Keras takes them out of the variables for the time of an epoch, and finalizes also where `fit` ends by an error.
+    """
+    return keras.backend.backend() != "jax" or all(variable._value is not None for variable in variables)
+
+
 def inner_optimizers(optimizer: Any) -> list:
-    """Return the optimizers inside Keras's `LossScaleOptimizer` and `MultiOptimizer`, or `[optimizer]`."""
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    return list(getattr(optimizer, "optimizers", [optimizer]))
+    """Return the optimizers that train variables: `[optimizer]`, or those inside of it where it is a wrapper.
+
+    Wrappers are Keras's `LossScaleOptimizer` and `MultiOptimizer` and every optimizer that has others in its
+    attributes. A `MultiOptimizer` by a function has none before it is built.
+    """
+    found = [each for each, is_innermost in _optimizers_in(optimizer) if is_innermost]
+    return list(dict.fromkeys(found)) or [optimizer]
 
 
-def inner_optimizer(optimizer: Any, variable: keras.Variable) -> Any:
-    """Return the optimizer inside `LossScaleOptimizer`, and inside `MultiOptimizer` the one that trains `variable`."""
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    if not hasattr(optimizer, "_optimizer_map"):
-        return optimizer
-    if not optimizer.built:  # a function for `_optimizer_map` may make another optimizer at every call
-        return optimizer._optimizer_map(variable)
-    index = optimizer._var_to_optimizer_idx.get(optimizer._var_key(variable))
-    return None if index is None else optimizer.optimizers[index]
+def _optimizers_in(held: Any, above: tuple[int, ...] = ()) -> Iterator[tuple[Any, bool]]:
+    """Yield each optimizer in a value, with whether it holds no others; `above` guards against circles."""
+    if id(held) in above:
+        return
+    above = (*above, id(held))
+    if isinstance(held, keras.optimizers.Optimizer):
+        inside = [found for each in vars(held).values() for found in _optimizers_in(each, above)]
+        yield held, not inside
+        yield from inside
+    elif isinstance(held, (list, tuple, set, Mapping)):
+        for each in held.values() if isinstance(held, Mapping) else held:
+            yield from _optimizers_in(each, above)
+
+
+def makes_optimizers_when_built(optimizer: Any) -> bool:
+    """Return whether there is a `MultiOptimizer` by a function in it, which has not called the function yet."""
+    return any(hasattr(each, "_optimizer_map") and not each.built for each, _ in _optimizers_in(optimizer))
+
+
+def trainer_of(optimizer: Any) -> Callable[[keras.Variable], Any]:
+    """Return a function that says which optimizer trains a variable: the optimizer itself, or one inside of it.
+
+    It says None where that cannot be known: a wrapper of the user's own around several, before it is built, and where
+    a function would have to make optimizers while Keras looks at shapes only.
+    """
+    candidates = inner_optimizers(optimizer)
+    maps = [each._optimizer_map for each, _ in _optimizers_in(optimizer) if hasattr(each, "_optimizer_map")]
+
+    def trainer(variable: keras.Variable) -> Any:
+        if maps and not any(each.built for each in candidates):
+            # A function may make another optimizer at every call, which has variables.
+            return None if in_stateless_scope() else maps[0](variable)
+        if len(candidates) == 1:
+            return candidates[0]
+        built = (each for each in candidates if each.built)
+        return next((each for each in built if each._var_key(variable) in each._trainable_variables_indices), None)
+
+    return trainer
 
 
 def leave_proximal_penalties_out_of_losses(handles: Callable[[Any, keras.Variable], bool]) -> None:
@@ -83,15 +125,16 @@ def leave_proximal_penalties_out_of_losses(handles: Callable[[Any, keras.Variabl
     @functools.wraps(original)
     def losses(model: keras.Model) -> list:
         optimizer = getattr(model, "optimizer", None)
-        handled = [v for v in model.trainable_weights if handles(inner_optimizer(optimizer, v), v)]
+        trainer = trainer_of(optimizer)
+        handled = [v for v in model.trainable_weights if handles(trainer(v), v)]
         with without_regularizers(handled):
             return original(model)
 
     keras.Model._get_regularization_losses = losses
 
 
-def tell_optimizers_their_model(bind: Callable[[Any, keras.Model], None]) -> None:
-    """Call `bind(optimizer, model)` for every optimizer that a model is compiled with.
+def tell_optimizers_their_model(bind: Callable[[keras.Model], None]) -> None:
+    """Call `bind(model)` when a model has been compiled.
 
     Keras gives an optimizer variables without their layers, and no hook. `compile` is wrapped, once, in the class
     that defines it: Keras compares a model's method with that one to see whether the user has overridden it.
@@ -104,8 +147,7 @@ def tell_optimizers_their_model(bind: Callable[[Any, keras.Model], None]) -> Non
     @functools.wraps(original)
     def compile(model: keras.Model, *arguments: Any, **keyword_arguments: Any) -> None:
         original(model, *arguments, **keyword_arguments)
-        for optimizer in inner_optimizers(model.optimizer):
-            bind(optimizer, model)
+        bind(model)
 
     compile.tells_optimizers = True
     owner.compile = compile

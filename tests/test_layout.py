@@ -29,7 +29,7 @@ LEVELS = [
     ["regularizers.elementwise", "regularizers.groups", "regularizers.nuclear"],
     ["regularizers"],
     ["assignment"],
-    ["optimizers.joint", "optimizers.notes"],
+    ["optimizers.binding", "optimizers.constants", "optimizers.joint", "optimizers.notes", "optimizers.strengths"],
     ["optimizers.updates"],
     ["optimizers.shown"],
     ["optimizers.base"],

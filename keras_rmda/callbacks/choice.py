@@ -13,11 +13,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_rmda import _compat
 from keras_rmda.channels.sites import Cut
 from keras_rmda.coupling import names_of, tie_what_goes_together
 from keras_rmda.optimizers.base import SparseOptimizer
 from keras_rmda.optimizers.joint import Coupling
+from keras_rmda.optimizers.models import optimizers_of
 from keras_rmda.pruning.liveness import plan
 from keras_rmda.pruning.report import amounts, everything
 from keras_rmda.pruning.trace import as_graph, trace
@@ -47,8 +47,7 @@ class Groups:
     """
 
     def __init__(self, model: keras.Model, metric: str, multiple_of: int = 1):
-        model.optimizer.build(model.trainable_variables)
-        optimizers = [each for each in _compat.inner_optimizers(model.optimizer) if isinstance(each, SparseOptimizer)]
+        optimizers = [each for each in optimizers_of(model) if each.built]
         self._parts: list[tuple[SparseOptimizer, Coupling]] = [
             (optimizer, coupling) for optimizer in optimizers for coupling in optimizer.couplings
         ]

@@ -15,6 +15,7 @@ from keras_rmda.assignment import is_kernel, own_regularizer
 from keras_rmda.coupling import tie_what_goes_together
 from keras_rmda.gates.training import expected_macs, found_open, gates_in
 from keras_rmda.optimizers.base import SparseOptimizer
+from keras_rmda.optimizers.models import optimizers_of
 from keras_rmda.pruning.liveness import plan
 from keras_rmda.pruning.report import amounts, everything
 from keras_rmda.pruning.trace import Trace, as_graph, trace
@@ -118,13 +119,14 @@ class SparsityMonitor(keras.callbacks.Callback):
 
 def penalized(model: keras.Model) -> Iterator[tuple[ProximalRegularizer | Joint, list[keras.Variable], list[Tensor]]]:
     """Yield every penalty of a model with its variables, and their structured values under an optimizer of ours."""
-    others = []
+    ours, others = optimizers_of(model), []
+    trainer = _compat.trainer_of(getattr(model, "optimizer", None))
     for variable in model.trainable_variables:
-        optimizer = _compat.inner_optimizer(getattr(model, "optimizer", None), variable)
+        optimizer = trainer(variable)
         if not isinstance(optimizer, SparseOptimizer) or not optimizer.built:
             others.append((own_regularizer(variable), isinstance(optimizer, SparseOptimizer), variable))
-    for optimizer in _compat.inner_optimizers(getattr(model, "optimizer", None)):
-        if isinstance(optimizer, SparseOptimizer) and optimizer.built:
+    for optimizer in ours:
+        if optimizer.built:
             for psi, variables in optimizer.penalties():
                 yield psi, variables, optimizer.structured_values(variables)
     for psi, is_ours, variable in others:

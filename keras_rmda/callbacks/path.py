@@ -9,8 +9,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_rmda import _checks, _compat, _graphs
-from keras_rmda.optimizers.base import SparseOptimizer
+from keras_rmda import _checks, _graphs
+from keras_rmda.optimizers.models import optimizers_of
 from keras_rmda.optimizers.notes import Note, notes_of
 from keras_rmda.regularizers import ProximalRegularizer
 
@@ -86,7 +86,6 @@ class SolutionPath(keras.callbacks.Callback):
                 f"SolutionPath needs unique paths of variables; these are not: {twice}. Rename the layers."
             )
         self._initial_weights = self.model.get_weights()
-        self.model.optimizer.build(self.model.trainable_variables)
         self._record()
         if not self.entered:
             raise ValueError(
@@ -219,8 +218,7 @@ class SolutionPath(keras.callbacks.Callback):
 
     def _structured(self) -> Iterator[tuple[keras.Variable, ProximalRegularizer, np.ndarray]]:
         """Yield the variables with a regularizer under an optimizer of ours, and their structured values."""
-        for optimizer in _compat.inner_optimizers(self.model.optimizer):
-            if isinstance(optimizer, SparseOptimizer):
-                variables = [v for v in self.model.trainable_variables if optimizer.penalty_of(v) is not None]
-                for variable, value in zip(variables, optimizer.structured_values(variables)):
-                    yield variable, optimizer.penalty_of(variable), ops.convert_to_numpy(value)
+        for optimizer in optimizers_of(self.model):
+            variables = [v for v in self.model.trainable_variables if optimizer.penalty_of(v) is not None]
+            for variable, value in zip(variables, optimizer.structured_values(variables) if variables else []):
+                yield variable, optimizer.penalty_of(variable), ops.convert_to_numpy(value)

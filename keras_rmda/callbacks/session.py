@@ -10,7 +10,7 @@ import keras
 
 from keras_rmda import _compat
 from keras_rmda.callbacks.structured import StructuredWeights
-from keras_rmda.optimizers.models import optimizers_of
+from keras_rmda.optimizers.models import may_have_ours
 
 
 class Companion(keras.callbacks.Callback):
@@ -31,7 +31,7 @@ def session(model: keras.Model, callbacks: Any) -> Iterator[Any]:
         model: a compiled model; nothing happens to one without an optimizer of this package.
         callbacks: what the user has given to `fit`: None, callbacks in any structure, or a CallbackList.
     """
-    if not optimizers_of(model):
+    if not may_have_ours(model):
         yield callbacks
         return
     is_list = isinstance(callbacks, keras.callbacks.CallbackList)

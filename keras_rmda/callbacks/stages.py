@@ -9,8 +9,9 @@ from typing import Literal
 import keras
 from keras import ops
 
-from keras_rmda import _checks, _compat
+from keras_rmda import _checks
 from keras_rmda.optimizers.base import SparseOptimizer
+from keras_rmda.optimizers.models import optimizers_of
 from keras_rmda.optimizers.momentum import AveragingOptimizer
 from keras_rmda.optimizers.notes import Notes
 from keras_rmda.optimizers.ramda import RAMDA
@@ -59,12 +60,14 @@ class StagewiseSchedule(keras.callbacks.Callback):
 
     @property
     def _optimizers(self) -> list[SparseOptimizer]:
-        optimizers = _compat.inner_optimizers(getattr(self.model, "optimizer", None))
-        ours = [each for each in optimizers if isinstance(each, SparseOptimizer)]
+        ours = optimizers_of(self.model)
         if not ours:
+            name, why = type(getattr(self.model, "optimizer", None)).__name__, ""
+            if not self.model.built:
+                why = ", which may hold such when the model is built: give it a keras.Input"
             raise ValueError(
                 "StagewiseSchedule sets the stages of optimizers of keras_rmda, such as RMDA. "
-                f"Received: optimizer={type(optimizers[0]).__name__}"
+                f"Received: optimizer={name}{why}"
             )
         return ours
 

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
-from keras_rmda import _checks
 from keras_rmda.assignment import Regularizers
 from keras_rmda.optimizers.base import SparseOptimizer
 from keras_rmda.optimizers.bregman import MirrorMap
+from keras_rmda.optimizers.constants import DECAY, POSITIVE
 from keras_rmda.optimizers.updates import Scalars, Slots
 from keras_rmda.regularizers import Tensor, as_type_of
 
@@ -49,7 +49,7 @@ class AdaBreg(MirrorMap, SparseOptimizer):
     """
 
     slots = ("v", "m", "u")
-    hyperparameters = ("delta", "beta_1", "beta_2", "epsilon")
+    hyperparameters: ClassVar = {"delta": POSITIVE, "beta_1": DECAY, "beta_2": DECAY, "epsilon": POSITIVE}
 
     def __init__(
         self,
@@ -63,10 +63,7 @@ class AdaBreg(MirrorMap, SparseOptimizer):
         **optimizer_arguments: Any,
     ):
         super().__init__(learning_rate, regularizer, name=name, **optimizer_arguments)
-        self.delta = _checks.real("delta", delta, open_minimum=True)
-        self.beta_1 = _checks.real("beta_1", beta_1, maximum=1.0, open_maximum=True)
-        self.beta_2 = _checks.real("beta_2", beta_2, maximum=1.0, open_maximum=True)
-        self.epsilon = _checks.real("epsilon", epsilon, open_minimum=True)
+        self.delta, self.beta_1, self.beta_2, self.epsilon = delta, beta_1, beta_2, epsilon
 
     def advance(self, lr: Tensor, t: Tensor) -> Scalars:
         beta_1, beta_2 = as_type_of(t, self.beta_1), as_type_of(t, self.beta_2)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from numbers import Integral
 from typing import Any, Literal
 
@@ -12,15 +12,17 @@ from keras.optimizers.schedules import LearningRateSchedule
 
 from keras_rmda import _checks, _compat, assignment
 from keras_rmda.assignment import Regularizers, own_regularizer
+from keras_rmda.optimizers.constants import Constants
 from keras_rmda.optimizers.shown import Shown
 from keras_rmda.regularizers import Joint, ProximalRegularizer
 
 
-class SparseOptimizer(Shown):
+class SparseOptimizer(Constants, Shown):
     """Base class of the optimizers that keep structured zeros exactly.
 
-    A subclass states `slots`, `scalars` and `hyperparameters` (attributes for `get_config`), and defines `init`,
-    `advance`, `step` and `structured` of `Updates`.
+    A subclass states `slots`, `scalars` and `hyperparameters`, and defines `init`, `advance`, `step` and `structured`
+    of `Updates`. What is set after the first step acts, as the learning rate, a momentum and the `strength` of
+    penalties do, or raises.
 
     Args:
         learning_rate: float >= 0 or `keras.optimizers.schedules.LearningRateSchedule`.
@@ -39,8 +41,6 @@ class SparseOptimizer(Shown):
         ValueError: naming argument and value, for anything out of range.
     """
 
-    hyperparameters: tuple[str, ...] = ()
-
     def __init__(
         self,
         learning_rate: float | LearningRateSchedule,
@@ -54,16 +54,11 @@ class SparseOptimizer(Shown):
             _checks.real("learning_rate", learning_rate)
             if not isinstance(learning_rate, Integral):  # which Keras refuses
                 learning_rate = float(learning_rate)
-        self._check_keras_arguments(**keras_optimizer_arguments)
-        exclude = exclude if isinstance(exclude, str) or not isinstance(exclude, Iterable) else tuple(exclude)
-        assignment.check_patterns("exclude", exclude)
-        _checks.one_of("jit_update", jit_update, (True, False, "auto"))
         super().__init__(learning_rate=learning_rate, **keras_optimizer_arguments)
-        self.regularizer = assignment.checked(regularizer)
+        self.regularizer = regularizer
         self.exclude = exclude
-        self.skip_nonfinite = _checks.truth("skip_nonfinite", skip_nonfinite)
+        self.skip_nonfinite = skip_nonfinite
         self.jit_update = jit_update
-        self._skipped_steps = self._new_scalar("skipped_steps", dtype="int") if skip_nonfinite else None
         self._model, self._compiled_updates = None, {}
         _compat.leave_proximal_penalties_out_of_losses(applies_penalty_of)
 
@@ -72,8 +67,9 @@ class SparseOptimizer(Shown):
     @property
     def skipped_steps(self) -> Any:
         """The number of steps that `skip_nonfinite=True` has skipped."""
-        if self._skipped_steps is None:
+        if not self.skip_nonfinite:
             raise AttributeError("Steps are skipped, and counted, with `skip_nonfinite=True` only.")
+        self._check_built()
         return self._skipped_steps
 
     def penalty_of(self, variable: keras.Variable) -> ProximalRegularizer | None:
@@ -81,18 +77,18 @@ class SparseOptimizer(Shown):
 
         None for a variable without one, and before the optimizer is built.
         """
-        index = self._trainable_variables_indices.get(self._var_key(variable)) if self.built else None
-        return None if index is None else self._penalty(index, self._strengths)
+        index = self._trainable_variables_indices[self._var_key(variable)] if self._regularizes(variable) else None
+        return None if index is None else self._strengths.penalty(index, self._strengths.last())
 
     def penalties(self) -> list[tuple[ProximalRegularizer | Joint, list[keras.Variable]]]:
         """Return every penalty, at the strength of the last step, with the variables that it is a function of."""
         self._check_built()
         found = []
         for coupling in self.couplings:
-            share = self._penalty(coupling.indices[0], self._strengths)
+            share = self._strengths.penalty(coupling.indices[0], self._strengths.last())
             found.append((coupling.joint(share), [self._trainable_variables[index] for index in coupling.indices]))
         for index, variable in enumerate(self._trainable_variables):
-            psi = self._penalty(index, self._strengths)
+            psi = self._strengths.penalty(index, self._strengths.last())
             if psi is not None and index not in self._coupling_of:
                 found.append((psi, [variable]))
         return found
@@ -116,24 +112,10 @@ class SparseOptimizer(Shown):
 
     # ---- helpers
 
-    def _check_keras_arguments(self, weight_decay: Any = None, use_ema: bool = False, **others: Any) -> None:
-        name = type(self).__name__
-        if use_ema:
-            raise ValueError(f"A moving average of the iterates of {name} holds no exact zeros. Received: use_ema=True")
-        if weight_decay is not None:
-            _checks.real("weight_decay", weight_decay)
-        if weight_decay and self.rebuilds_iterate:
-            raise ValueError(
-                f"{name} makes its iterate anew from its own state at every step, so `weight_decay` would have no "
-                "lasting effect. Use a penalty instead, such as keras_rmda.ElasticNet. "
-                f"Received: weight_decay={weight_decay!r}"
-            )
-
-
-def bind(optimizer: Any, model: keras.Model) -> None:
-    """Let an optimizer of ours know the layers of its variables."""
-    if isinstance(optimizer, SparseOptimizer):
-        optimizer._model = weakref.ref(model)
+    def _regularizes(self, variable: keras.Variable) -> bool:
+        """Return whether the variable has a penalty here, also while Keras has taken the values of strengths away."""
+        index = self._trainable_variables_indices.get(self._var_key(variable)) if self.built else None
+        return index is not None and self._penalties[index] is not None
 
 
 def applies_penalty_of(optimizer: Any, variable: keras.Variable) -> bool:
@@ -145,13 +127,10 @@ def applies_penalty_of(optimizer: Any, variable: keras.Variable) -> bool:
     if own_regularizer(variable) is None:
         return False
     if optimizer is None:
-        return any(each.penalty_of(variable) is not None for each in _BUILT)
+        return any(each._regularizes(variable) for each in _BUILT)
     if not isinstance(optimizer, SparseOptimizer):
         return False
-    return not optimizer.built or optimizer.penalty_of(variable) is not None
+    return not optimizer.built or optimizer._regularizes(variable)
 
 
 _BUILT: weakref.WeakSet[SparseOptimizer] = weakref.WeakSet()
-
-# Now, and not with the first optimizer: `model.compile(RMDA())` looks up `compile` before it makes the optimizer.
-_compat.tell_optimizers_their_model(bind)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 from keras.optimizers.schedules import LearningRateSchedule
 
-from keras_rmda import _checks
 from keras_rmda.assignment import Regularizers
+from keras_rmda.optimizers.constants import POSITIVE
 from keras_rmda.optimizers.momentum import DECAY, MomentumOptimizer
 from keras_rmda.optimizers.updates import Slots, on_support
 from keras_rmda.regularizers import Tensor
@@ -54,7 +54,7 @@ class DessiLBI(MomentumOptimizer):
 
     slots = ("gamma", "z", "b")
     momentum_slot = "b"
-    hyperparameters = ("kappa", "mu")
+    hyperparameters: ClassVar = {"kappa": POSITIVE, "mu": POSITIVE}
     momentum_range = DECAY
 
     def __init__(
@@ -68,8 +68,7 @@ class DessiLBI(MomentumOptimizer):
         **optimizer_arguments: Any,
     ):
         super().__init__(learning_rate, regularizer, momentum, name=name, **optimizer_arguments)
-        self.kappa = _checks.real("kappa", kappa, open_minimum=True)
-        self.mu = _checks.real("mu", mu, open_minimum=True)
+        self.kappa, self.mu = kappa, mu
 
     def build(self, variables: list[keras.Variable]) -> None:
         """Create the state for `variables`; refuse penalties that say more than which weights are zero."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 from keras.optimizers.schedules import LearningRateSchedule
 
-from keras_rmda import _checks
 from keras_rmda.assignment import Regularizers
 from keras_rmda.optimizers.bregman import MirrorMap
+from keras_rmda.optimizers.constants import POSITIVE
 from keras_rmda.optimizers.momentum import DECAY, MomentumOptimizer
 from keras_rmda.optimizers.updates import Slots
 from keras_rmda.regularizers import Tensor
@@ -50,7 +50,7 @@ class LinBreg(MirrorMap, MomentumOptimizer):
     slots = ("v", "m")
     momentum_slot = "m"
     momentum_range = DECAY
-    hyperparameters = ("delta",)
+    hyperparameters: ClassVar = {"delta": POSITIVE}
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class LinBreg(MirrorMap, MomentumOptimizer):
         **optimizer_arguments: Any,
     ):
         super().__init__(learning_rate, regularizer, momentum, name=name, **optimizer_arguments)
-        self.delta = _checks.real("delta", delta, open_minimum=True)
+        self.delta = delta
 
     def step(self, w, g, lr, psi, *, t, c, v, m=None) -> tuple[Tensor, Slots]:
         m_next = lr * g if m is None else c * m + (1.0 - c) * lr * g  # M_t

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import keras
 
@@ -11,17 +12,32 @@ from keras_rmda.optimizers.base import SparseOptimizer
 
 
 def optimizers_of(model: keras.Model) -> list[SparseOptimizer]:
-    """Return the optimizers of this package that a model is compiled with; those with a waiting state are built."""
+    """Return the optimizers of this package that train a model, from inside of whatever others.
+
+    Some are made only when the model's optimizer is built, so that is done here where the model has its variables.
+    """
     outer = getattr(model, "optimizer", None)
-    found = [each for each in _compat.inner_optimizers(outer) if isinstance(each, SparseOptimizer)]
-    if model.built and any(each.is_waiting for each in found):
+    if outer is not None and model.built and not outer.built:
         outer.build(model.trainable_variables)
-    return found
+    return ours_in(outer)
+
+
+def ours_in(optimizer: Any) -> list[SparseOptimizer]:
+    """Return the optimizers of this package inside of another, or itself."""
+    return [each for each in _compat.inner_optimizers(optimizer) if isinstance(each, SparseOptimizer)]
+
+
+def may_have_ours(model: keras.Model) -> bool:
+    """Return whether a model is trained by an optimizer of this package, or may be when it is built."""
+    outer = getattr(model, "optimizer", None)
+    return bool(ours_in(outer)) or _compat.makes_optimizers_when_built(outer)
 
 
 def hide_zeros(model: keras.Model) -> bool:
     """Return whether a model's optimizer holds zeros that the weights do not have."""
-    return any(optimizer.hides_zeros() for optimizer in optimizers_of(model))
+    outer = getattr(model, "optimizer", None)
+    has_state = any(each.built or each.is_waiting for each in ours_in(outer))
+    return has_state and any(optimizer.hides_zeros() for optimizer in optimizers_of(model))
 
 
 def warn_of_hidden_zeros(model: keras.Model) -> None:

@@ -95,18 +95,9 @@ class MomentumOptimizer(SparseOptimizer):
 
 
 class AveragingOptimizer(MomentumOptimizer):
-    """Base class of dual averaging: the iterate moves by the fraction `momentum` towards the structured value."""
+    """Base class of dual averaging: the iterate moves by the fraction `momentum` towards a minimizer."""
 
     rebuilds_iterate = True
-
-    def minimizer(self, psi: ProximalRegularizer | None, *, t: Tensor, **state: Tensor) -> Tensor:
-        """Return W~_t, the minimizer of the subproblem of a step, from the state behind it."""
-        raise NotImplementedError
-
-    def structured(self, w: Tensor, psi: ProximalRegularizer, *, t: Tensor, **state: Tensor) -> Tensor:
-        """Return W_t on the support of W~_t, which is as sparse and much less noisy; W~_t if psi asks for more."""
-        w_tilde = self.minimizer(psi, t=t, **state)
-        return on_support(w, w_tilde) if psi.has_support else w_tilde
 
     def __init__(self, *arguments: Any, **optimizer_arguments: Any):
         super().__init__(*arguments, **optimizer_arguments)
@@ -120,6 +111,15 @@ class AveragingOptimizer(MomentumOptimizer):
     @momentum_growth.setter
     def momentum_growth(self, value: float) -> None:
         self._momentum_growth.assign(_checks.real("momentum_growth", value))
+
+    def minimizer(self, psi: ProximalRegularizer | None, *, t: Tensor, **state: Tensor) -> Tensor:
+        """Return W~_t, the minimizer of the subproblem of a step, from the state behind it."""
+        raise NotImplementedError
+
+    def structured(self, w: Tensor, psi: ProximalRegularizer, *, t: Tensor, **state: Tensor) -> Tensor:
+        """Return W_t on the support of W~_t, which is as sparse and much less noisy; W~_t if psi asks for more."""
+        w_tilde = self.minimizer(psi, t=t, **state)
+        return on_support(w, w_tilde) if psi.has_support else w_tilde
 
     def finalize_variable_values(self, var_list: list[keras.Variable]) -> None:
         """Show the structured values at the end of `fit`; warn if training has ended far from them."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import keras
 from keras import ops
@@ -11,6 +11,7 @@ from keras.optimizers.schedules import LearningRateSchedule
 from keras_rmda import _checks
 from keras_rmda.assignment import Regularizers
 from keras_rmda.optimizers.base import SparseOptimizer
+from keras_rmda.optimizers.constants import DECAY, POSITIVE
 from keras_rmda.optimizers.updates import Scalars, Slots
 from keras_rmda.regularizers import Tensor, as_type_of
 
@@ -46,7 +47,7 @@ class ProxAdamW(SparseOptimizer):
     Source: Yun, Lozano and Yang 2021, "Adaptive proximal gradient methods for structured neural networks".
     """
 
-    hyperparameters = ("beta_1", "beta_2", "epsilon", "amsgrad")
+    hyperparameters: ClassVar = {"beta_1": DECAY, "beta_2": DECAY, "epsilon": POSITIVE, "amsgrad": _checks.truth}
 
     def __init__(
         self,
@@ -61,11 +62,11 @@ class ProxAdamW(SparseOptimizer):
         **optimizer_arguments: Any,
     ):
         super().__init__(learning_rate, regularizer, name=name, weight_decay=weight_decay, **optimizer_arguments)
-        self.beta_1 = _checks.real("beta_1", beta_1, maximum=1.0, open_maximum=True)
-        self.beta_2 = _checks.real("beta_2", beta_2, maximum=1.0, open_maximum=True)
-        self.epsilon = _checks.real("epsilon", epsilon, open_minimum=True)
-        self.amsgrad = _checks.truth("amsgrad", amsgrad)
-        self.slots = ("m", "v", "v_max") if self.amsgrad else ("m", "v")
+        self.beta_1, self.beta_2, self.epsilon, self.amsgrad = beta_1, beta_2, epsilon, amsgrad
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        return ("m", "v", "v_max") if self.amsgrad else ("m", "v")
 
     def advance(self, lr: Tensor, t: Tensor) -> Scalars:
         beta_1, beta_2 = as_type_of(t, self.beta_1), as_type_of(t, self.beta_2)

@@ -36,7 +36,7 @@ class RAMDA(AveragingOptimizer):
         momentum: c in (0, 1] or schedule; 1 means none.
         regularizer: psi for every kernel whose layer has none of ours, or a dictionary from patterns of variable
             paths to such; None for no penalty.
-        epsilon: number > 0 added to the metric.
+        epsilon: number > 0 added to the metric; settable between steps, like `learning_rate`.
         **optimizer_arguments: `exclude`, `skip_nonfinite` and `jit_update` of `SparseOptimizer`; `clipnorm`,
             `gradient_accumulation_steps`, ... of Keras. `weight_decay` and `use_ema` are refused.
 
@@ -52,7 +52,6 @@ class RAMDA(AveragingOptimizer):
 
     slots = ("w_0", "v", "u")
     scalars = ("s", "alpha")
-    hyperparameters = ("epsilon",)
 
     def __init__(
         self,
@@ -64,7 +63,21 @@ class RAMDA(AveragingOptimizer):
         **optimizer_arguments: Any,
     ):
         super().__init__(learning_rate, regularizer, momentum, name=name, **optimizer_arguments)
-        self.epsilon = _checks.real("epsilon", epsilon, open_minimum=True)
+        epsilon = _checks.real("epsilon", epsilon, open_minimum=True)
+        self._epsilon = self._new_scalar("epsilon", lambda shape, dtype: ops.convert_to_tensor(epsilon, dtype))
+
+    @property
+    def epsilon(self) -> Any:
+        """What is added to the metric: a variable, settable between steps, like `learning_rate`."""
+        return self._epsilon
+
+    @epsilon.setter
+    def epsilon(self, value: float) -> None:
+        self._epsilon.assign(_checks.real("epsilon", value, open_minimum=True))
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the constructor's arguments, with current values of settable ones, as Keras does."""
+        return super().get_config() | {"epsilon": float(ops.convert_to_numpy(self._epsilon))}
 
     def init(self, w: Tensor, psi: ProximalRegularizer | None) -> Slots:
         return {"w_0": w, "v": ops.zeros_like(w), "u": ops.zeros_like(w)}

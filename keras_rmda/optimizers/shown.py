@@ -26,19 +26,17 @@ WITNESSES = 2
 """The number of variables, the smallest, whose values of the last step tell whether the weights have been changed."""
 
 SAME = 1e-5
-"""The relative difference up to which structured values are those that were written: rounding of two computations."""
+"""The relative difference of sums over weights up to which these are the same: sums round in whatever order."""
 
 
 class Shown(Updates):
     """Base class of `SparseOptimizer`: writes structured values into the model, and gives the iterate back."""
 
-    rebuilds_iterate = False
-    """Whether the iterate is made anew from the slots at each step, so that changes to the weights do not last."""
-
     def __init__(self, *arguments: Any, **keyword_arguments: Any):
         super().__init__(*arguments, **keyword_arguments)
         self.notes = Notes()
         self._iterate: dict[int, Tensor] = {}
+        self._shown: dict[int, np.ndarray] = {}
         self._shown_at = 0
         self._loaded: dict[str, np.ndarray] | None = None
 
@@ -95,13 +93,16 @@ class Shown(Updates):
 
     def show(self) -> None:
         """Write the structured values into the model, and keep its iterate for `give_back`."""
-        if not self._separates or not self.built or self._is_shown or not self._steps:
+        if not self._separates or not self.built or not _compat.have_values(self.variables):
+            return
+        if self._is_shown or not self._steps:
             return
         indices = [index for index, psi in enumerate(self._penalties) if psi is not None]
         iterate = {index: ops.copy(ops.convert_to_tensor(self._trainable_variables[index])) for index in indices}
         self._write(indices)
         unchanged = [index for index in indices if _distance([iterate[index]], [self._value(index)]) == 0]
         self._iterate = {index: value for index, value in iterate.items() if index not in unchanged}
+        self._shown = {index: _sums(self._value(index)) for index in self._iterate}
         self._shown_at = self._steps
 
     def give_back(self) -> None:
@@ -184,6 +185,7 @@ class Shown(Updates):
         self.notes.save(store)
         for index, value in self._iterate.items() if self._is_shown else ():
             store[f"iterate.{index}"] = ops.convert_to_numpy(ops.cast(value, precise(value.dtype)))
+            store[f"shown.{index}"] = self._shown[index]
 
     def load_own_variables(self, store: Any) -> None:
         """Load the state, and what was saved with it; before `build`, keep it until then."""
@@ -203,7 +205,9 @@ class Shown(Updates):
         super().load_own_variables(found)
         if not self.built:
             return
+        self._strengths.tell_penalties()
         self._iterate = {int(key): value for key, value in self.notes.loaded("iterate").items()}
+        self._shown = {int(key): value for key, value in self.notes.loaded("shown").items()}
         self._shown_at = self._steps
 
     # ---- helpers
@@ -231,7 +235,7 @@ class Shown(Updates):
         seen = [self._witnesses[index] for index in witnesses]
         if _distance(seen, [ops.cast(self._value(k), each.dtype) for k, each in zip(witnesses, seen)]) > 0:
             return False
-        return not shown or _distance(self._structured_of(shown), [self._value(index) for index in shown]) <= SAME
+        return all(_are_same(self._shown[index], _sums(self._value(index))) for index in shown)
 
     def _see(self) -> None:
         """Keep the values of the witnesses."""
@@ -248,7 +252,7 @@ class Shown(Updates):
         return ops.convert_to_tensor(self._trainable_variables[index])
 
     def _structured_of(self, indices: list[int]) -> list[Tensor]:
-        values = dict(self._asked(indices, self._structured, self._strengths))
+        values = dict(self._asked(indices, self._structured, self._strengths.variables))
         constraints = [self._trainable_variables[index].constraint for index in indices]
         return [
             values[index] if constraint is None else constraint(values[index])
@@ -272,3 +276,13 @@ def _distance(a: list[Tensor], b: list[Tensor]) -> float:
         sums = [ops.sum(ops.square(x - y)), ops.sum(ops.square(x))]
         squares += [float(ops.convert_to_numpy(each)) for each in sums]
     return math.sqrt(squares[0] / squares[1]) if squares.all() else math.inf if squares[0] else 0.0
+
+
+def _sums(w: Tensor) -> np.ndarray:
+    """Return sums over a tensor by which its value is known again: of w, |w| and w^2."""
+    w = ops.cast(w, precise(w.dtype))
+    return np.array([float(ops.convert_to_numpy(ops.sum(each))) for each in (w, ops.abs(w), ops.square(w))])
+
+
+def _are_same(a: np.ndarray, b: np.ndarray) -> bool:
+    return np.allclose(a, b, rtol=SAME, atol=SAME * a[1], equal_nan=True)

@@ -7,16 +7,17 @@ owns the creation of slots, scalars that advance exactly once per real step, sta
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import keras
 from keras import ops
-from keras.optimizers.schedules import LearningRateSchedule
 
 from keras_rmda import _compat, _replicas, assignment
+from keras_rmda.optimizers.binding import model_of
 from keras_rmda.optimizers.joint import couplings, together
+from keras_rmda.optimizers.strengths import Strengths
 from keras_rmda.regularizers import ProximalRegularizer, Tensor, as_type_of
 
 Scalars = dict[str, Tensor]
@@ -36,6 +37,8 @@ class Updates(keras.optimizers.Optimizer):
 
     slots: tuple[str, ...] = ()
     scalars: tuple[str, ...] = ()
+    rebuilds_iterate = False
+    """Whether the iterate is made anew from the slots at each step, so that changes to the weights do not last."""
 
     # ---- what an algorithm defines
 
@@ -63,16 +66,16 @@ class Updates(keras.optimizers.Optimizer):
         """Create the state for `variables`; called by Keras before the first step."""
         if self.built:
             return
+        self._model = model_of(self, variables)
         model = self._model and self._model()
         self._penalties = assignment.assign(variables, self.regularizer, self.exclude, model)
         super().build(variables)
         self._step_count = self._new_scalar("step_count", dtype="int")
         self._scalars = {name: self._new_scalar(name) for name in self.scalars}
-        self._strengths = {
-            str(index): self._new_scalar("strength")
-            for index, psi in enumerate(self._penalties)
-            if psi is not None and isinstance(psi.strength, LearningRateSchedule)
-        }
+        if self.skip_nonfinite:
+            self._skipped_steps = self._new_scalar("skipped_steps", dtype="int")
+        dtypes = [precise(variable.dtype) for variable in variables]
+        self._strengths = Strengths(self._penalties, dtypes, self._new_scalar)
         self.couplings = couplings(self._penalties)
         for coupling in self.couplings:
             count = (len(coupling.shares[0].penalty.groups),)
@@ -177,12 +180,12 @@ class Updates(keras.optimizers.Optimizer):
         return self._precisely(index)
 
     def _asked(
-        self, indices: Iterable[int], function: Callable[[int, Any], Any], strengths: dict[str, Tensor]
+        self, indices: Iterable[int], function: Callable[[int, Any], Any], strengths: Sequence[Tensor]
     ) -> Iterator[tuple[int, Any]]:
         """Yield, with the numbers of variables, a pure function of each and its penalty; coupled ones at once."""
         done: set[int] = set()
         for index in indices:
-            psi, coupling = self._penalty(index, strengths), self._coupling_of.get(index)
+            psi, coupling = self._strengths.penalty(index, strengths), self._coupling_of.get(index)
             if coupling is None:
                 yield index, function(index, psi)
             elif index not in done:
@@ -190,15 +193,15 @@ class Updates(keras.optimizers.Optimizer):
                 yield from zip(coupling.indices, together(functions, coupling.joint(psi)))
                 done.update(coupling.indices)
 
-    def _advance(self, grads: list[Tensor], learning_rate: Tensor) -> tuple[Scalars, Scalars, Tensor | None]:
+    def _advance(self, grads: list[Tensor], learning_rate: Tensor) -> tuple[Scalars, list[Tensor], Tensor | None]:
         """Advance the scalars, exactly once per real step.
 
         Returns:
-            The numbers of this step, the scheduled strengths, and whether the step is to be made (None: it is).
+            The numbers of this step, the strengths, and whether the step is to be made (None: it is).
         """
         dtype = keras.config.floatx()
         lr = ops.cast(learning_rate, dtype)
-        strengths = self._scheduled_strengths()
+        strengths = self._strengths.at(ops.convert_to_tensor(self._iterations))
         is_finite = None
         if self.skip_nonfinite:
             is_finite = ops.all(ops.stack([ops.all(ops.isfinite(gradient)) for gradient in grads]))
@@ -213,17 +216,13 @@ class Updates(keras.optimizers.Optimizer):
         scalars = self.advance(lr, t, **self._read(self._scalars, dtype))
         for name, variable in self._scalars.items():
             _assign_unless_skipped(variable, scalars[name], is_finite)
-        for index, value in strengths.items():
-            _assign_unless_skipped(self._strengths[index], value, is_finite)
+        for variable, value in self._strengths.scheduled(strengths):
+            _assign_unless_skipped(variable, value, is_finite)
         return {"lr": lr, "t": t, **scalars, **self._momentum_at(t)}, strengths, is_finite
 
     def _momentum_at(self, t: Tensor) -> dict[str, Tensor]:
         """Return {"c": the momentum of step t of the stage}, where the algorithm has one."""
         return {}
-
-    def _penalty(self, index: int, strengths: dict[str, Tensor]) -> ProximalRegularizer | None:
-        psi, strength = self._penalties[index], strengths.get(str(index))
-        return psi if strength is None else psi.at(ops.convert_to_tensor(strength))
 
     def _begin_first_stage(self) -> None:
         # Where a trace on TensorFlow makes the model too, its weights have no values yet. TensorFlow then gives them
@@ -245,14 +244,10 @@ class Updates(keras.optimizers.Optimizer):
                 if int(ops.convert_to_numpy(self._step_count)) == 0:
                     self._begin_stage()
 
-    def _scheduled_strengths(self) -> dict[str, Tensor]:
-        iterations = ops.convert_to_tensor(self._iterations)
-        return {index: ops.relu(self._penalties[int(index)].strength(iterations)) for index in self._strengths}
-
     def _begin_stage(self) -> None:
-        strengths = self._scheduled_strengths()
-        for index, value in strengths.items():
-            _replicas.assign_here(self._strengths[index], value)
+        strengths = self._strengths.at_start(ops.convert_to_tensor(self._iterations))
+        for variable, value in self._strengths.scheduled(strengths):
+            _assign_unless_skipped(variable, value, None)
 
         def init(index: int, psi: ProximalRegularizer | None) -> Slots:
             # A copy: JAX cannot donate one buffer as both a weight and a slot.

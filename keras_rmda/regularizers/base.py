@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ import keras
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
-from keras_rmda import _checks
+from keras_rmda import _checks, _compat
 
 Tensor = Any
 
@@ -26,12 +27,58 @@ LARGEST = {"float32": 1e37, "float64": 1e300}
 """Numbers up to here, and their inverses, are in the range of a dtype with some room."""
 
 
+class Strength:
+    """The strength of a penalty, which its copies for single weights share, and the variables that follow it.
+
+    A step that is compiled reads the variables, so that a number that is set later acts.
+
+    Args:
+        value: a number, tensor or schedule.
+    """
+
+    def __init__(self, value: Any):
+        self.value = value
+        self._followers: list[weakref.ref] = []
+
+    @property
+    def is_in_use(self) -> bool:
+        """Whether there is an optimizer that is built and follows."""
+        return any(each() is not None for each in self._followers)
+
+    def follow(self, variable: keras.Variable) -> None:
+        """Let a variable have the value of every change from now on."""
+        self._followers = [each for each in self._followers if each() is not None] + [weakref.ref(variable)]
+
+    def set(self, value: Any) -> None:
+        """Change the value.
+
+        Raises:
+            ValueError: within an epoch on JAX, where it would be forgotten.
+        """
+        followers = [each() for each in self._followers if each() is not None]
+        if value != self.value and not _compat.have_values(followers):
+            raise ValueError(
+                "On JAX a `strength` acts from epoch to epoch: set it at the end or the beginning of one, "
+                f"`on_epoch_end` or `on_epoch_begin`. Received: strength={value!r}"
+            )
+        for variable in followers if value != self.value else []:
+            variable.assign(value)
+        self.value = value
+
+    def __deepcopy__(self, memo: dict) -> Strength:
+        return Strength(copy.deepcopy(self.value, memo))
+
+    def __reduce__(self) -> tuple:
+        return Strength, (self.value,)  # without followers, which are of this process
+
+
 class ProximalRegularizer(keras.regularizers.Regularizer):
     """Base class: a penalty psi with its proximal maps.
 
     Args:
         strength: multiplier of the penalty, a finite number >= 0, or a
-            `keras.optimizers.schedules.LearningRateSchedule` of it over the optimizer's `iterations`.
+            `keras.optimizers.schedules.LearningRateSchedule` of it over the optimizer's `iterations`. A number can be
+            set between steps, like a `learning_rate`, and is in the files of weights like it.
 
     Raises:
         ValueError: if `strength` is negative, not finite or not a number; when a value is asked for and `strength`
@@ -49,7 +96,32 @@ class ProximalRegularizer(keras.regularizers.Regularizer):
         if isinstance(strength, dict):
             strength = keras.saving.deserialize_keras_object(strength)
         is_schedule = isinstance(strength, LearningRateSchedule)
-        self.strength = strength if is_schedule else _checks.real("strength", strength)
+        self._strength = Strength(strength if is_schedule else _checks.real("strength", strength))
+
+    @property
+    def strength(self) -> Any:
+        """The multiplier of the penalty. A number that is set acts at the next step of all optimizers that use it."""
+        return self._strength.value
+
+    @strength.setter
+    def strength(self, value: float | LearningRateSchedule) -> None:
+        schedules = isinstance(value, LearningRateSchedule) or isinstance(self.strength, LearningRateSchedule)
+        if schedules and self._strength.is_in_use:
+            raise ValueError(
+                "A schedule of a `strength` is a constant of the steps of optimizers that are built. Give the schedule "
+                "to a new penalty, and that to a new optimizer; what is to be set between steps begins as a number. "
+                f"Received: strength={value!r}, after {self.strength!r}"
+            )
+        self._strength.set(value if isinstance(value, LearningRateSchedule) else _checks.real("strength", value))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        own = self.__dict__.get("_strength")  # none before the constructor has set it
+        if own is not None and own.is_in_use and name != "strength" and name in self.get_config():
+            raise ValueError(
+                f"`{name}` of a penalty is a constant of the steps of optimizers that are built: only its `strength` "
+                f"can be set. Make a new penalty, and a new optimizer for it. Received: {name}={value!r}, of {self!r}"
+            )
+        super().__setattr__(name, value)
 
     def __call__(self, w: Tensor) -> Tensor:
         """Return psi(w), a scalar."""
@@ -85,7 +157,7 @@ class ProximalRegularizer(keras.regularizers.Regularizer):
     def at(self, strength: Tensor) -> ProximalRegularizer:
         """Return this penalty with another strength, which may be a tensor."""
         other = copy.copy(self)
-        other.strength = strength
+        other._strength = Strength(strength)
         return other
 
     def get_config(self) -> dict[str, Any]:

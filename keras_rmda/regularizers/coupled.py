@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_rmda.regularizers.base import ProximalRegularizer, Tensor, in_full_precision
+from keras_rmda.regularizers.base import ProximalRegularizer, Strength, Tensor, in_full_precision
 from keras_rmda.regularizers.norms import AlongAxes, norms, sum_over
 
 
@@ -163,8 +163,8 @@ class Share(ProximalRegularizer):
         self.path = path
 
     @property
-    def strength(self) -> Any:
-        return self.penalty.strength
+    def _strength(self) -> Strength:
+        return self.penalty._strength
 
     def at(self, strength: Tensor) -> Share:
         return Share(self.penalty.at(strength), self.path)
