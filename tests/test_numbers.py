@@ -124,7 +124,7 @@ def arguments(draw):
 
 @dtypes
 @every_penalty
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(arguments=arguments())
 def test_maps_are_exact_over_the_whole_range(name, dtype, arguments):
     w, step, d, strength = arguments
@@ -136,7 +136,7 @@ def test_maps_are_exact_over_the_whole_range(name, dtype, arguments):
 
 @dtypes
 @every_penalty
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(arguments=arguments())
 def test_norms_values_and_subgradients_are_exact_over_the_whole_range(name, dtype, arguments):
     w, _, _, strength = arguments
@@ -165,7 +165,7 @@ def test_norms_values_and_subgradients_are_exact_over_the_whole_range(name, dtyp
 
 
 @pytest.mark.parametrize("scale", [1e-25, 1e-30, 1e25])
-@pytest.mark.parametrize("name", [name for name in PENALTIES if "Group" in name])
+@pytest.mark.parametrize("name", ["GroupLasso", "coupled GroupLasso"])
 def test_the_gradient_of_a_norm_does_not_depend_on_the_size_of_weights(name, scale, rng):
     w = (scale * rng.normal(size=(GROUPS, SIZE))).astype("float32")
     w[1] = 0.0
