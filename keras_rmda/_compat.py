@@ -214,13 +214,14 @@ def dense(gradient: Any) -> Any:
 
 
 def iterated(function: Callable[[Any], tuple[Any, Any]], x: Any, passes: int) -> Any:
-    """Return x after `passes` times `x, goes_on = function(x)`, on CPUs no more once `goes_on` is false.
+    """Return tensors x after `passes` times `x, goes_on = function(x)`, on CPUs no more once `goes_on` is false.
 
     Elsewhere all passes are made: to look at a number there is to wait for it. Called eagerly, JAX would compile a
     loop anew every time, so it unrolls.
     """
     backend = keras.backend.backend()
-    if backend == "tensorflow" or (backend == "jax" and isinstance(x, sys.modules["jax"].core.Tracer)):
+    first = keras.tree.flatten(x)[0]
+    if backend == "tensorflow" or (backend == "jax" and isinstance(first, sys.modules["jax"].core.Tracer)):
         if not runs_on_cpu():
             return keras.ops.fori_loop(0, passes, lambda _, x: function(x)[0], x)
         start = (x, keras.ops.convert_to_tensor(True))
