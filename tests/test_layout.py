@@ -58,7 +58,7 @@ LEVELS = [
     ["gates.places", "gates.training"],
     ["gates.insertion"],
     ["gates"],
-    ["callbacks.choice", "callbacks.structured"],
+    ["callbacks.best", "callbacks.choice", "callbacks.structured"],
     ["callbacks.session"],
     [
         "callbacks.backup",

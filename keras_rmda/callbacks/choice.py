@@ -107,19 +107,24 @@ class Groups:
         """Whether `finish` has chosen."""
         return bool(np.isin(self.factors, (0.0, NEVER_AGAIN)).all())
 
-    def look(self) -> None:
-        """Read the weights and their structured values, which all measures are of until the next look."""
+    def look(self, structured: bool = True) -> None:
+        """Read the weights and their structured values, which all measures are of until the next look.
+
+        Args:
+            structured: whether to read structured values, or the weights alone.
+        """
         self._values: dict[int, np.ndarray] = {}
         self._without_zeros: dict[int, np.ndarray] = {}
         self._numbers: dict[int, np.ndarray] = {}
         structured_norms, norms, start = [], [], 0
         for optimizer, coupling in self._parts:
             variables = [optimizer._trainable_variables[index] for index in coupling.indices]
-            structured = [ops.cast(value, "float32") for value in optimizer.structured_values(variables)]
+            found = optimizer.structured_values(variables) if structured else variables
+            values = [ops.cast(value, "float32") for value in found]
             joint = coupling.joint(coupling.shares[0])
-            structured_norms.append(ops.convert_to_numpy(joint.group_norms(structured)))
+            structured_norms.append(ops.convert_to_numpy(joint.group_norms(values)))
             norms.append(ops.convert_to_numpy(joint.group_norms([ops.cast(v, "float32") for v in variables])))
-            for variable, value, share in zip(variables, structured, coupling.shares):
+            for variable, value, share in zip(variables, values, coupling.shares):
                 ids = share.penalty.groups.members[share.path]
                 self._values[id(variable)] = ops.convert_to_numpy(value)
                 self._numbers[id(variable)] = np.where(ids < 0, self.count, ids + start)

@@ -12,6 +12,7 @@ from keras import ops
 from keras_rmda import _compat, _finite
 from keras_rmda._checks import SparsityWarning
 from keras_rmda.assignment import is_kernel, own_regularizer
+from keras_rmda.callbacks.session import Companion
 from keras_rmda.coupling import tie_what_goes_together
 from keras_rmda.gates.training import expected_macs, found_open, gates_in
 from keras_rmda.optimizers.base import SparseOptimizer
@@ -21,8 +22,11 @@ from keras_rmda.pruning.report import amounts, everything
 from keras_rmda.pruning.trace import Trace, as_graph, trace
 from keras_rmda.regularizers import GroupLasso, Joint, ProximalRegularizer, Tensor
 
+OF_PENALTIES = ("zero_groups", "zero_weights", "penalty")
+OF_MODELS = ("macs", "removable_macs", "removable_parameters", "open_gates", "expected_macs")
 
-class SparsityMonitor(keras.callbacks.Callback):
+
+class SparsityMonitor(Companion):
     """Put the sparsity of the structured iterate into `logs` at the end of every epoch.
 
     Adds `zero_groups` and `zero_weights` (fractions of all groups and weights under a regularizer), `penalty`
@@ -48,6 +52,7 @@ class SparsityMonitor(keras.callbacks.Callback):
     def __init__(self, macs: bool = True):
         super().__init__()
         self.macs = macs
+        self.writes = (*OF_PENALTIES, *(OF_MODELS if macs else ()))
         self._trace: Trace | None = None
         self._tied: Trace | None = None
         self._warned: set[str] = set()

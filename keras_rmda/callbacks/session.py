@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
@@ -16,8 +16,18 @@ from keras_rmda.optimizers.models import may_have_ours
 class Companion(keras.callbacks.Callback):
     """Base class of callbacks that know the others of a `fit`, and have a last word when all of them have ended."""
 
+    callbacks: Sequence[keras.callbacks.Callback] = ()
+    """All callbacks of the `fit`."""
+    writes: tuple[str, ...] = ()
+    """What it puts into `logs`, for the callbacks that come after it."""
+
     def before_fit(self, callbacks: list[keras.callbacks.Callback]) -> None:
         """Look at all callbacks of the `fit` that begins, this one among them, in their order."""
+        self.callbacks = callbacks
+
+    def earliest_stage(self, epochs: int) -> int:
+        """Return the first epoch, of so many, before which a stage may begin."""
+        return 0
 
     def after_fit(self) -> None:
         """Look at the model when all callbacks have ended."""
@@ -43,6 +53,7 @@ def session(model: keras.Model, callbacks: Any) -> Iterator[Any]:
         callbacks.callbacks[:] = ordered
         shows.set_params(callbacks.params)
     shows.set_model(model)
+    check_order(ordered)
     companions = [each for each in ordered if isinstance(each, Companion)]
     for each in companions:
         each.before_fit(ordered)
@@ -54,6 +65,18 @@ def session(model: keras.Model, callbacks: Any) -> Iterator[Any]:
         raise
     for each in companions:
         each.after_fit()
+
+
+def check_order(callbacks: list[keras.callbacks.Callback]) -> None:
+    """Raise `ValueError` if a callback watches what one behind it puts into `logs`."""
+    for place, each in enumerate(callbacks):
+        watched = getattr(each, "monitor", None)
+        writers = [other for other in callbacks if isinstance(other, Companion) and watched in other.writes]
+        if writers and not any(other in callbacks[:place] for other in writers):
+            raise ValueError(
+                f"{type(each).__name__} watches {watched!r}, which {type(writers[0]).__name__} puts into `logs` only "
+                f"afterwards. Give {type(writers[0]).__name__} before it in `callbacks`."
+            )
 
 
 # When the package is imported, like the wrapping of `compile`.

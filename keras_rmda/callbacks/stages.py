@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
@@ -10,6 +11,7 @@ import keras
 from keras import ops
 
 from keras_rmda import _checks
+from keras_rmda.callbacks.session import Companion
 from keras_rmda.optimizers.base import SparseOptimizer
 from keras_rmda.optimizers.models import optimizers_of
 from keras_rmda.optimizers.momentum import AveragingOptimizer
@@ -17,7 +19,7 @@ from keras_rmda.optimizers.notes import Notes
 from keras_rmda.optimizers.ramda import RAMDA
 
 
-class StagewiseSchedule(keras.callbacks.Callback):
+class StagewiseSchedule(Companion):
     """Train in stages: at each milestone the learning rate goes down, the momentum up, and history is forgotten.
 
     Formula, before epoch m of `milestones`: learning_rate <- factor * learning_rate,
@@ -76,7 +78,17 @@ class StagewiseSchedule(keras.callbacks.Callback):
         return self._optimizers[0].notes
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        """Refuse what cannot be scheduled."""
+        """Refuse what cannot be scheduled; move milestones that come too early for others."""
+        epochs = self.params["epochs"]
+        companions = [each for each in self.callbacks if isinstance(each, Companion)]
+        earliest = max((each.earliest_stage(epochs) for each in companions), default=0)
+        self._due = [max(epoch, earliest + k) for k, epoch in enumerate(self.milestones)]
+        if self._due != self.milestones:
+            self._warn(f"moved to {self._due}, behind the choice of TargetSparsity, which is final before {earliest}")
+        if self._due[-1] >= epochs:
+            self._warn(
+                f"too late: the last stage would begin before epoch {self._due[-1]}, of {epochs}, counted from 0"
+            )
         for optimizer in self._optimizers:
             for name in (
                 ("learning_rate", "momentum") if isinstance(optimizer, AveragingOptimizer) else ("learning_rate",)
@@ -91,19 +103,23 @@ class StagewiseSchedule(keras.callbacks.Callback):
         if note and note["epoch"] == epoch:
             return
         for optimizer in self._optimizers:
-            if epoch in self.milestones:
+            if epoch in self._due:
                 optimizer.learning_rate = float(ops.convert_to_numpy(optimizer.learning_rate)) * self.factor
             if isinstance(optimizer, AveragingOptimizer):
                 self._average_anew(optimizer, epoch)
 
+    def _warn(self, what: str) -> None:
+        message = f"The milestones {self.milestones} of StagewiseSchedule are {what}."
+        warnings.warn(message, _checks.SparsityWarning, stacklevel=3)
+
     def _average_anew(self, optimizer: AveragingOptimizer, epoch: int) -> None:
         if epoch == 0:
             optimizer.momentum_growth = 0.0
-        if epoch in self.milestones:
+        if epoch in self._due:
             if self.style == "rmda":
                 optimizer.momentum = min(1.0, float(ops.convert_to_numpy(optimizer.momentum)) / self.factor)
             elif isinstance(optimizer, RAMDA):
                 optimizer.epsilon = float(ops.convert_to_numpy(optimizer.epsilon)) * self.factor
             optimizer.restart()
-        if epoch == self.milestones[-1]:
+        if epoch == self._due[-1]:
             optimizer.momentum_growth = 0.5

@@ -8,9 +8,12 @@ from typing import Literal
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_rmda import _checks, _compat, _finite
+from keras_rmda.callbacks.best import forget_best
 from keras_rmda.callbacks.choice import NEVER_AGAIN, Groups
+from keras_rmda.callbacks.session import Companion
 from keras_rmda.optimizers.notes import notes_of
 
 METRICS = ("macs", "parameters", "groups", "bytes")
@@ -28,7 +31,7 @@ OPAQUE = 0.25
 """The share of the parameters in opaque layers that is worth one."""
 
 
-class TargetSparsity(keras.callbacks.Callback):
+class TargetSparsity(Companion):
     """Move the strengths of coupled groups so that training ends at a target, within its own number of epochs.
 
     Formula: with progress p from 0 at `begin` to 1 at `end`, shares of the epochs, at most
@@ -37,6 +40,9 @@ class TargetSparsity(keras.callbacks.Callback):
     layer; a tenth of every layer is never chosen. Where the penalty alone makes more zero than is wanted in the end,
     the strength of the others goes down. At `end` the choice is final: what is left is no longer penalized, and a new
     stage begins.
+
+    Until then, EarlyStopping, ModelCheckpoint and ReduceLROnPlateau forget the best that they have seen: larger networks
+    are no match. Milestones of StagewiseSchedule that come earlier are moved behind it, with a warning.
 
     Works with every optimizer of this package whose regularizer has coupled groups. What `strip` would leave is
     measured by the converter at each decision: one group fewer would be too few. `logs` get `macs_left`, or whatever
@@ -52,9 +58,9 @@ class TargetSparsity(keras.callbacks.Callback):
             that many channels at once: odd widths cost speed. The target is then met as nearly as that allows.
 
     Raises:
-        ValueError: for an argument out of range; at the start of training, if no optimizer has coupled groups, and if
-            the target is more than the whole or less than what is left when all that can be chosen is. The message
-            says which is the smallest possible target.
+        ValueError: for an argument out of range; at the start of training, if there are two of these callbacks, if no
+            optimizer has coupled groups, and if the target is more than the whole or less than what is left when all
+            that can be chosen is. The message says which is the smallest possible target.
 
     Example:
         >>> psi = kr.GroupLasso(1e-4, groups=kr.coupled_groups(model))
@@ -82,6 +88,21 @@ class TargetSparsity(keras.callbacks.Callback):
             raise ValueError(f"`begin` must be less than `end`. Received: begin={begin!r}, end={end!r}")
         self.multiple_of = _checks.whole("multiple_of", multiple_of, 1)
         self._groups: Groups | None = None
+        self.writes = (f"{metric}_left",)
+
+    def before_fit(self, callbacks: list[keras.callbacks.Callback]) -> None:
+        """Refuse a second target; know those that look for the best."""
+        super().before_fit(callbacks)
+        targets = [each for each in callbacks if isinstance(each, TargetSparsity)]
+        if len(targets) > 1:
+            raise ValueError(
+                "Two TargetSparsity would move the same strengths: give one. Received: "
+                + ", ".join(f"TargetSparsity({each.target!r}, {each.metric!r})" for each in targets)
+            )
+
+    def earliest_stage(self, epochs: int) -> int:
+        """Return the epoch before which the choice is final."""
+        return math.ceil(round(self.end * epochs, 9))
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Find the groups; refuse a target that cannot be reached."""
@@ -108,7 +129,7 @@ class TargetSparsity(keras.callbacks.Callback):
                 f"coupled groups of each layer of {self.model.name!r} stays: `keras_rmda.analyze` shows what is left. "
                 f"Received: target={self.target!r}"
             )
-        self._epoch, self._decisions, self._failed = 0, 0, False
+        self._epoch, self._decisions, self._failed, self._settled = 0, 0, False, False
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Note where training is; one that was stopped goes on with the decisions that it had made."""
@@ -118,6 +139,10 @@ class TargetSparsity(keras.callbacks.Callback):
             self._go_on(epoch / self.params["epochs"])  # if the copy is of the moment before
             self._groups.look()
         self._take_a_note(epoch)
+        if not self._settled:
+            forget_best(self.callbacks)
+            self._settled = self._groups.is_final
+        self._steps_before = self._steps
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         """Choose groups, if that is due."""
@@ -128,26 +153,40 @@ class TargetSparsity(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Choose groups, if that is due, and put the share that is left into `logs`."""
         self._failed = _finite.stop_if_not_finite(self.model, epoch, logs)
-        self._go_on((epoch + 1) / self.params["epochs"])
+        if self._steps > self._steps_before:
+            self._go_on((epoch + 1) / self.params["epochs"])
+        else:
+            warnings.warn(
+                f"No step was made in epoch {epoch + 1}, so TargetSparsity chose nothing: the data had no batches, or "
+                "all gradients were skipped.",
+                _checks.SparsityWarning,
+                stacklevel=2,
+            )
         self._take_a_note(epoch + 1)
         self._groups.look()
         if logs is not None:
             logs[f"{self.metric}_left"] = self._groups.left()
 
-    def on_train_end(self, logs: dict | None = None) -> None:
-        """Warn where the target was missed, unless the training has failed."""
+    def after_fit(self) -> None:
+        """Warn where the weights that are there now miss the target, unless the training has failed."""
         if self._failed:
             return
-        self._groups.look()
+        logged = self._groups.left()
+        self._groups.look(structured=False)
         left = self._groups.left()
         if abs(left - self._goal) > TOLERANCE:
-            why = (
-                f"single groups are large, or multiple_of={self.multiple_of} is"
-                if self._groups.is_final
-                else f"it stopped before end={self.end} of the epochs"
-            )
+            if not self._groups.is_final:
+                why = f"it stopped before end={self.end} of the epochs"
+            elif abs(left - logged) > TOLERANCE:
+                why = f"a callback has put back weights of another time, after {logged:.1%} were left"
+            else:
+                why = f"single groups are large, or multiple_of={self.multiple_of} is"
             message = f"Training ended with {left:.1%} of the {self.metric}, not with {self._goal:.1%}: {why}."
             warnings.warn(message, _checks.SparsityWarning, stacklevel=2)
+
+    @property
+    def _steps(self) -> int:
+        return int(ops.convert_to_numpy(self.model.optimizer.iterations))
 
     def _take_a_note(self, epoch: int) -> None:
         notes_of(self.model).write("TargetSparsity", epoch, decisions=self._decisions)
