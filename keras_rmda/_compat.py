@@ -6,17 +6,21 @@ Checked with Keras 3.8 and 3.15 and TensorFlow 2.18 and 2.21.
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
+import random
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 from keras.src.applications.convnext import LayerScale as LayerScale  # layers of keras.applications
 from keras.src.applications.convnext import StochasticDepth as StochasticDepth
 from keras.src.applications.inception_resnet_v2 import CustomScaleLayer as CustomScaleLayer
-from keras.src.backend.common.stateless_scope import in_stateless_scope
+from keras.src.backend.common import global_state
 from keras.src.ops.core import Cast as Cast  # Keras 3.8 puts it between layers of different dtypes
+
+from keras_rmda._nested import trainer_of
 
 
 def outside_of_traces() -> contextlib.AbstractContextManager:
@@ -56,51 +60,6 @@ def have_values(variables: list) -> bool:
     Keras takes them out of the variables for the time of an epoch, and finalizes also where `fit` ends by an error.
     """
     return keras.backend.backend() != "jax" or all(variable._value is not None for variable in variables)
-
-
-def inner_optimizers(optimizer: Any) -> list:
-    """Return the optimizers that train variables: `[optimizer]`, or those inside of it where it is a wrapper.
-
-    Wrappers are Keras's `LossScaleOptimizer` and `MultiOptimizer` and every optimizer that has others in its
-    attributes. A `MultiOptimizer` by a function has none before it is built.
-    """
-    found = [each for each, is_innermost in _optimizers_in(optimizer) if is_innermost]
-    return list(dict.fromkeys(found)) or [optimizer]
-
-
-def _optimizers_in(held: Any, above: tuple[int, ...] = ()) -> Iterator[tuple[Any, bool]]:
-    """Yield each optimizer in a value, with whether it holds no others; `above` guards against circles."""
-    if id(held) in above:
-        return
-    above = (*above, id(held))
-    if isinstance(held, keras.optimizers.Optimizer):
-        inside = [found for each in vars(held).values() for found in _optimizers_in(each, above)]
-        yield held, not inside
-        yield from inside
-    elif isinstance(held, (list, tuple, set, Mapping)):
-        for each in held.values() if isinstance(held, Mapping) else held:
-            yield from _optimizers_in(each, above)
-
-
-def trainer_of(optimizer: Any) -> Callable[[keras.Variable], Any]:
-    """Return a function that says which optimizer trains a variable: the optimizer itself, or one inside of it.
-
-    It says None where that cannot be known: a wrapper of the user's own around several, before it is built, and where
-    a function would have to make optimizers while Keras looks at shapes only.
-    """
-    candidates = inner_optimizers(optimizer)
-    maps = [each._optimizer_map for each, _ in _optimizers_in(optimizer) if hasattr(each, "_optimizer_map")]
-
-    def trainer(variable: keras.Variable) -> Any:
-        if maps and not any(each.built for each in candidates):
-            # A function may make another optimizer at every call, which has variables.
-            return None if in_stateless_scope() else maps[0](variable)
-        if len(candidates) == 1:
-            return candidates[0]
-        built = (each for each in candidates if each.built)
-        return next((each for each in built if each._var_key(variable) in each._trainable_variables_indices), None)
-
-    return trainer
 
 
 def leave_proximal_penalties_out_of_losses(handles: Callable[[Any, keras.Variable], bool]) -> None:
@@ -145,6 +104,27 @@ def tell_optimizers_their_model(bind: Callable[[keras.Model], None]) -> None:
 
     compile.tells_optimizers = True
     owner.compile = compile
+
+
+@contextlib.contextmanager
+def without_a_trace(has_values: bool) -> Iterator[None]:
+    """Let layers be made and called that nobody will know of: no names are taken, no random numbers drawn.
+
+    Keras counts names, draws the seeds of initializers and dropout with `random`, and keeps a list of variables that
+    wait for values; with `has_values=False` those that are made here do not get any.
+    """
+    kept = {
+        name: copy.copy(global_state.get_global_attribute(name))
+        for name in ("object_name_uids", "uninitialized_variables")
+    }
+    drawn = random.getstate()
+    try:
+        with contextlib.nullcontext() if has_values else keras.StatelessScope(initialize_variables=False):
+            yield
+    finally:
+        random.setstate(drawn)
+        for name, value in kept.items():
+            global_state.set_global_attribute(name, value)
 
 
 def layers_of(model: keras.Model) -> list:

@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "keras_rmda"
 
 # Lower levels first; a module may import only modules of lower levels, or of its own package.
 LEVELS = [
+    ["_nested"],
     ["_arrays", "_checks", "_files", "_compat", "_loading", "_multi_worker", "_tfmot"],
     ["_graphs", "_replicas"],
     ["_symbolic", "_startup"],

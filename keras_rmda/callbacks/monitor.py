@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_rmda import _compat
+from keras_rmda import _nested
 from keras_rmda._checks import SparsityWarning
 from keras_rmda.assignment import is_kernel, own_regularizer
 from keras_rmda.callbacks.optimizers import optimizers_of
@@ -116,7 +116,7 @@ class SparsityMonitor(keras.callbacks.Callback):
 def penalized(model: keras.Model) -> Iterator[tuple[ProximalRegularizer | Joint, list[keras.Variable], list[Tensor]]]:
     """Yield every penalty of a model with its variables, and their structured values under an optimizer of ours."""
     ours, others = optimizers_of(model), []
-    trainer = _compat.trainer_of(getattr(model, "optimizer", None))
+    trainer = _nested.trainer_of(getattr(model, "optimizer", None))
     for variable in model.trainable_variables:
         optimizer = trainer(variable)
         if not isinstance(optimizer, SparseOptimizer) or not optimizer.built:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keras
 
-from keras_rmda import _compat
+from keras_rmda import _nested
 from keras_rmda.optimizers.base import SparseOptimizer
 
 
@@ -16,4 +16,4 @@ def optimizers_of(model: keras.Model) -> list[SparseOptimizer]:
     optimizer = getattr(model, "optimizer", None)
     if optimizer is not None and model.built and not optimizer.built:
         optimizer.build(model.trainable_variables)
-    return [each for each in _compat.inner_optimizers(optimizer) if isinstance(each, SparseOptimizer)]
+    return [each for each in _nested.inner_optimizers(optimizer) if isinstance(each, SparseOptimizer)]
