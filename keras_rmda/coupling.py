@@ -168,10 +168,13 @@ def kept_by_converter(traced: Trace, found: dict[int, tuple[Any, np.ndarray]]) -
 
 def without_groups(found: dict[int, tuple[Any, np.ndarray]], roots: np.ndarray) -> Callable[[Any], np.ndarray]:
     """Return what reads weights in which these groups are zero, and all others say nothing."""
+    largest = max((int(ids.max()) for _, ids in found.values()), default=-1)
+    zeroed = np.zeros(largest + 2, dtype=bool)  # the last is for -1
+    zeroed[roots] = True
 
     def read(variable: Any) -> np.ndarray:
         value = meaningless(variable)
-        return np.where(np.isin(found[id(variable)][1], roots), 0.0, value) if id(variable) in found else value
+        return np.where(zeroed[found[id(variable)][1]], 0.0, value) if id(variable) in found else value
 
     return read
 
