@@ -6,17 +6,18 @@ Checked with Keras 3.8 and 3.15 and TensorFlow 2.18 and 2.21.
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
-import inspect
+import random
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 from keras.src.applications.convnext import LayerScale as LayerScale  # layers of keras.applications
 from keras.src.applications.convnext import StochasticDepth as StochasticDepth
 from keras.src.applications.inception_resnet_v2 import CustomScaleLayer as CustomScaleLayer
-from keras.src.backend.common.stateless_scope import in_stateless_scope
+from keras.src.backend.common import global_state
 from keras.src.ops.core import Cast as Cast  # Keras 3.8 puts it between layers of different dtypes
 
 
@@ -59,129 +60,31 @@ def have_values(variables: list) -> bool:
     return keras.backend.backend() != "jax" or all(variable._value is not None for variable in variables)
 
 
-def inner_optimizers(optimizer: Any) -> list:
-    """Return the optimizers that train variables: `[optimizer]`, or those inside of it where it is a wrapper.
-
-    Wrappers are Keras's `LossScaleOptimizer` and `MultiOptimizer` and every optimizer that has others in its
-    attributes. A `MultiOptimizer` by a function has none before it is built.
-    """
-    found = [each for each, is_innermost in _optimizers_in(optimizer) if is_innermost]
-    return list(dict.fromkeys(found)) or [optimizer]
-
-
-def _optimizers_in(held: Any, above: tuple[int, ...] = ()) -> Iterator[tuple[Any, bool]]:
-    """Yield each optimizer in a value, with whether it holds no others; `above` guards against circles."""
-    if id(held) in above:
-        return
-    above = (*above, id(held))
-    if isinstance(held, keras.optimizers.Optimizer):
-        inside = [found for each in vars(held).values() for found in _optimizers_in(each, above)]
-        yield held, not inside
-        yield from inside
-    elif isinstance(held, (list, tuple, set, Mapping)):
-        for each in held.values() if isinstance(held, Mapping) else held:
-            yield from _optimizers_in(each, above)
-
-
-def makes_optimizers_when_built(optimizer: Any) -> bool:
-    """Return whether there is a `MultiOptimizer` by a function in it, which has not called the function yet."""
-    return any(hasattr(each, "_optimizer_map") and not each.built for each, _ in _optimizers_in(optimizer))
-
-
-def trainer_of(optimizer: Any) -> Callable[[keras.Variable], Any]:
-    """Return a function that says which optimizer trains a variable: the optimizer itself, or one inside of it.
-
-    It says None where that cannot be known: a wrapper of the user's own around several, before it is built, and where
-    a function would have to make optimizers while Keras looks at shapes only.
-    """
-    candidates = inner_optimizers(optimizer)
-    maps = [each._optimizer_map for each, _ in _optimizers_in(optimizer) if hasattr(each, "_optimizer_map")]
-
-    def trainer(variable: keras.Variable) -> Any:
-        if maps and not any(each.built for each in candidates):
-            # A function may make another optimizer at every call, which has variables.
-            return None if in_stateless_scope() else maps[0](variable)
-        if len(candidates) == 1:
-            return candidates[0]
-        built = (each for each in candidates if each.built)
-        return next((each for each in built if each._var_key(variable) in each._trainable_variables_indices), None)
-
-    return trainer
-
-
-def leave_proximal_penalties_out_of_losses(handles: Callable[[Any, keras.Variable], bool]) -> None:
-    """Make `model.losses` skip the penalties that an optimizer applies by its proximal step.
-
-    Keras adds `variable.regularizer(variable)` to the loss and offers no hook to decide by optimizer, so
-    the one method that collects these terms is wrapped, once.
-
-    Args:
-        handles: called with (the variable's optimizer or None, variable); whether it applies the variable's penalty.
-    """
-    original = keras.Model._get_regularization_losses
-    if hasattr(original, "__wrapped__"):
-        return
-
-    @functools.wraps(original)
-    def losses(model: keras.Model) -> list:
-        optimizer = getattr(model, "optimizer", None)
-        trainer = trainer_of(optimizer)
-        handled = [v for v in model.trainable_weights if handles(trainer(v), v)]
-        with without_regularizers(handled):
-            return original(model)
-
-    keras.Model._get_regularization_losses = losses
-
-
-def tell_optimizers_their_model(bind: Callable[[keras.Model], None]) -> None:
-    """Call `bind(model)` when a model has been compiled.
-
-    Keras gives an optimizer variables without their layers, and no hook. `compile` is wrapped, once, in the class
-    that defines it: Keras compares a model's method with that one to see whether the user has overridden it.
-    """
-    owner = next(each for each in keras.Model.__mro__ if "compile" in vars(each))
-    original = owner.compile
-    if getattr(original, "tells_optimizers", False):
-        return
-
-    @functools.wraps(original)
-    def compile(model: keras.Model, *arguments: Any, **keyword_arguments: Any) -> None:
-        original(model, *arguments, **keyword_arguments)
-        bind(model)
-
-    compile.tells_optimizers = True
-    owner.compile = compile
-
-
-def surround_fit(session: Callable[[keras.Model, Any], contextlib.AbstractContextManager]) -> None:
-    """Run every `fit` inside of `session(model, callbacks)`, with the callbacks that it gives.
-
-    Keras has no callback that is there by itself, and none that hears of an interrupted `fit`. `fit` is wrapped, once,
-    in the class that defines it, like `compile`.
-    """
-    owner = next(each for each in keras.Model.__mro__ if "fit" in vars(each))
-    original = owner.fit
-    if getattr(original, "is_surrounded", False):
-        return
-    signature = inspect.signature(original)
-
-    @functools.wraps(original)
-    def fit(model: keras.Model, *arguments: Any, **keyword_arguments: Any) -> Any:
-        try:
-            bound = signature.bind(model, *arguments, **keyword_arguments).arguments
-        except TypeError:  # which Keras tells
-            return original(model, *arguments, **keyword_arguments)
-        with session(model, bound.get("callbacks")) as callbacks:
-            return original(**bound | {"callbacks": callbacks})
-
-    fit.is_surrounded = True
-    owner.fit = fit
-
-
 def take_state_back(model: keras.Model) -> None:
     """Let a model whose `fit` was interrupted hold the state of its last step; on JAX, `fit` holds it meanwhile."""
     if keras.backend.backend() == "jax":
         model.jax_state_sync()
+
+
+@contextlib.contextmanager
+def without_a_trace(has_values: bool) -> Iterator[None]:
+    """Let layers be made and called that nobody will know of: no names are taken, no random numbers drawn.
+
+    Keras counts names, draws the seeds of initializers and dropout with `random`, and keeps a list of variables that
+    wait for values; with `has_values=False` those that are made here do not get any.
+    """
+    kept = {
+        name: copy.copy(global_state.get_global_attribute(name))
+        for name in ("object_name_uids", "uninitialized_variables")
+    }
+    drawn = random.getstate()
+    try:
+        with contextlib.nullcontext() if has_values else keras.StatelessScope(initialize_variables=False):
+            yield
+    finally:
+        random.setstate(drawn)
+        for name, value in kept.items():
+            global_state.set_global_attribute(name, value)
 
 
 def layers_of(model: keras.Model) -> list:
@@ -256,19 +159,6 @@ def runs_on_cpu() -> bool:
     if keras.backend.backend() == "jax":
         return sys.modules["jax"].default_backend() == "cpu"
     return not sys.modules["torch"].cuda.is_available() if keras.backend.backend() == "torch" else False
-
-
-@contextlib.contextmanager
-def without_regularizers(variables: list[keras.Variable]) -> Iterator[None]:
-    """Take the regularizers off `variables` for the duration of the context."""
-    taken = [variable.regularizer for variable in variables]
-    try:
-        for variable in variables:
-            variable.regularizer = None
-        yield
-    finally:
-        for variable, regularizer in zip(variables, taken):
-            variable.regularizer = regularizer
 
 
 @contextlib.contextmanager

@@ -168,7 +168,11 @@ def _rebuilt_on(model: keras.Model, inputs: list, replace: Callable[[Any], Any],
             x = functools.reduce(lambda x, layer: layer(x), layers, tensors_in(arguments)[0])
             return [x] * len(node.output_tensors)
         first, *others = layers
-        return functools.reduce(lambda x, layer: layer(x), others, first(*arguments, **keyword_arguments))
+        try:
+            outputs = first(*arguments, **keyword_arguments)
+        except Exception as error:
+            raise _refusal(operation, ", since it cannot be called in the copy", error) from error
+        return functools.reduce(lambda x, layer: layer(x), others, outputs)
 
     outputs = replayed(model, inputs, call)
     if isinstance(model, keras.Sequential):
@@ -196,10 +200,7 @@ def config_of(layer: Any) -> dict[str, Any]:
     try:
         return layer.get_config()
     except Exception as error:
-        raise ValueError(
-            f"The layer {layer.name!r} of type {type(layer).__name__} cannot be rebuilt: its `get_config()` raises "
-            f"{' '.join(str(error).split())[:300]}"
-        ) from error
+        raise _refusal(layer, ", since its `get_config()` raises", error) from error
 
 
 def copied(layer: Any, config: dict[str, Any]) -> Any:
@@ -215,11 +216,12 @@ def copied(layer: Any, config: dict[str, Any]) -> Any:
         new.name = config.get("name", layer.name)  # which a `get_config` may leave out
         return new
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
-        kind = type(layer).__name__
-        raise ValueError(
-            f"The layer {layer.name!r} of type {kind} cannot be rebuilt from its `get_config()`: {reason}"
-        ) from error
+        raise _refusal(layer, " from its `get_config()`", error) from error
+
+
+def _refusal(layer: Any, why: str, error: Exception) -> ValueError:
+    reason = " ".join(str(error).split())[:300]
+    return ValueError(f"The layer {layer.name!r} of type {type(layer).__name__} cannot be rebuilt{why}: {reason}")
 
 
 def copy_assets(layer: Any, new: Any) -> None:

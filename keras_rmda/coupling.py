@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import keras
@@ -11,6 +11,7 @@ import numpy as np
 from keras_rmda import _checks, assignment
 from keras_rmda.channels.sites import WRITTEN, Cut, Site
 from keras_rmda.pruning.liveness import plan
+from keras_rmda.pruning.strip import check_can_be_rebuilt
 from keras_rmda.pruning.trace import Trace, as_graph, trace
 from keras_rmda.regularizers import CoupledGroups
 
@@ -55,7 +56,8 @@ def coupled_groups(
         The groups, for `GroupLasso(strength, groups=...)` and `SparseGroupLasso`.
 
     Raises:
-        ValueError: for an argument out of range, if the model has no graph, or if no channel can be removed.
+        ValueError: for an argument out of range, if the model has no graph, if no channel can be removed, or if `strip`
+            could not rebuild a layer.
 
     Example:
         >>> model.compile(kr.RMDA(0.1, regularizer=kr.GroupLasso(1e-4, groups=kr.coupled_groups(model))), loss="mse")
@@ -78,6 +80,7 @@ def coupled_groups(
                 f"No channel of the model {model.name!r} can be removed by zeros in its trainable weights. "
                 "`keras_rmda.analyze(model)` says why they stay."
             )
+        check_can_be_rebuilt(graph, plan(traced, without_groups(found, roots[::2])))
         numbers = np.full(len(traced.ties.parent) + 1, -1)
         numbers[roots] = np.arange(len(roots))
         members = [(variable, numbers[ids]) for variable, ids in found.values()]
@@ -159,17 +162,21 @@ def kept_by_converter(traced: Trace, found: dict[int, tuple[Any, np.ndarray]]) -
     roots = atoms_in(found)
     result = np.zeros(len(traced.ties.parent) + 1, dtype=bool)
     for half in (roots[::2], roots[1::2]):
-        zeroed = np.zeros_like(result)
-        zeroed[half] = True
-
-        def read(variable: Any) -> np.ndarray:
-            value = meaningless(variable)
-            if id(variable) not in found:
-                return value
-            return np.where(zeroed[found[id(variable)][1]], 0.0, value)  # noqa: B023 (called in this pass only)
-
-        result[half] = plan(traced, read).cut.keep[half]
+        result[half] = plan(traced, without_groups(found, half)).cut.keep[half]
     return result
+
+
+def without_groups(found: dict[int, tuple[Any, np.ndarray]], roots: np.ndarray) -> Callable[[Any], np.ndarray]:
+    """Return what reads weights in which these groups are zero, and all others say nothing."""
+    largest = max((int(ids.max()) for _, ids in found.values()), default=-1)
+    zeroed = np.zeros(largest + 2, dtype=bool)  # the last is for -1
+    zeroed[roots] = True
+
+    def read(variable: Any) -> np.ndarray:
+        value = meaningless(variable)
+        return np.where(zeroed[found[id(variable)][1]], 0.0, value) if id(variable) in found else value
+
+    return read
 
 
 def meaningless(variable: Any) -> np.ndarray:

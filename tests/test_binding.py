@@ -8,7 +8,7 @@ from keras import layers as L
 from training import PSI, X, Y, initial_loss, needs_multi_optimizer, network, train, weights
 
 import keras_rmda as kr
-from keras_rmda._compat import inner_optimizers
+from keras_rmda._nested import inner_optimizers
 
 
 class Wrapper(keras.optimizers.Optimizer):
@@ -168,7 +168,7 @@ def test_stages_of_a_model_that_is_not_built_say_what_is_missing():
     model = keras.Sequential([L.Dense(2)])
     model.compile(multi(lambda v: kr.RMDA(0.1)), "mse")
     with pytest.raises(ValueError, match=r"keras\.Input"):
-        model.fit(X, Y[:, :2], verbose=0, callbacks=[kr.callbacks.StagewiseSchedule([1])])
+        model.fit(X, Y[:, :2], epochs=2, verbose=0, callbacks=[kr.callbacks.StagewiseSchedule([1])])
 
 
 def test_loss_scaling_is_built_once():

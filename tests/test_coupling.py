@@ -239,3 +239,82 @@ def test_layers_of_one_name_are_refused():
             kr.coupled_groups(model)
     else:
         kr.coupled_groups(model)
+
+
+class Adding(L.Layer):
+    """Adds a weight that is made of an array: a layer that is made in thought only could have none."""
+
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.own = keras.Variable(np.zeros(()), name="own")
+
+    def call(self, x):
+        return x + ops.cast(self.own, x.dtype)
+
+
+class Odd(Adding):
+    """Its configuration does not make one."""
+
+    def __init__(self, need):
+        super().__init__(name="odd")
+
+
+class Forgetful(L.Dense):
+    """Its configuration tells another width."""
+
+    def get_config(self):
+        return super().get_config() | {"units": 7}
+
+
+def twice(x):
+    return 2 * x
+
+
+CANNOT_BE_REBUILT = {
+    "odd": lambda: Odd(1),
+    "unregistered": lambda: L.Dense(4, twice, name="unregistered"),
+    "forgetful": lambda: Forgetful(4, name="forgetful"),
+}
+
+
+def behind(layer):
+    """Return a model in which a layer stands behind others that have groups."""
+    dense = [L.Dense(8, "relu", name="a"), L.Dense(4, name="b")]
+    return keras.Sequential([keras.Input((6,)), *dense, layer, L.Dropout(0.5), L.Dense(2)])
+
+
+@pytest.mark.parametrize("name", CANNOT_BE_REBUILT)
+def test_what_strip_could_not_rebuild_is_named_before_training(name):
+    with pytest.raises(ValueError, match=f"'{name}'.* cannot be rebuilt"):
+        kr.coupled_groups(behind(CANNOT_BE_REBUILT[name]()))
+
+
+def test_a_layer_that_needs_values_to_be_made_can_be_rebuilt():
+    assert len(kr.coupled_groups(behind(Adding(name="adding")))) == 8
+
+
+def test_the_proof_leaves_no_trace():
+    """Neither in names nor in random numbers, nor in the layers of the model, whether it succeeds or not."""
+
+    def made_next():
+        dense = L.Dense(3)
+        dense.build((None, 2))
+        return dense.name, [ops.convert_to_numpy(x) for x in (dense.kernel, keras.random.normal((2,)))]
+
+    found = []
+    for layer in (None, Adding, lambda: Odd(1)):
+        keras.backend.clear_session()
+        keras.utils.set_random_seed(0)
+        model = behind((layer or Adding)())
+        before, calls = model.get_weights(), [len(each._inbound_nodes) for each in model.layers]
+        if layer:
+            with contextlib.suppress(ValueError):
+                kr.coupled_groups(model)
+        found.append(made_next())
+        assert [len(each._inbound_nodes) for each in model.layers] == calls
+        for a, b in zip(before, model.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+    for name, numbers in found[1:]:
+        assert name == found[0][0]
+        for a, b in zip(numbers, found[0][1], strict=True):
+            np.testing.assert_array_equal(a, b)

@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "keras_rmda"
 
 # Lower levels first; a module may import only modules of lower levels, or of its own package.
 LEVELS = [
+    ["_nested"],
     ["_arrays", "_checks", "_files", "_compat", "_loading", "_multi_worker", "_tfmot"],
     ["_graphs", "_replicas", "_finite"],
     ["_symbolic", "_startup"],
@@ -31,6 +32,7 @@ LEVELS = [
     ["assignment"],
     ["optimizers.binding", "optimizers.constants", "optimizers.joint", "optimizers.notes", "optimizers.strengths"],
     ["optimizers.updates"],
+    ["optimizers.likeness"],
     ["optimizers.shown"],
     ["optimizers.base"],
     ["optimizers.models"],

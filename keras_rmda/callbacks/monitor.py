@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_rmda import _compat, _finite
+from keras_rmda import _finite, _nested
 from keras_rmda._checks import SparsityWarning
 from keras_rmda.assignment import is_kernel, own_regularizer
 from keras_rmda.callbacks.session import Companion
@@ -125,7 +125,7 @@ class SparsityMonitor(Companion):
 def penalized(model: keras.Model) -> Iterator[tuple[ProximalRegularizer | Joint, list[keras.Variable], list[Tensor]]]:
     """Yield every penalty of a model with its variables, and their structured values under an optimizer of ours."""
     ours, others = optimizers_of(model), []
-    trainer = _compat.trainer_of(getattr(model, "optimizer", None))
+    trainer = _nested.trainer_of(getattr(model, "optimizer", None))
     for variable in model.trainable_variables:
         optimizer = trainer(variable)
         if not isinstance(optimizer, SparseOptimizer) or not optimizer.built:

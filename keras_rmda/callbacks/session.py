@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from keras_rmda import _compat
+from keras_rmda import _hooks
 from keras_rmda.callbacks.structured import StructuredWeights
 from keras_rmda.optimizers.models import may_have_ours
 
@@ -80,4 +80,4 @@ def check_order(callbacks: list[keras.callbacks.Callback]) -> None:
 
 
 # When the package is imported, like the wrapping of `compile`.
-_compat.surround_fit(session)
+_hooks.surround_fit(session)

@@ -41,8 +41,8 @@ class TargetSparsity(Companion):
     the strength of the others goes down. At `end` the choice is final: what is left is no longer penalized, and a new
     stage begins.
 
-    Until then, EarlyStopping, ModelCheckpoint and ReduceLROnPlateau forget the best that they have seen: larger networks
-    are no match. Milestones of StagewiseSchedule that come earlier are moved behind it, with a warning.
+    Until then, EarlyStopping, ModelCheckpoint and ReduceLROnPlateau forget the best that they have seen, of larger
+    networks. Milestones of StagewiseSchedule that come earlier are moved behind it, with a warning.
 
     Works with every optimizer of this package whose regularizer has coupled groups. What `strip` would leave is
     measured by the converter at each decision: one group fewer would be too few. `logs` get `macs_left`, or whatever

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import keras
 from keras.optimizers.schedules import LearningRateSchedule
 
-from keras_rmda import _checks, _compat, assignment
+from keras_rmda import _checks, _hooks, assignment
 from keras_rmda.assignment import Regularizers, own_regularizer
 from keras_rmda.optimizers.constants import Constants
 from keras_rmda.optimizers.shown import Shown
@@ -60,7 +60,7 @@ class SparseOptimizer(Constants, Shown):
         self.skip_nonfinite = skip_nonfinite
         self.jit_update = jit_update
         self._model, self._compiled_updates = None, {}
-        _compat.leave_proximal_penalties_out_of_losses(applies_penalty_of)
+        _hooks.leave_proximal_penalties_out_of_losses(applies_penalty_of)
 
     # ---- what the user calls
 

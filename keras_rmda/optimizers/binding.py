@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import keras
 
-from keras_rmda import _compat
+from keras_rmda import _compat, _hooks, _nested
 from keras_rmda._checks import SparsityWarning
 from keras_rmda.regularizers import ProximalRegularizer
 
@@ -23,8 +23,8 @@ def remember(model: keras.Model) -> None:
     late = regularizers_set_late(model)
     if late:
         warnings.warn(
-            f"These penalties do nothing, since their layers were built before: {', '.join(late)}. Give them "
-            "to the constructors of the layers, or to the optimizer: regularizer={path: penalty}.",
+            f"These penalties do nothing, since their layers were built before: {', '.join(late)}. Give them to the "
+            "constructors of the layers, or to the optimizer: regularizer={path: penalty}.",
             SparsityWarning,
             stacklevel=3,
         )
@@ -53,10 +53,10 @@ def model_of(optimizer: keras.optimizers.Optimizer, variables: Iterable[keras.Va
     """
     wanted = {id(variable) for variable in variables}
     owners = [model for model in _COMPILED if wanted <= {id(variable) for variable in model.variables}]
-    compiled_with_it = [model for model in owners if optimizer in _compat.inner_optimizers(model.optimizer)]
+    compiled_with_it = [model for model in owners if optimizer in _nested.inner_optimizers(model.optimizer)]
     found = compiled_with_it or owners
     return weakref.ref(found[-1]) if found else None
 
 
 # Now, and not with the first optimizer: `model.compile(RMDA())` looks up `compile` before it makes the optimizer.
-_compat.tell_optimizers_their_model(remember)
+_hooks.tell_optimizers_their_model(remember)

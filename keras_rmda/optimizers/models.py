@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_rmda import _checks, _compat
+from keras_rmda import _checks, _nested
 from keras_rmda.optimizers.base import SparseOptimizer
 
 
@@ -24,13 +24,13 @@ def optimizers_of(model: keras.Model) -> list[SparseOptimizer]:
 
 def ours_in(optimizer: Any) -> list[SparseOptimizer]:
     """Return the optimizers of this package inside of another, or itself."""
-    return [each for each in _compat.inner_optimizers(optimizer) if isinstance(each, SparseOptimizer)]
+    return [each for each in _nested.inner_optimizers(optimizer) if isinstance(each, SparseOptimizer)]
 
 
 def may_have_ours(model: keras.Model) -> bool:
     """Return whether a model is trained by an optimizer of this package, or may be when it is built."""
     outer = getattr(model, "optimizer", None)
-    return bool(ours_in(outer)) or _compat.makes_optimizers_when_built(outer)
+    return bool(ours_in(outer)) or _nested.makes_optimizers_when_built(outer)
 
 
 def hide_zeros(model: keras.Model) -> bool:

@@ -18,15 +18,13 @@ import numpy as np
 from keras import ops
 
 from keras_rmda import _checks, _compat, _replicas
+from keras_rmda.optimizers.likeness import are_same, distance, is_equal, sums_of
 from keras_rmda.optimizers.notes import Notes
 from keras_rmda.optimizers.updates import Updates, precise
 from keras_rmda.regularizers import Tensor
 
 WITNESSES = 2
 """The number of variables, the smallest, whose values of the last step tell whether the weights have been changed."""
-
-SAME = 1e-5
-"""The relative difference of sums over weights up to which these are the same: sums round in whatever order."""
 
 
 class Shown(Updates):
@@ -97,12 +95,10 @@ class Shown(Updates):
             return
         if self._is_shown or not self._steps:
             return
-        indices = [index for index, psi in enumerate(self._penalties) if psi is not None]
-        iterate = {index: ops.copy(ops.convert_to_tensor(self._trainable_variables[index])) for index in indices}
-        self._write(indices)
-        unchanged = [index for index in indices if _distance([iterate[index]], [self._value(index)]) == 0]
-        self._iterate = {index: value for index, value in iterate.items() if index not in unchanged}
-        self._shown = {index: _sums(self._value(index)) for index in self._iterate}
+        iterate = {index: ops.copy(self._value(index)) for index in self._penalized}
+        self._write(self._penalized)
+        self._iterate = {k: value for k, value in iterate.items() if not is_equal(value, self._value(k))}
+        self._shown = {index: sums_of(self._value(index)) for index in self._iterate}
         self._shown_at = self._steps
 
     def give_back(self) -> None:
@@ -128,8 +124,7 @@ class Shown(Updates):
         """Return whether the structured values have zeros where the weights have none."""
         if not self._separates or not self.built or self._is_shown or not self._steps:
             return False
-        indices = [index for index, psi in enumerate(self._penalties) if psi is not None]
-        zeros = [(index, value == 0) for index, value in zip(indices, self._structured_of(indices))]
+        zeros = [(k, value == 0) for k, value in zip(self._penalized, self._structured_of(self._penalized))]
         return any(bool(ops.any(ops.logical_and(zero, self._value(index) != 0))) for index, zero in zeros)
 
     @property
@@ -141,7 +136,8 @@ class Shown(Updates):
         """Return |iterate - structured values| / |iterate| of all weights with a penalty, while these are shown."""
         if not self._is_shown:
             return 0.0
-        return _distance(list(self._iterate.values()), [self._value(index) for index in self._iterate])
+        values = {index: self._value(index) for index in self._penalized}
+        return distance([self._iterate.get(index, value) for index, value in values.items()], list(values.values()))
 
     def restart(self) -> None:
         """Forget all history and start a new stage from the current weights, as a fresh optimizer would."""
@@ -218,6 +214,10 @@ class Shown(Updates):
         return type(self).structured is not Updates.structured
 
     @property
+    def _penalized(self) -> list[int]:
+        return [index for index, psi in enumerate(self._penalties) if psi is not None]
+
+    @property
     def _steps(self) -> int:
         return int(ops.convert_to_numpy(self._step_count))
 
@@ -232,10 +232,9 @@ class Shown(Updates):
             return True
         shown = list(self._iterate) if self._is_shown else []
         witnesses = [index for index in self._witnesses if index not in shown]
-        seen = [self._witnesses[index] for index in witnesses]
-        if _distance(seen, [ops.cast(self._value(k), each.dtype) for k, each in zip(witnesses, seen)]) > 0:
+        if not all(is_equal(ops.convert_to_tensor(self._witnesses[k]), self._value(k)) for k in witnesses):
             return False
-        return all(_are_same(self._shown[index], _sums(self._value(index))) for index in shown)
+        return all(are_same(self._shown[index], sums_of(self._value(index))) for index in shown)
 
     def _see(self) -> None:
         """Keep the values of the witnesses."""
@@ -266,23 +265,3 @@ class Shown(Updates):
     def _check_built(self) -> None:
         if not self.built:
             raise ValueError("The optimizer has no iterates before its first step (or `build`).")
-
-
-def _distance(a: list[Tensor], b: list[Tensor]) -> float:
-    """Return |a - b| / |a| over lists of tensors; 0 where both are the same."""
-    squares = np.zeros(2)
-    for x, y in zip(a, b, strict=True):
-        x, y = ops.cast(x, precise(x.dtype)), ops.cast(y, precise(x.dtype))
-        sums = [ops.sum(ops.square(x - y)), ops.sum(ops.square(x))]
-        squares += [float(ops.convert_to_numpy(each)) for each in sums]
-    return math.sqrt(squares[0] / squares[1]) if squares.all() else math.inf if squares[0] else 0.0
-
-
-def _sums(w: Tensor) -> np.ndarray:
-    """Return sums over a tensor by which its value is known again: of w, |w| and w^2."""
-    w = ops.cast(w, precise(w.dtype))
-    return np.array([float(ops.convert_to_numpy(ops.sum(each))) for each in (w, ops.abs(w), ops.square(w))])
-
-
-def _are_same(a: np.ndarray, b: np.ndarray) -> bool:
-    return np.allclose(a, b, rtol=SAME, atol=SAME * a[1], equal_nan=True)

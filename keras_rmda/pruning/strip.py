@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_rmda import _checks, _finite, _graphs
+from keras_rmda import _checks, _compat, _finite, _graphs
 from keras_rmda.channels.sites import Site
 from keras_rmda.optimizers.models import warn_of_hidden_zeros
 from keras_rmda.pruning.folding import Folding, fold, rescaling
@@ -73,6 +74,49 @@ def strip(
 
 def rebuilt_without(model: keras.Model, plan: Plan, folding: Folding) -> keras.Model:
     """Return a copy of a model with a graph that holds only what the plan keeps, and no gates."""
+    small, made = narrowed(model, plan, folding)
+    for site, new in _with_weights(plan, made):
+        new.set_weights(stripped_weights(plan, site, folding))
+        for old_weight, new_weight in zip(site.layer.weights, new.weights, strict=True):
+            new_weight.trainable = old_weight.trainable
+        _graphs.finalize_states(new)
+    return small
+
+
+def check_can_be_rebuilt(model: keras.Model, plan: Plan) -> None:
+    """Raise `ValueError`, naming the layer, if no copy of a model can be made that holds only what the plan keeps.
+
+    The layers are made and called, without values where they can be, and nothing is left of them.
+    """
+    try:
+        with _compat.without_a_trace(has_values=False):
+            _check_shapes(model, plan)
+    except Exception:  # a layer may need values; if that was not it, the error comes again
+        with _compat.without_a_trace(has_values=True):
+            _check_shapes(model, plan)
+
+
+def _check_shapes(model: keras.Model, plan: Plan) -> None:
+    for site, new in _with_weights(plan, narrowed(model, plan, fold(plan))[1]):
+        shapes = [plan.cut.of(site, name, np.empty(weight.shape, "int8")).shape for name, weight in site.weights()]
+        made = [tuple(weight.shape) for weight in new.weights]
+        if shapes != made:
+            raise ValueError(
+                f"The layer {site.layer.name!r} of type {type(site.layer).__name__} cannot be rebuilt: its "
+                f"`get_config()` makes weights of the shapes {made}, where {shapes} are left."
+            )
+
+
+def _with_weights(plan: Plan, made: dict[int, Any]) -> Iterator[tuple[Site, Any]]:
+    """Yield the sites of layers with weights, with the layers that were made in their places."""
+    for site in plan.trace.sites.values():
+        if getattr(site.layer, "weights", None) and not site.rule.vanishes:
+            [new] = made[id(site.layer)]
+            yield site, new
+
+
+def narrowed(model: keras.Model, plan: Plan, folding: Folding) -> tuple[keras.Model, dict[int, Any]]:
+    """Return the same without the weights of the original, and by `id` of its layers what was made of them."""
     made: dict[int, Any] = {}
 
     def resized(layer: Any) -> Any:
@@ -84,15 +128,7 @@ def rebuilt_without(model: keras.Model, plan: Plan, folding: Folding) -> keras.M
         config = site.rule.config(site, _graphs.config_of(layer), plan.cut)
         return _graphs.copied(layer, config | replaced_initializers(layer))
 
-    small = _graphs.rebuilt(model, resized, made)
-    for site in plan.trace.sites.values():
-        if getattr(site.layer, "weights", None) and not site.rule.vanishes:
-            [new] = made[id(site.layer)]
-            new.set_weights(stripped_weights(plan, site, folding))
-            for old_weight, new_weight in zip(site.layer.weights, new.weights, strict=True):
-                new_weight.trainable = old_weight.trainable
-            _graphs.finalize_states(new)
-    return small
+    return _graphs.rebuilt(model, resized, made), made
 
 
 def replaced_initializers(layer: Any) -> dict[str, str]:
