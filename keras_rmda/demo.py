@@ -102,14 +102,14 @@ def run(
 
     dense, dense_history = fit("dense     ", lambda model: keras.optimizers.Adam(1e-3))
     first = max(1, round(epochs * 0.55))
-    milestones = [first, max(first + 1, round(epochs * 0.8))]
+    milestones = [epoch for epoch in (first, max(first + 1, round(epochs * 0.8))) if epoch < epochs]
     groups = lambda model: "input" if target_macs is None else coupled_groups(model, weights="macs")  # noqa: E731
     structured, history = fit(
         "structured",
         lambda model: RMDA(0.3, momentum=0.1, regularizer=GroupLasso(STRENGTH, groups(model))),
-        *([] if target_macs is None else [TargetSparsity(target_macs, end=milestones[0] / epochs)]),
+        *([] if target_macs is None else [TargetSparsity(target_macs, end=first / epochs)]),
         SparsityMonitor(),
-        StagewiseSchedule(milestones),
+        *([StagewiseSchedule(milestones)] if milestones else []),
     )
     say("stripping")
     stripped = strip(structured)
@@ -189,8 +189,7 @@ def draw(path: Path, facts: dict[str, Any], analysis: Report) -> None:
     curves.plot(steps, facts["structured"]["val_accuracy"], color="tab:blue", label="RMDA: accuracy")
     curves.plot(steps, facts["structured"]["zero_groups"], color="tab:orange", label="RMDA: zero groups")
     for milestone in facts["milestones"]:
-        if milestone < facts["epochs"]:
-            curves.axvline(facts["steps_per_epoch"] * milestone, color="0.8", linestyle=":", zorder=0)
+        curves.axvline(facts["steps_per_epoch"] * milestone, color="0.8", linestyle=":", zorder=0)
     curves.set(xlabel="training step (dotted: a new stage)", ylabel="fraction", ylim=(0, 1.02))
     curves.set_title("Accuracy on the test set and zero groups")
     curves.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, frameon=False)

@@ -53,9 +53,10 @@ def train(
     psi = GroupLasso(strength, groups=coupled_groups(model, weights="macs"))
     metrics = ["accuracy"] if has_classes(data[1]) else []
     model.compile(RMDA(learning_rate, MOMENTUM, psi), loss, metrics=metrics)
-    first, second = (max(k, round(share * epochs)) for k, share in enumerate(MILESTONES, start=1))
-    steering = [] if target_macs is None else [TargetSparsity(target_macs)]
-    steering += [StagewiseSchedule([first, max(second, first + 1)]), SparsityMonitor()]
+    second = min(max(2, round(MILESTONES[1] * epochs)), epochs - 1)
+    first = min(max(1, round(MILESTONES[0] * epochs)), second - 1)
+    steering = [] if target_macs is None else [TargetSparsity(target_macs, end=first / epochs)]
+    steering += [StagewiseSchedule([first, second]), SparsityMonitor()]
     return model.fit(
         *data, batch_size=batch_size, epochs=epochs, callbacks=[*steering, *callbacks], **({"verbose": 0} | fit)
     ).history

@@ -11,14 +11,35 @@ import keras_rmda as kr
 # ---- RMDA
 
 
-def test_rmda_iterate_is_the_mean_of_momentum_and_structured_value():
+def minimizer(optimizer):
+    """Return W~_t of an optimizer of one variable."""
+    state = {
+        name: keras.ops.convert_to_tensor(v) for name, v in [*optimizer._scalars.items(), *optimizer._slots[0].items()]
+    }
+    t = keras.ops.cast(optimizer._step_count, "float32")
+    return number(optimizer.minimizer(optimizer.regularizer, t=t, **state))
+
+
+def test_rmda_iterate_is_the_mean_of_momentum_and_minimizer():
     model, optimizer = network(), kr.RMDA(0.1, 0.25, kr.GroupLasso(0.1))
     kernel = model.get_layer("a").kernel
     optimizer.build([kernel])
     before = number(kernel)
     optimizer.apply([np.ones(kernel.shape, "float32")], [kernel])
+    np.testing.assert_allclose(number(kernel), 0.75 * before + 0.25 * minimizer(optimizer), atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", [kr.RMDA, kr.RAMDA])
+@pytest.mark.parametrize("psi", [kr.GroupLasso(0.8), kr.L1(0.3), kr.NonNegativeL1(0.3)], ids=repr)
+def test_the_structured_value_is_the_iterate_where_the_minimizer_is_not_zero(kind, psi, rng):
+    kernel, optimizer = keras.Variable(rng.normal(size=(6, 3)), name="kernel"), kind(0.2, 0.25, psi)
+    optimizer.build([kernel])
+    for _ in range(4):
+        optimizer.apply([keras.ops.convert_to_tensor(kernel) * rng.uniform(size=(6, 1))], [kernel])
+    expected = np.where(minimizer(optimizer) == 0, 0.0, number(kernel)) if psi.has_support else minimizer(optimizer)
     structured = number(optimizer.structured_value(kernel))
-    np.testing.assert_allclose(number(kernel), 0.75 * before + 0.25 * structured, atol=1e-7)
+    np.testing.assert_allclose(structured, expected, atol=1e-7)
+    assert 0 < (structured == 0).mean() < 1
 
 
 def test_momentum_growth_reaches_one_and_makes_the_iterate_structured():
@@ -29,7 +50,7 @@ def test_momentum_growth_reaches_one_and_makes_the_iterate_structured():
         before = number(kernel)
         optimizer.apply([np.full((4, 3), 0.1, "float32")], [kernel])
         c = min(1.0, 0.25 * np.sqrt(t))
-        expected = (1 - c) * before + c * number(optimizer.structured_value(kernel))
+        expected = (1 - c) * before + c * minimizer(optimizer)
         np.testing.assert_allclose(number(kernel), expected, atol=1e-6)
     np.testing.assert_array_equal(number(kernel), number(optimizer.structured_value(kernel)))
 

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).parent.parent / "keras_rmda"
 LEVELS = [
     ["_nested"],
     ["_arrays", "_checks", "_files", "_compat", "_loading", "_multi_worker", "_tfmot"],
-    ["_graphs", "_replicas", "_finite"],
+    ["_graphs", "_hooks", "_replicas", "_finite"],
     ["_symbolic", "_startup"],
     ["channels.tensors", "regularizers.base"],
     ["channels.sites"],

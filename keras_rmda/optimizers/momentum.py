@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
@@ -125,7 +126,7 @@ class AveragingOptimizer(MomentumOptimizer):
         """Show the structured values at the end of `fit`; warn if training has ended far from them."""
         super().finalize_variable_values(var_list)
         distance = self.distance()
-        if distance > FAR:
+        if FAR < distance < math.inf:
             warnings.warn(
                 f"`fit` ended with structured weights that are {distance:.0%} away from those that training goes on "
                 "with, whose loss it has shown; validation shows that of the structured ones. A last stage brings them "
