@@ -31,6 +31,17 @@ def outside_of_traces() -> contextlib.AbstractContextManager:
     return contextlib.nullcontext()
 
 
+def after(tensors: list) -> contextlib.AbstractContextManager:
+    """Return a context whose operations are made only when these tensors are there.
+
+    TensorFlow makes what does not depend on a batch of a data set also where there was no batch left: Keras 3.15 counts
+    one step more in every epoch of a data set whose length it does not know.
+    """
+    if keras.backend.backend() == "tensorflow":
+        return sys.modules["tensorflow"].control_dependencies([tensor for tensor in tensors if tensor is not None])
+    return contextlib.nullcontext()
+
+
 def can_read_outside_of_traces() -> bool:
     """Return whether values can be read and assigned while a step is traced: not on JAX."""
     return keras.backend.backend() != "jax"

@@ -146,6 +146,24 @@ def test_gradient_accumulation_equals_one_large_batch(make):
     np.testing.assert_allclose(weights(accumulated), weights(once), atol=1e-5)
 
 
+@only_tensorflow
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_data_of_unknown_length_are_no_more_steps(jit_compile):
+    """TensorFlow makes what does not depend on a batch once more in every epoch, when there is none."""
+    import tensorflow
+
+    known = tensorflow.data.Dataset.from_tensor_slices((X, Y)).batch(16)
+    unknown = known.filter(lambda x, y: True)
+    found = []
+    for data in (known, unknown):
+        model = network()
+        model.compile(kr.RMDA(0.05, 0.5, PSI), "mse", jit_compile=jit_compile)
+        model.fit(data, epochs=3, verbose=0)
+        found.append([weights(model), *(number(v) for v in model.optimizer.variables)])
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+
+
 @every_optimizer
 def test_stop_save_load_and_go_on_equals_an_uninterrupted_run(make, tmp_path):
     checkpoint = keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.keras")
