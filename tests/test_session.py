@@ -123,7 +123,8 @@ def test_epochs_without_steps_choose_nothing():
     model = coupled()
     with pytest.warns(kr.SparsityWarning) as told:
         model.fit(empty, epochs=2, verbose=0, callbacks=[TargetSparsity(0.5)])
-    assert "No step was made in epoch 1, so TargetSparsity chose nothing" in str(told[0].message)
+    said = "No step was made in epoch 1, so TargetSparsity chose nothing"
+    assert any(said in str(each.message) for each in told)
     assert left(model) == 1.0
 
 

@@ -16,7 +16,7 @@ from keras_rmda.callbacks import StructuredWeights
 
 
 def some_zeros(kind):
-    """Return an optimizer that leaves some groups zero after 8 epochs from a dense start, and not all."""
+    """Return an optimizer that leaves some groups zero after 10 epochs from a dense start, and not all."""
     strength = 0.5 if kind is kr.DessiLBI else SOME_ZEROS[kind]
     return maker(kind)(regularizer=kr.GroupLasso(strength))
 
@@ -94,22 +94,22 @@ def test_the_best_checkpoint_is_structured_and_goes_on_from_its_iterate(kind, tm
     make = lambda: some_zeros(kind)  # noqa: E731
     save = keras.callbacks.ModelCheckpoint(tmp_path / "{epoch}.keras")
     whole = train(make(), epochs=12, callbacks=[save, StructuredWeights()])
-    loaded = keras.models.load_model(tmp_path / "8.keras")
+    loaded = keras.models.load_model(tmp_path / "10.keras")
     assert any((kernel == 0).any() for kernel in kernels(loaded))
     kr.strip(loaded)  # without a warning: there is nothing to project
     loaded.optimizer.project(loaded)
-    loaded.fit(X, Y, batch_size=16, shuffle=False, verbose=0, epochs=12, initial_epoch=8)
+    loaded.fit(X, Y, batch_size=16, shuffle=False, verbose=0, epochs=12, initial_epoch=10)
     np.testing.assert_allclose(weights(loaded), weights(whole), atol=1e-6)
 
 
 def test_a_weights_file_that_comes_before_build_is_used_at_build(tmp_path):
     whole = train(some_zeros(kr.RMDA), epochs=12)
-    train(some_zeros(kr.RMDA), epochs=8).save_weights(tmp_path / "w.weights.h5")
+    train(some_zeros(kr.RMDA), epochs=10).save_weights(tmp_path / "w.weights.h5")
     model = network()
     model.compile(some_zeros(kr.RMDA), "mse")
     model.load_weights(tmp_path / "w.weights.h5")
     assert not model.optimizer.built
-    model.fit(X, Y, batch_size=16, shuffle=False, verbose=0, epochs=12, initial_epoch=8)
+    model.fit(X, Y, batch_size=16, shuffle=False, verbose=0, epochs=12, initial_epoch=10)
     np.testing.assert_allclose(weights(model), weights(whole), atol=1e-6)
 
 
@@ -117,7 +117,7 @@ def test_project_of_a_weights_file_builds_the_optimizer(tmp_path):
     hidden = {
         "callbacks": [keras.callbacks.ModelCheckpoint(tmp_path / "w.weights.h5", save_weights_only=True, save_freq=4)]
     }
-    whole = train(some_zeros(kr.RMDA), epochs=8, **hidden)
+    whole = train(some_zeros(kr.RMDA), epochs=10, **hidden)
     model = network()
     model.compile(some_zeros(kr.RMDA), "mse")
     model.load_weights(tmp_path / "w.weights.h5")  # of the last step: the iterate
@@ -166,7 +166,7 @@ def test_training_goes_on_from_weights_that_were_changed(make):
 def test_a_loop_of_the_users_own_is_projected_for_good():
     model = network()
     model.compile(some_zeros(kr.RMDA), "mse")
-    for _ in range(32):
+    for _ in range(48):
         model.train_on_batch(X, Y)
     with pytest.warns(kr.SparsityWarning, match="holds zeros"):
         assert kr.strip(model).count_params() == model.count_params()
@@ -178,7 +178,7 @@ def test_a_loop_of_the_users_own_is_projected_for_good():
 
 
 def test_steps_behind_fit_are_not_forgotten():
-    model = train(some_zeros(kr.RMDA), epochs=8)
+    model = train(some_zeros(kr.RMDA), epochs=10)
     for _ in range(3):
         model.train_on_batch(X, Y)
     value = number(model.optimizer.structured_value(model.get_layer("a").kernel))
@@ -198,7 +198,7 @@ class Interrupt(keras.callbacks.Callback):
     """Presses Ctrl-C behind the second of four steps of an epoch."""
 
     def on_train_batch_end(self, batch, logs=None):
-        if batch == 1 and self.epoch == 7:
+        if batch == 1 and self.epoch == 9:
             signal.raise_signal(signal.SIGINT)
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -211,11 +211,11 @@ def test_an_interrupted_fit_leaves_the_structured_weights_and_can_go_on():
     with pytest.raises(KeyboardInterrupt):
         model.fit(X, Y, **fit, epochs=20, callbacks=[Interrupt()])
     assert any((kernel == 0).any() for kernel in kernels(model))
-    other = train(some_zeros(kr.RMDA), epochs=7)
+    other = train(some_zeros(kr.RMDA), epochs=9)
     other.fit(X[:32], Y[:32], **fit)
     np.testing.assert_allclose(weights(model), weights(other), atol=1e-6)
     model.fit(X[32:], Y[32:], **fit)
-    np.testing.assert_allclose(weights(model), weights(train(some_zeros(kr.RMDA), epochs=8)), atol=1e-6)
+    np.testing.assert_allclose(weights(model), weights(train(some_zeros(kr.RMDA), epochs=10)), atol=1e-6)
 
 
 def test_an_error_in_fit_is_the_one_that_is_told():
