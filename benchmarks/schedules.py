@@ -24,15 +24,18 @@ from keras_rmda.datasets import digits
 
 BATCH = 64
 OPTIMIZERS: dict[str, tuple[Callable, float, float]] = {
-    "RMDA": (lambda rate, psi: kr.RMDA(rate, 0.1, psi), 0.1, 2e-3),
+    "RMDA": (lambda rate, psi: kr.RMDA(rate, 0.1, psi), 0.1, 4e-3),
     "RAMDA": (lambda rate, psi: kr.RAMDA(rate, 0.1, psi), 0.01, 1e-3),
     "ProxSGD": (lambda rate, psi: kr.ProxSGD(rate, 0.1, psi), 0.1, 2e-3),
     "ProxAdamW": (lambda rate, psi: kr.ProxAdamW(rate, regularizer=psi), 2e-3, 1e-3),
-    "LinBreg": (lambda rate, psi: kr.LinBreg(rate, momentum=0.9, regularizer=psi), 0.1, 5e-2),
-    "AdaBreg": (lambda rate, psi: kr.AdaBreg(rate, regularizer=psi), 2e-3, 2e-2),
+    "LinBreg": (lambda rate, psi: kr.LinBreg(rate, momentum=0.9, regularizer=psi), 0.1, 0.3),
+    "AdaBreg": (lambda rate, psi: kr.AdaBreg(rate, regularizer=psi), 2e-3, 0.2),
     "DessiLBI": (lambda rate, psi: kr.DessiLBI(rate, mu=5.0, regularizer=psi), 0.02, 5e-2),
 }
 """How each is made of a learning rate and a penalty, with its learning rate and strength."""
+
+SPARSE_STARTS = ("LinBreg", "AdaBreg")
+"""Those that begin with three of ten groups."""
 
 
 class Rate:
@@ -102,6 +105,8 @@ def run(data: Data, method: str, rate: Rate, seed: int, epochs: int, folder: Pat
     def fit(breaks: list) -> tuple[keras.Model, dict]:
         keras.utils.set_random_seed(seed)
         model = network()
+        if method in SPARSE_STARTS:
+            kr.sparsify(model, 0.3, by="group", seed=seed)
         optimizer = make(rate.rate(learning_rate, steps), kr.GroupLasso(strength))
         model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
         history = model.fit(

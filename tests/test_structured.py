@@ -113,6 +113,17 @@ def test_a_weights_file_that_comes_before_build_is_used_at_build(tmp_path):
     np.testing.assert_allclose(weights(model), weights(whole), atol=1e-6)
 
 
+def test_a_file_of_an_untrained_model_begins_at_its_weights(tmp_path):
+    """Keras builds the optimizer, with other weights, before it loads those of the file."""
+    model = network()
+    model.compile(some_zeros(kr.RMDA), "mse")
+    model.optimizer.build(model.trainable_variables)
+    model.save(tmp_path / "m.keras")
+    loaded = keras.models.load_model(tmp_path / "m.keras")
+    loaded.fit(X, Y, batch_size=16, shuffle=False, verbose=0, epochs=2)
+    np.testing.assert_allclose(weights(loaded), weights(train(some_zeros(kr.RMDA))), atol=1e-6)
+
+
 def test_project_of_a_weights_file_builds_the_optimizer(tmp_path):
     hidden = {
         "callbacks": [keras.callbacks.ModelCheckpoint(tmp_path / "w.weights.h5", save_weights_only=True, save_freq=4)]

@@ -2,12 +2,10 @@
 
 import math
 import re
-import warnings
 
 import keras
 import numpy as np
 import pytest
-from backend import only_tensorflow
 
 import keras_rmda as kr
 from keras_rmda.callbacks import choice
@@ -204,16 +202,6 @@ def test_no_epoch_at_all():
     x = np.zeros((4, 6))
     with pytest.warns(kr.SparsityWarning, match="with 100.0% of the macs, not with 50.0%: it stopped before end=0.6"):
         compiled(dense).fit(x, x[:, :2], epochs=0, verbose=0, callbacks=[kr.callbacks.TargetSparsity(0.5)])
-
-
-@only_tensorflow  # Keras fails on others
-def test_epochs_without_batches():
-    x = np.zeros((0, 6))
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Your input ran out of data")
-        model, callbacks = compiled(dense), [kr.callbacks.TargetSparsity(0.5)]
-        logs = model.fit(x, x[:, :2], epochs=5, verbose=0, callbacks=callbacks).history
-    assert logs["macs_left"][-1] == pytest.approx(0.5, abs=0.05)
 
 
 def test_a_subclassed_model_ends_at_the_target():

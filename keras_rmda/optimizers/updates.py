@@ -97,7 +97,8 @@ class Updates(keras.optimizers.Optimizer):
         _replicas.check_step_can_be_distributed(self._model and self._model())
         grads = [gradient if gradient is None else _compat.dense(gradient) for gradient in grads]
         grads = _replicas.summed_over_replicas(grads)
-        with _compat.after(grads):
+        # Variables that TensorFlow makes in a trace get their values before it if these depend on nothing in it.
+        with _compat.after(grads if self.built else []):
             super().apply([None if g is None else ops.cast(g, precise(g.dtype)) for g in grads], trainable_variables)
 
     def _backend_increment_gradient_accumulators(self, grads: list, acc_grads: list) -> None:
