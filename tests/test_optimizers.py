@@ -583,7 +583,7 @@ def test_a_moving_average_is_refused(make):
 def test_a_nan_gradient_does_not_become_a_zero_group(make):
     model, optimizer = network(), make(regularizer=kr.GroupLasso(10.0))
     optimizer.build(model.trainable_variables)
-    optimizer.apply([keras.ops.ones_like(v) for v in model.trainable_variables], model.trainable_variables)
+    optimizer.apply([np.ones(v.shape, "float32") for v in model.trainable_variables], model.trainable_variables)
     gradients = [np.full(v.shape, np.nan, "float32") for v in model.trainable_variables]
     optimizer.apply(gradients, model.trainable_variables)
     assert np.isnan(number(optimizer.structured_value(model.get_layer("a").kernel))).all()

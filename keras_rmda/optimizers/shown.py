@@ -239,7 +239,8 @@ class Shown(Updates):
     def _see(self) -> None:
         """Keep the values of the witnesses."""
         for index, witness in self._witnesses.items():
-            value = ops.convert_to_tensor(_replicas.copy_here(self._trainable_variables[index]))
+            # A copy: JAX cannot donate one buffer as both a weight and a witness.
+            value = ops.copy(ops.convert_to_tensor(_replicas.copy_here(self._trainable_variables[index])))
             _replicas.assign_here(witness, ops.cast(value, witness.dtype))
 
     def _precise_iterate(self, index: int) -> Tensor:
