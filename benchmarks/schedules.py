@@ -25,6 +25,7 @@ from keras_rmda.datasets import digits
 BATCH = 64
 OPTIMIZERS: dict[str, tuple[Callable, float, float]] = {
     "RMDA": (lambda rate, psi: kr.RMDA(rate, 0.1, psi), 0.1, 4e-3),
+    "RMDA-weak": (lambda rate, psi: kr.RMDA(rate, 0.1, psi), 0.1, 1e-3),
     "RAMDA": (lambda rate, psi: kr.RAMDA(rate, 0.1, psi), 0.01, 1e-3),
     "ProxSGD": (lambda rate, psi: kr.ProxSGD(rate, 0.1, psi), 0.1, 2e-3),
     "ProxAdamW": (lambda rate, psi: kr.ProxAdamW(rate, regularizer=psi), 2e-3, 1e-3),

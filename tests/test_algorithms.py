@@ -35,7 +35,7 @@ def test_the_structured_value_is_the_iterate_where_the_minimizer_is_not_zero(kin
     kernel, optimizer = keras.Variable(rng.normal(size=(6, 3)), name="kernel"), kind(0.2, 0.25, psi)
     optimizer.build([kernel])
     for _ in range(4):
-        optimizer.apply([keras.ops.convert_to_tensor(kernel) * rng.uniform(size=(6, 1))], [kernel])
+        optimizer.apply([number(kernel) * rng.uniform(size=(6, 1)).astype("float32")], [kernel])
     expected = np.where(minimizer(optimizer) == 0, 0.0, number(kernel)) if psi.has_support else minimizer(optimizer)
     structured = number(optimizer.structured_value(kernel))
     np.testing.assert_allclose(structured, expected, atol=1e-7)

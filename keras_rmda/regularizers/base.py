@@ -184,6 +184,8 @@ def in_full_precision(method: Callable) -> Callable:
 
     @functools.wraps(method)
     def precise(self: Any, w: Tensor, *rest: Any) -> Any:
+        # PyTorch does not multiply arrays of NumPy with tensors.
+        w = keras.tree.map_structure(lambda x: ops.convert_to_tensor(x) if _dtype(x) else x, w)
         half = next((name for name in map(_dtype, keras.tree.flatten(w)) if name in ("float16", "bfloat16")), None)
         if half is None:
             return method(self, w, *rest)
