@@ -37,9 +37,11 @@ def after(tensors: list) -> contextlib.AbstractContextManager:
     TensorFlow makes what does not depend on a batch of a data set also where there was no batch left: Keras 3.15 counts
     one step more in every epoch of a data set whose length it does not know.
     """
-    if keras.backend.backend() == "tensorflow":
-        return sys.modules["tensorflow"].control_dependencies([tensor for tensor in tensors if tensor is not None])
-    return contextlib.nullcontext()
+    tensorflow = sys.modules.get("tensorflow")
+    if keras.backend.backend() != "tensorflow" or not tensorflow.inside_function():
+        return contextlib.nullcontext()
+    # One operation that waits for all of them: thousands do not each wait for all.
+    return tensorflow.control_dependencies([tensorflow.group(*(each for each in tensors if each is not None))])
 
 
 def can_read_outside_of_traces() -> bool:
