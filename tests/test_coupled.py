@@ -10,7 +10,7 @@ from training import RUNS, SOME_ZEROS, X, Y, every_optimizer, every_optimizer_an
 
 import keras_rmda as kr
 from keras_rmda.optimizers.joint import together
-from keras_rmda.regularizers import CoupledGroups, Joint
+from keras_rmda.regularizers import CoupledGroups
 
 WIDTHS = {"b": 2, "c": 1}
 STRENGTHS = SOME_ZEROS | {kr.RAMDA: 0.1, kr.ProxAdamW: 0.3, kr.AdaBreg: 0.5, kr.DessiLBI: 0.1}
@@ -129,7 +129,7 @@ def test_a_missing_gradient_counts_as_zero(make):
 
 def test_what_is_in_no_group_stays():
     members = {"x": [[0], [-1], [1]], "y": [1, -1]}
-    joint = Joint(kr.GroupLasso(1.0, groups=CoupledGroups(members, [1.0, 1.0], "ab")), ["x", "y"])
+    joint = kr.GroupLasso(1.0, groups=CoupledGroups(members, [1.0, 1.0], "ab")).among(["x", "y"])
     x, y = keras.ops.array([[3.0, 4.0], [0.1, 0.2], [3.0, 0.0]]), keras.ops.array([4.0, -0.3])
     d = keras.ops.full_like(x, 2.0), keras.ops.full_like(y, 2.0)
     for found in (joint.prox([x, y], [1.0]), joint.prox_in_metric([x, y], [2.0], d)):
@@ -141,8 +141,25 @@ def test_what_is_in_no_group_stays():
     np.testing.assert_allclose(number(directions[0]), [[0.6, 0.8], [0.0, 0.0], [0.6, 0.0]], rtol=1e-6)
 
 
+@pytest.mark.parametrize("psi", [kr.GroupLasso(0.3), kr.SparseGroupLasso(0.3, 0.4, "output")], ids=repr)
+def test_arrays_side_by_side_are_mapped_as_each_alone(psi):
+    rng, shapes = np.random.default_rng(0), [(3, 4), (2, 2, 4, 5), (7, 1)]
+    ws = [keras.ops.array(rng.normal(size=shape), "float32") for shape in shapes]
+    ds = [keras.ops.array(rng.exponential(size=shape), "float32") for shape in shapes]
+    penalties = [psi, psi.along("kkio"), psi.along("oi")]
+    joint = psi.beside(penalties, shapes)
+    for method, arguments in (("prox", ()), ("prox_in_metric", (ds,)), ("subgradient", ())):
+        steps = [] if method == "subgradient" else [[2.0] * 3]
+        found = getattr(joint, method)(ws, *steps, *arguments)
+        for k, each in enumerate(penalties):
+            alone = getattr(each, method)(ws[k], *(one[k] for one in (*steps, *arguments)))
+            np.testing.assert_allclose(number(found[k]), number(alone), rtol=1e-6, atol=1e-7)
+    norms = np.concatenate([number(each.group_norms(w)).reshape(-1) for each, w in zip(penalties, ws)])
+    np.testing.assert_allclose(number(joint.group_norms(ws)), norms, rtol=1e-6)
+
+
 def test_several_questions_are_answered_one_after_the_other():
-    joint = Joint(kr.GroupLasso(1.0, groups=CoupledGroups({"x": [0], "y": [0]}, [1.0], ["a"])), ["x", "y"])
+    joint = kr.GroupLasso(1.0, groups=CoupledGroups({"x": [0], "y": [0]}, [1.0], ["a"])).among(["x", "y"])
     twice = [lambda psi, w=w: psi.prox(psi.prox(keras.ops.array([w]), 1.0), 1.0) for w in (3.0, 4.0)]
     np.testing.assert_allclose([number(w)[0] for w in together(twice, joint)], [1.8, 2.4], rtol=1e-6)
 
@@ -226,7 +243,7 @@ def test_the_monitor_counts_coupled_groups(kind):
     assert logs["removable_macs"] == pytest.approx(zero / 8)
     assert logs["removable_parameters"] == pytest.approx(zero * 10 / 83)
     assert logs["penalty"] == pytest.approx(
-        float(number(Joint(psi, list(psi.groups.members))([number(model.get_layer(name).kernel) for name in WIDTHS]))),
+        float(number(psi.among(list(psi.groups.members))([number(model.get_layer(name).kernel) for name in WIDTHS]))),
         rel=1e-4,
     )
 

@@ -9,7 +9,7 @@ from keras import ops
 
 import keras_rmda as kr
 from keras_rmda import _compat
-from keras_rmda.regularizers import CoupledGroups, Joint
+from keras_rmda.regularizers import CoupledGroups
 
 GROUPS, SIZE = 4, 6
 STRENGTHS = [0.0, 1e-30, 1e-12, 1e-3, 1.0, 2.0**66, 1e30]
@@ -31,7 +31,7 @@ class Coupled:
     """The maps of a penalty whose groups lie on two variables, as those of one."""
 
     def __init__(self, penalty):
-        self.joint = Joint(penalty, ["x", "y"])
+        self.joint = penalty.among(["x", "y"])
 
     @staticmethod
     def parts(w):

@@ -16,9 +16,9 @@ from keras import ops
 
 from keras_rmda import _compat, _replicas, assignment
 from keras_rmda.optimizers.binding import model_of
-from keras_rmda.optimizers.joint import couplings, together
+from keras_rmda.optimizers.joint import alike, couplings, together
 from keras_rmda.optimizers.strengths import Strengths
-from keras_rmda.regularizers import ProximalRegularizer, Tensor, as_type_of
+from keras_rmda.regularizers import Joint, ProximalRegularizer, Tensor, as_type_of
 
 Scalars = dict[str, Tensor]
 Slots = dict[str, Tensor]
@@ -80,6 +80,7 @@ class Updates(keras.optimizers.Optimizer):
         for coupling in self.couplings:
             count = (len(coupling.shares[0].penalty.groups),)
             coupling.factors = self.add_variable(count, "ones", name="group_factors", aggregation="only_first_replica")
+        self._alike = alike(self._penalties, dtypes)
         self._coupling_of = {index: coupling for coupling in self.couplings for index in coupling.indices}
         self._slots = [
             {name: self.add_variable_from_reference(variable, name=name) for name in self.slots}
@@ -184,16 +185,31 @@ class Updates(keras.optimizers.Optimizer):
     def _asked(
         self, indices: Iterable[int], function: Callable[[int, Any], Any], strengths: Sequence[Tensor]
     ) -> Iterator[tuple[int, Any]]:
-        """Yield, with the numbers of variables, a pure function of each and its penalty; coupled ones at once."""
-        done: set[int] = set()
-        for index in indices:
-            psi, coupling = self._strengths.penalty(index, strengths), self._coupling_of.get(index)
-            if coupling is None:
-                yield index, function(index, psi)
-            elif index not in done:
-                functions = [partial(function, each) for each in coupling.indices]
-                yield from zip(coupling.indices, together(functions, coupling.joint(psi)))
-                done.update(coupling.indices)
+        """Yield, with the numbers of variables, a pure function of each and its penalty."""
+        waiting = dict.fromkeys(indices)
+        while waiting:
+            index = next(iter(waiting))
+            several, joint = self._together_with(index, waiting, strengths)
+            if joint is None:
+                yield index, function(index, self._strengths.penalty(index, strengths))
+            else:
+                yield from zip(several, together([partial(function, each) for each in several], joint))
+            for each in several:
+                del waiting[each]
+
+    def _together_with(
+        self, index: int, waiting: Iterable[int], strengths: Sequence[Tensor]
+    ) -> tuple[list[int], Joint | None]:
+        """Return which variables are updated with this one, and the penalty on all of them; None if it is alone."""
+        coupling = self._coupling_of.get(index)
+        if coupling is not None:
+            return coupling.indices, coupling.joint(self._strengths.penalty(index, strengths))
+        by_xla = self._compiles_update or keras.backend.backend() == "jax"  # it does no better with several
+        several = [each for each in self._alike.get(index, []) if each in waiting]
+        if by_xla or len(several) < 2:
+            return [index], None
+        penalties = [self._strengths.penalty(each, strengths) for each in several]
+        return several, penalties[0].beside(penalties, [self._trainable_variables[each].shape for each in several])
 
     def _advance(self, grads: list[Tensor], learning_rate: Tensor) -> tuple[Scalars, list[Tensor], Tensor | None]:
         """Advance the scalars, exactly once per real step.

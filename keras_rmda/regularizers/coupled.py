@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_rmda.regularizers.base import ProximalRegularizer, Strength, Tensor, in_full_precision
-from keras_rmda.regularizers.norms import AlongAxes, norms, sum_over
+from keras_rmda.regularizers.norms import AlongAxes, Grouping, norms, sum_over
 
 
 @keras.saving.register_keras_serializable(package="keras_rmda")
@@ -117,17 +117,16 @@ class Among:
 
 
 class Joint:
-    """A penalty of coupled groups on all of its variables: the same maps, of a list for every argument.
+    """A penalty of groups on several variables: the same maps, of a list for every argument.
 
     Args:
         penalty: the penalty.
-        paths: the members, in the order of the lists.
-        factors: a factor for the strength of each group; None for none.
+        grouping: which of their weights form a group.
     """
 
-    def __init__(self, penalty: ProximalRegularizer, paths: Sequence[str], factors: Tensor | None = None):
+    def __init__(self, penalty: ProximalRegularizer, grouping: Grouping):
         self.penalty = penalty
-        self.grouping = Among(penalty.groups, paths, penalty.scale_by_size, factors)
+        self.grouping = grouping
 
     @in_full_precision
     def __call__(self, ws: Sequence[Tensor]) -> Tensor:
@@ -147,7 +146,7 @@ class Joint:
 
     @in_full_precision
     def group_norms(self, ws: Sequence[Tensor]) -> Tensor:
-        return self.penalty._group_norms(ws, self.grouping)[:-1]
+        return self.penalty._group_norms(ws, self.grouping)[: self.grouping.count]
 
 
 class Share(ProximalRegularizer):

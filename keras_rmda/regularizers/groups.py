@@ -21,8 +21,8 @@ from keras_rmda.regularizers.base import (
     soft_threshold,
     threshold,
 )
-from keras_rmda.regularizers.coupled import CoupledGroups, Share
-from keras_rmda.regularizers.norms import AlongAxes, Grouping, directions, norms, shrink, shrink_in_metric
+from keras_rmda.regularizers.coupled import Among, CoupledGroups, Joint, Share
+from keras_rmda.regularizers.norms import AlongAxes, Grouping, SideBySide, directions, norms, shrink, shrink_in_metric
 
 Groups = str | int | CoupledGroups
 """What forms a group: a name of `LETTERS`, an axis, or numbers for all weights of a model."""
@@ -95,6 +95,14 @@ class GroupLasso(ProximalRegularizer):
     def group_norms(self, w: Tensor) -> Tensor:
         return self._group_norms(*self._alone(w))
 
+    def grouping(self, shape: tuple[int, ...]) -> Grouping:
+        return AlongAxes(shape, self._kept_axes(), self.scale_by_size)
+
+    @staticmethod
+    def beside(penalties: Sequence[GroupLasso], shapes: Sequence[tuple[int, ...]]) -> Joint:
+        """Return penalties that differ by `along` only as one, on arrays of these shapes."""
+        return Joint(penalties[0], SideBySide([psi.grouping(tuple(shape)) for psi, shape in zip(penalties, shapes)]))
+
     def along(self, axes: str) -> GroupLasso:
         other = copy.copy(self)
         other._axes = axes
@@ -109,6 +117,10 @@ class GroupLasso(ProximalRegularizer):
             return self
         path = self.groups.path_among(names)
         return path and Share(self, path)
+
+    def among(self, paths: Sequence[str], factors: Tensor | None = None) -> Joint:
+        """Return this penalty of coupled groups on the members of these paths, with a factor for each group."""
+        return Joint(self, Among(self.groups, paths, self.scale_by_size, factors))
 
     def check_shape(self, shape: tuple[int, ...], path: str) -> None:
         self._check_alone()
@@ -156,7 +168,7 @@ class GroupLasso(ProximalRegularizer):
         """Return one array as a list, with the grouping along its axes."""
         self._check_alone()
         w = ops.convert_to_tensor(w)
-        return [w], AlongAxes(tuple(w.shape), self._kept_axes(), self.scale_by_size)
+        return [w], self.grouping(tuple(w.shape))
 
     def _check_alone(self) -> None:
         if isinstance(self.groups, CoupledGroups):

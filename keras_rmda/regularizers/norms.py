@@ -58,6 +58,7 @@ class AlongAxes:
     def __init__(self, shape: tuple[int, ...], kept: Sequence[int], by_size: bool):
         kept = {axis % len(shape) for axis in kept}
         self.axes = tuple(axis for axis in range(len(shape)) if axis not in kept)
+        self.kept_shape = tuple(size if axis in kept else 1 for axis, size in enumerate(shape))
         self.size = float(math.prod(shape[axis] for axis in self.axes))
         self.weights = self.size**0.5 if by_size else 1.0
 
@@ -70,6 +71,32 @@ class AlongAxes:
 
     def spread(self, numbers: Tensor) -> list[Tensor]:
         return [numbers]
+
+
+class SideBySide:
+    """The groups of several arrays, each with a grouping of its own, as one: what is done with the numbers of groups
+    is done once for all arrays.
+
+    Args:
+        groupings: one for each array.
+    """
+
+    def __init__(self, groupings: Sequence[AlongAxes]):
+        self.groupings = groupings
+        self.counts = [math.prod(each.kept_shape) for each in groupings]
+        self.count = sum(self.counts)
+        self.weights = np.repeat([each.weights for each in groupings], self.counts)
+
+    def sum(self, arrays: Sequence[Tensor]) -> Tensor:
+        sums = [each.sum([x]) for each, x in zip(self.groupings, arrays, strict=True)]
+        return ops.concatenate([ops.reshape(each, (-1,)) for each in sums])
+
+    def sizes(self, arrays: Sequence[Tensor]) -> np.ndarray:
+        return np.repeat([each.size for each in self.groupings], self.counts)
+
+    def spread(self, numbers: Tensor) -> list[Tensor]:
+        parts = ops.split(numbers, np.cumsum(self.counts)[:-1].tolist())
+        return [ops.reshape(part, each.kept_shape) for part, each in zip(parts, self.groupings)]
 
 
 def sum_over(x: Tensor, axes: tuple[int, ...]) -> Tensor:
