@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_rmda import _checks, _compat, _finite
+from keras_rmda import _checks, _compat, _finite, _nested
 from keras_rmda.callbacks.best import forget_best
 from keras_rmda.callbacks.choice import NEVER_AGAIN, Groups
 from keras_rmda.callbacks.session import Companion
@@ -186,7 +186,9 @@ class TargetSparsity(Companion):
 
     @property
     def _steps(self) -> int:
-        return int(ops.convert_to_numpy(self.model.optimizer.iterations))
+        # Keras 3.8 does not count those of a LossScaleOptimizer itself.
+        inside = _nested.inner_optimizers(self.model.optimizer)
+        return sum(int(ops.convert_to_numpy(each.iterations)) for each in inside)
 
     def _take_a_note(self, epoch: int) -> None:
         notes_of(self.model).write("TargetSparsity", epoch, decisions=self._decisions)
