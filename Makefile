@@ -5,7 +5,7 @@ BIN := .venv/bin
 OLDEST := .venv-oldest/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test test-fast test-slow coverage test-oldest test-jax test-torch test-browser fuzz lint format clean
+.PHONY: demo test test-fast test-slow coverage test-oldest test-jax test-torch test-zoo test-browser fuzz lint format clean
 
 demo: .venv/installed
 	@$(BIN)/python -m keras_rmda demo
@@ -42,6 +42,10 @@ test-jax: .venv/installed
 test-torch: .venv/installed-torch
 	KERAS_BACKEND=torch $(BIN)/$(PYTEST) $(BACKEND_TESTS)
 
+# Networks of keras-hub, stripped: about half an hour.
+test-zoo: .venv/installed-zoo
+	$(BIN)/$(PYTEST) tests/zoo_keras_hub.py tests/test_keras_hub.py
+
 # The page of `keras-rmda report` in Chromium, which comes from the system's packages (Debian: chromium).
 test-browser: .venv/installed-browser
 	$(BIN)/python -m pytest tests/test_browser.py
@@ -74,6 +78,10 @@ format: .venv/installed
 .venv/installed-browser: .venv/installed
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check playwright
 	@touch .venv/installed-browser
+
+.venv/installed-zoo: .venv/installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[zoo]"
+	@touch .venv/installed-zoo
 
 .venv-oldest/installed: pyproject.toml tests/oldest.txt
 	@rm -f .venv-oldest/installed

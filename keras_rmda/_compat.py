@@ -8,9 +8,10 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import inspect
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -18,7 +19,7 @@ from keras.src.applications.convnext import LayerScale as LayerScale  # layers o
 from keras.src.applications.convnext import StochasticDepth as StochasticDepth
 from keras.src.applications.inception_resnet_v2 import CustomScaleLayer as CustomScaleLayer
 from keras.src.backend.common import global_state
-from keras.src.ops.core import Cast as Cast  # Keras 3.8 puts it between layers of different dtypes
+from keras.src.ops.node import Node
 
 
 def outside_of_traces() -> contextlib.AbstractContextManager:
@@ -100,9 +101,52 @@ def without_a_trace(has_values: bool) -> Iterator[None]:
             global_state.set_global_attribute(name, value)
 
 
+@contextlib.contextmanager
+def in_float64(models: list, values: Iterable[tuple[keras.Variable, Any]]) -> Iterator[None]:
+    """Let models compute in float64, with these values in the place of weights, which stay what they are.
+
+    Keras takes the type of a computation from each layer's policy.
+    """
+    layers = [layer for model in models for layer in layers_of(model)]
+    policies = [layer._dtype_policy for layer in layers]
+    with keras.StatelessScope() as scope:
+        for variable, value in values:
+            scope.add_update((variable, value))
+        try:
+            for layer in layers:
+                vars(layer)["_dtype_policy"] = keras.DTypePolicy("float64")
+            yield
+        finally:
+            for layer, policy in zip(layers, policies):
+                vars(layer)["_dtype_policy"] = policy
+
+
+@contextlib.contextmanager
+def restored(variables: list) -> Iterator[None]:
+    """Let variables have their values again behind the context."""
+    values = [keras.ops.copy(variable.value) for variable in variables]
+    try:
+        yield
+    finally:
+        for variable, value in zip(variables, values):
+            variable.assign(value)
+
+
 def layers_of(model: keras.Model) -> list:
     """Return every layer of a model, those inside other layers too."""
     return list(model._flatten_layers())
+
+
+def variables_with_owners(layer: Any, around: tuple[str, ...] = ()) -> Iterator[tuple[Any, tuple[str, ...]]]:
+    """Give the variables of a layer with the names of those around them, the outermost left out; the longest last."""
+    yield from ((variable, around) for variable in layer.variables)
+    for each in layer._flatten_layers(include_self=False, recursive=False):
+        yield from variables_with_owners(each, (*around, each.name))
+
+
+def custom_objects() -> dict[str, Any]:
+    """Return what the `keras.saving.CustomObjectScope` around knows; one inside would hide it."""
+    return dict(global_state.get_global_attribute("custom_objects_scope_dict", {}) or {})
 
 
 def begin_at_epoch(model: keras.Model, epoch: int | None) -> None:
@@ -174,6 +218,16 @@ def runs_on_cpu() -> bool:
     return not sys.modules["torch"].cuda.is_available() if keras.backend.backend() == "torch" else False
 
 
+@functools.cache
+def misplaces_biases() -> bool:
+    """Return whether `ops.add` adds a bias of shape (1, n, 1) along the last axis of (batch, n, n).
+
+    Keras 3.8 to 3.15 do so on TensorFlow, and with it convolutions with their channels first.
+    """
+    bias = keras.ops.convert_to_tensor([[[0.0], [1.0]]])
+    return bool(keras.ops.convert_to_numpy(keras.ops.add(keras.ops.zeros((1, 2, 2)), bias))[0, 0, 1] != 0)
+
+
 @contextlib.contextmanager
 def quiet_tensorflow() -> Iterator[None]:
     """Silence TensorFlow's Python logger; a conversion logs a listing of every variable and function."""
@@ -186,3 +240,76 @@ def quiet_tensorflow() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+def replace_variable(layer: keras.Layer, old: keras.Variable, new: keras.Variable) -> None:
+    """Let a layer have another variable in the place of one; Keras's own quantization does it this way."""
+    name = next(name for name, value in vars(layer).items() if value is old)
+    layer._untrack_variable(old)
+    layer._tracker.unlock()
+    setattr(layer, name, new)
+    layer._tracker.lock()
+
+
+@contextlib.contextmanager
+def tolerant_symbols(read: Callable[[keras.Variable], None] | None = None) -> Iterator[None]:
+    """Let code do with symbolic tensors what Keras 3.15 allows with numbers only, and tell which weights it reads.
+
+    That is, index them by a slice or None that is in no tuple, give layers `training` by position, and None for what is
+    None by itself; and let layers return None beside tensors, as attention does for a cache that there is none of, and
+    something else than they declare. `read` is called where the number of a weight is asked for outside of the layers
+    that the code calls.
+    """
+    getitem, call, init = keras.KerasTensor.__getitem__, keras.Layer.__call__, Node.__init__
+    value, symbolic_call = keras.Variable.value, keras.Layer.symbolic_call
+    is_own, depth = "value" in vars(keras.Variable), [0]
+
+    @functools.wraps(call)
+    def by_name(layer: keras.Layer, *arguments: Any, **keyword_arguments: Any) -> Any:
+        parameters = inspect.signature(layer.call).parameters
+        place = list(parameters).index("training") if "training" in parameters else len(arguments)
+        if place < len(arguments):
+            keyword_arguments["training"] = arguments[place]
+        is_default = lambda name, x: x is None and getattr(parameters.get(name), "default", 0) is None  # noqa: E731
+        given = {name: x for name, x in keyword_arguments.items() if not is_default(name, x)}
+        depth[0] += 1
+        try:
+            return call(layer, *arguments[:place], *arguments[place + 1 :], **given)
+        finally:
+            depth[0] -= 1
+
+    def by_code(layer: keras.Layer, *arguments: Any, **keyword_arguments: Any) -> Any:
+        declares = keras.Layer.compute_output_shape, keras.Layer.compute_output_spec
+        own = (type(layer).compute_output_shape, type(layer).compute_output_spec)
+        if own == declares or type(layer).__module__.startswith("keras.") or isinstance(layer, keras.Model):
+            return symbolic_call(layer, *arguments, **keyword_arguments)
+        try:
+            made = keras.src.backend.compute_output_spec(layer.call, *arguments, **keyword_arguments)
+        except Exception:  # the code does not take the sizes that Keras tries
+            return symbolic_call(layer, *arguments, **keyword_arguments)
+        try:
+            declared = symbolic_call(layer, *arguments, **keyword_arguments)
+        except Exception:  # whatever the user's code raises
+            return made
+        return declared if len(keras.tree.flatten(made)) == len(keras.tree.flatten(declared)) else made
+
+    def without_none(node: Any, operation: Any, call_args: Any = None, call_kwargs: Any = None, outputs: Any = None):
+        init(node, operation, call_args, call_kwargs, [x for x in keras.tree.flatten(outputs) if x is not None])
+
+    def told(variable: keras.Variable) -> Any:
+        if read is not None and not depth[0]:
+            read(variable)
+        return value.fget(variable)
+
+    keras.KerasTensor.__getitem__ = lambda x, key: getitem(x, key if isinstance(key, tuple | int) else (key,))
+    keras.Layer.__call__, Node.__init__, keras.Layer.symbolic_call = by_name, without_none, by_code
+    keras.Variable.value = property(told)
+    try:
+        yield
+    finally:
+        keras.KerasTensor.__getitem__, keras.Layer.__call__ = getitem, call
+        Node.__init__, keras.Layer.symbolic_call = init, symbolic_call
+        if is_own:
+            keras.Variable.value = value
+        else:
+            del keras.Variable.value

@@ -6,15 +6,14 @@ Checked with Keras 3.8 and 3.15.
 from __future__ import annotations
 
 import functools
-import tempfile
+import re
 from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras.src.models.functional import Functional  # the class of `keras.Model(inputs, outputs)`
-from keras.src.saving.serialization_lib import SafeModeScope
 
-from keras_rmda._compat import layers_of
+from keras_rmda._compat import layers_of, tolerant_symbols
 
 
 def has_graph(model: Any) -> bool:
@@ -58,6 +57,16 @@ def without_masks(keyword_arguments: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in keyword_arguments.items() if not key.endswith("mask")}
 
 
+def inputs_given(model: keras.Model, arguments: tuple, keyword_arguments: dict[str, Any]) -> list:
+    """Return what a call gives to each input of a model with a graph, in their order; None to one that is optional."""
+    given = arguments[0] if arguments else keyword_arguments["inputs"]
+    wanted = functional(model).input
+    if isinstance(given, dict):  # which may hold more than the model takes
+        names = [x.name for x in functional(model).inputs]
+        given = {key: given[key] for key in wanted} if isinstance(wanted, dict) else [given[name] for name in names]
+    return keras.tree.flatten(given)
+
+
 def replayed(model: keras.Model, inputs: list, call: Callable[[Any, tuple, dict], Any]) -> Any:
     """Go through a model's graph in order of execution, with anything in the place of its tensors.
 
@@ -75,7 +84,7 @@ def replayed(model: keras.Model, inputs: list, call: Callable[[Any, tuple, dict]
         if not node.is_input:
             given = (node.arguments.args, node.arguments.kwargs)
             arguments, keyword_arguments = keras.tree.map_structure(lambda x: known.get(id(x), x), given)
-            outputs = keras.tree.flatten(call(node, arguments, keyword_arguments))
+            outputs = [y for y in keras.tree.flatten(call(node, arguments, keyword_arguments)) if y is not None]
             known.update(zip(map(id, node.output_tensors), outputs, strict=True))
     return keras.tree.map_structure(lambda x: known[id(x)], graph.output)
 
@@ -105,8 +114,9 @@ def functional(model: keras.Model) -> Any:
 
 
 def is_raw_operation(operation: Any) -> bool:
-    """Return whether an operation of a graph is one of `keras.ops`, no layer."""
-    return not isinstance(operation, keras.Layer) and type(operation).__module__.startswith("keras.src.ops")
+    """Return whether an operation of a graph is one of `keras.ops` or `keras.activations`, no layer."""
+    module = type(operation).__module__
+    return not isinstance(operation, keras.Layer) and module.startswith(("keras.src.ops", "keras.src.activations"))
 
 
 def unused(name: str, names: set[str]) -> str:
@@ -117,7 +127,12 @@ def unused(name: str, names: set[str]) -> str:
     return name
 
 
-def rebuilt(model: keras.Model, replace: Callable[[Any], Any], made: dict[int, Any] | None = None) -> keras.Model:
+def rebuilt(
+    model: keras.Model,
+    replace: Callable[[Any], Any],
+    made: dict[int, Any] | None = None,
+    arguments_of: Callable[[Any, tuple, dict], tuple[tuple, dict]] = lambda node, *given: given,
+) -> keras.Model:
     """Return an uncompiled copy of a model's graph in which each layer is `replace(layer)`.
 
     That is a layer, or a list of layers to call one after the other. Where the first is of another class, or there is
@@ -129,9 +144,11 @@ def rebuilt(model: keras.Model, replace: Callable[[Any], Any], made: dict[int, A
         model: a model with a graph.
         replace: called once with each layer or raw operation that is no model with a graph.
         made: by `id`, what has been made of layers so far.
+        arguments_of: called with (node, arguments, keyword arguments) of each call in the copy; returns other ones.
     """
     inputs = [fresh_input(x, x.shape) for x in inputs_of(model)]
-    return _rebuilt_on(model, inputs, replace, {} if made is None else made)
+    with tolerant_symbols():
+        return _rebuilt_on(model, inputs, replace, {} if made is None else made, arguments_of)
 
 
 def fresh_input(tensor: Any, batch_shape: tuple) -> Any:
@@ -139,20 +156,25 @@ def fresh_input(tensor: Any, batch_shape: tuple) -> Any:
     layer = tensor._keras_history.operation
     batch_shape = tuple(None if old is None else new for old, new in zip(tensor.shape, batch_shape))
     config = {"optional": getattr(layer, "optional", False)} | layer.get_config() | {"batch_shape": batch_shape}
-    return keras.layers.InputLayer(**config).output
+    result = keras.layers.InputLayer(**config).output
+    result.name = tensor.name  # by which files for devices and dictionaries of inputs call it
+    return result
 
 
-def _rebuilt_on(model: keras.Model, inputs: list, replace: Callable[[Any], Any], made: dict[int, Any]) -> keras.Model:
+def _rebuilt_on(
+    model: keras.Model, inputs: list, replace: Callable[[Any], Any], made: dict[int, Any], arguments_of: Callable
+) -> keras.Model:
     """Return a copy of a model that takes these tensors of `keras.Input`."""
 
     def new(layer: Any, arguments: tuple, keyword_arguments: dict) -> list:
         if id(layer) not in made:
             if is_inner_graph(layer):
-                given = tensors_in((arguments, without_masks(keyword_arguments)))
+                given = inputs_given(layer, arguments, keyword_arguments)
                 fresh = [
-                    fresh_input(x, (x.shape[0], *y.shape[1:])) for x, y in zip(inputs_of(layer), given, strict=True)
+                    fresh_input(x, x.shape if y is None else (x.shape[0], *y.shape[1:]))
+                    for x, y in zip(inputs_of(layer), given, strict=True)
                 ]
-                made[id(layer)] = [_rebuilt_on(layer, fresh, replace, made)]
+                made[id(layer)] = [_rebuilt_on(layer, fresh, replace, made, arguments_of)]
             else:
                 replaced = replace(layer)
                 made[id(layer)] = replaced if isinstance(replaced, list) else [replaced]
@@ -160,18 +182,19 @@ def _rebuilt_on(model: keras.Model, inputs: list, replace: Callable[[Any], Any],
 
     def call(node: Any, arguments: tuple, keyword_arguments: dict) -> Any:
         layers, operation = new(node.operation, arguments, keyword_arguments), node.operation
-        if layers and has_graph(layers[0]) and not has_graph(operation):
-            # A block's, which takes all tensors as one argument.
-            tensors = tensors_in((arguments, keyword_arguments))
-            arguments, keyword_arguments = (tensors[0] if len(tensors) == 1 else tensors,), {}
+        if layers and has_graph(layers[0]):
+            if not has_graph(operation):  # a block's, which takes all tensors as one argument
+                tensors = tensors_in((arguments, keyword_arguments))
+                arguments, keyword_arguments = (tensors[0] if len(tensors) == 1 else tensors,), {}
         elif not layers or type(layers[0]) is not type(operation):
             x = functools.reduce(lambda x, layer: layer(x), layers, tensors_in(arguments)[0])
             return [x] * len(node.output_tensors)
         first, *others = layers
+        arguments, keyword_arguments = arguments_of(node, arguments, keyword_arguments)
         try:
             outputs = first(*arguments, **keyword_arguments)
         except Exception as error:
-            raise _refusal(operation, ", since it cannot be called in the copy", error) from error
+            raise refusal(operation, ", since it cannot be called in the copy", error) from error
         return functools.reduce(lambda x, layer: layer(x), others, outputs)
 
     outputs = replayed(model, inputs, call)
@@ -191,49 +214,10 @@ def is_inner_graph(operation: Any) -> bool:
     return isinstance(operation, keras.Model) and has_graph(operation) and operation.built
 
 
-def config_of(layer: Any) -> dict[str, Any]:
-    """Return a layer's configuration.
-
-    Raises:
-        ValueError: naming the layer, if it has none.
-    """
-    try:
-        return layer.get_config()
-    except Exception as error:
-        raise _refusal(layer, ", since its `get_config()` raises", error) from error
-
-
-def copied(layer: Any, config: dict[str, Any]) -> Any:
-    """Return a new layer of the same class from a configuration; Python lambdas in it are this process's own.
-
-    Raises:
-        ValueError: naming the layer, if its class cannot be made from it.
-    """
-    try:
-        with SafeModeScope(safe_mode=False):
-            new = type(layer).from_config(config)
-        copy_assets(layer, new)
-        new.name = config.get("name", layer.name)  # which a `get_config` may leave out
-        return new
-    except Exception as error:
-        raise _refusal(layer, " from its `get_config()`", error) from error
-
-
-def _refusal(layer: Any, why: str, error: Exception) -> ValueError:
-    reason = " ".join(str(error).split())[:300]
+def refusal(layer: Any, why: str, error: Exception) -> ValueError:
+    """Return the error that says why a layer cannot be rebuilt."""
+    reason = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())[:300]  # Keras prints in bold letters
     return ValueError(f"The layer {layer.name!r} of type {type(layer).__name__} cannot be rebuilt{why}: {reason}")
-
-
-def copy_assets(layer: Any, new: Any) -> None:
-    """Give a copy what is neither configuration nor weights, such as the adapted table of a StringLookup."""
-    for one, other in zip(*(layers_of(x) if isinstance(x, keras.Layer) else [] for x in (layer, new))):
-        if hasattr(one, "save_assets"):
-            variables: dict[str, Any] = {}
-            one.save_own_variables(variables)
-            other.load_own_variables(variables)
-            with tempfile.TemporaryDirectory() as folder:
-                one.save_assets(folder)
-                other.load_assets(folder)
 
 
 def call(model: keras.Model, inputs: list, original: keras.Model | None = None) -> list:

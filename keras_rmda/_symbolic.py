@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,10 +11,14 @@ import keras
 
 from keras_rmda import _graphs
 from keras_rmda._compat import layers_of
-from keras_rmda._graphs import Functional, nodes, tensors_in
+from keras_rmda._graphs import has_graph, nodes
+from keras_rmda.tracing import Untraceable, dtype_for, traced, traced_model
 
 IsKnown = Callable[[keras.Layer], bool]
 """Tells layers that must not be looked into, since it is known what they do."""
+
+UNTRACEABLE: weakref.WeakKeyDictionary[keras.Layer, str] = weakref.WeakKeyDictionary()
+"""Why the code of layers could not be traced when it was last tried."""
 
 
 @contextlib.contextmanager
@@ -76,25 +80,27 @@ def _graph_of(model: keras.Model) -> keras.Model:
     else:
         inputs = keras.tree.map_structure(lambda x: _graphs.fresh_input(x, x.shape), _graphs.functional(model).input)
     try:
-        graph = Functional(inputs, model.call(inputs), name=model.name)
-        _refuse_variables(graph)
-    except Exception as error:  # whatever the user's code raises
+        return traced_model(model, inputs)
+    except Untraceable as why:
         raise ValueError(
             f"The model {model.name!r} of type {type(model).__name__} is subclassed, and its `call` cannot be traced "
             "on symbolic inputs: no graph of layers says what it computes. Write it with layers and `keras.ops`, with "
-            f"one argument for all inputs, or as a Functional model. ({' '.join(str(error).split())[:200]})"
-        ) from error
-    graph._trainable = model._trainable
-    return graph
+            f"one argument for all inputs, or as a Functional model. ({why})"
+        ) from why
 
 
 def _expanded(model: keras.Model, is_known: IsKnown) -> keras.Model:
     """Return a model in which the blocks of a model with a graph are models with graphs."""
     calls: dict[int, list] = {}
     for node in _nodes_inside(model):
-        if _is_block(node.operation) and not is_known(node.operation):
+        if _is_code(node.operation) and not is_known(node.operation):
             calls.setdefault(id(node.operation), []).append(node)
-    graphs = {key: _expanded(graph, is_known) for key, of in calls.items() if (graph := _traced(of)) is not None}
+    graphs = {}
+    for key, of in calls.items():
+        try:
+            graphs[key] = _expanded(_traced(of), is_known)
+        except Untraceable as why:
+            UNTRACEABLE[of[0].operation] = str(why)
     return _graphs.rebuilt(model, lambda layer: graphs.get(id(layer), layer)) if graphs else model
 
 
@@ -106,74 +112,33 @@ def _nodes_inside(model: keras.Model) -> Iterator[Any]:
             yield from _nodes_inside(node.operation)
 
 
-def _is_block(layer: Any) -> bool:
-    """Return whether a layer is not of Keras, and consists of layers that have all of its weights."""
-    if not isinstance(layer, keras.Layer) or type(layer).__module__.startswith("keras.") or _graphs.has_graph(layer):
-        return False
-    inside = [each for each in layers_of(layer) if each is not layer]
-    own = {id(weight) for weight in layer.weights} - {id(weight) for each in inside for weight in each.weights}
-    return bool(inside) and not own and layer.activity_regularizer is None
+def _is_code(layer: Any) -> bool:
+    """Return whether a layer is not of Keras, or is a function, so that its code has to say what it computes."""
+    if is_function(layer):
+        return getattr(layer, "mask", None) is None
+    return isinstance(layer, keras.Layer) and not type(layer).__module__.startswith("keras.") and not has_graph(layer)
 
 
-def _traced(calls: list) -> keras.Model | None:
-    """Return what a block makes of symbolic inputs, or None if its code does not say, or says several things."""
+def is_function(layer: Any) -> bool:
+    """Return whether a layer of Keras is nothing but a function of the user's."""
+    return type(layer) in (keras.layers.Lambda, keras.layers.Activation)
+
+
+def _traced(calls: list) -> keras.Model:
+    """Return the graph of a layer's code, if it says the same at all of its calls."""
     layer = calls[0].operation
+    if layer.activity_regularizer is not None:
+        raise Untraceable("it has an activity regularizer")
     given = [(node.arguments.args, dict(node.arguments.kwargs)) for node in calls]
-    trains = any([keywords.pop("training", None) for _, keywords in given])
-    if trains or len({_signature(each, layer) for each in given}) > 1:
-        return None
-
-    def graph(**training: Any) -> keras.Model:
-        arguments, keyword_arguments = keras.tree.map_structure(lambda x: _input_like(x, layer), given[0])
-        outputs = layer.call(*arguments, **keyword_arguments, **training)
-        inputs = tensors_in((arguments, keyword_arguments))
-        return Functional(inputs[0] if len(inputs) == 1 else inputs, outputs, name=layer.name)
-
-    try:
-        if "training" not in inspect.signature(layer.call).parameters:
-            result = graph()
-        else:
-            # What the layers inside do at training is theirs; what the code itself does then is lost.
-            result, others = graph(training=None), [graph(training=True), graph(training=False)]
-            if any(_program(other) != _program(result) for other in others):
-                return None
-        _refuse_variables(result)
-    except Exception:  # whatever the user's code raises: the block stays opaque
-        return None
-    result.dtype_policy, result._trainable = layer.dtype_policy, layer._trainable
-    return result
-
-
-def _input_like(x: Any, layer: keras.Layer) -> Any:
-    """Return an input like a tensor that a layer gets, as it casts it, and anything else as it is."""
-    return keras.Input(batch_shape=x.shape, dtype=_dtype(x, layer)) if isinstance(x, keras.KerasTensor) else x
+    if any([keywords.pop("training", None) for _, keywords in given]):
+        raise Untraceable("it is called with training=True")
+    if len({_signature(each, layer) for each in given}) > 1:
+        raise Untraceable("it is called in several ways, or on several shapes")
+    return traced(layer, *given[0])
 
 
 def _signature(arguments: Any, layer: keras.Layer) -> str:
     """Return what code can make a difference between in arguments: shapes and types, and what is no tensor."""
     is_tensor = lambda x: isinstance(x, keras.KerasTensor)  # noqa: E731
-    return repr(keras.tree.map_structure(lambda x: (x.shape, _dtype(x, layer)) if is_tensor(x) else repr(x), arguments))
-
-
-def _dtype(x: keras.KerasTensor, layer: keras.Layer) -> str:
-    """Return the type to which a layer casts a tensor."""
-    return layer.compute_dtype if layer.autocast and "float" in x.dtype else x.dtype
-
-
-def _program(model: keras.Model) -> list:
-    """Return which layers and operations a graph calls, with which numbers."""
-    steps = []
-    for node in nodes(model):
-        layer = node.operation
-        numbers = [x for x in keras.tree.flatten(node.arguments.args) if isinstance(x, int | float)]
-        if not node.is_input:
-            steps.append((id(layer) if isinstance(layer, keras.Layer) else type(layer).__name__, numbers))
-    return steps
-
-
-def _refuse_variables(graph: keras.Model) -> None:
-    """Raise `ValueError` if operations of a graph use weights that no layer of it brings along."""
-    for node in nodes(graph):
-        for x in keras.tree.flatten((node.arguments.args, node.arguments.kwargs)):
-            if isinstance(x, keras.Variable):
-                raise ValueError(f"the weight {x.path!r} is used outside of a layer")
+    describe = lambda x: (x.shape, dtype_for(x, layer)) if is_tensor(x) else repr(x)  # noqa: E731
+    return repr(keras.tree.map_structure(describe, arguments))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import keras
 
-from keras_rmda import _compat
+from keras_rmda import _compat, _graphs
 from keras_rmda._checks import SparsityWarning
 from keras_rmda.channels.table import axes_of
 from keras_rmda.regularizers import ProximalRegularizer, Share
@@ -33,14 +34,44 @@ def own_regularizer(variable: keras.Variable) -> ProximalRegularizer | None:
 
 
 def names_of(variable: keras.Variable, model: keras.Model | None) -> tuple[str, ...]:
-    """Return the variable's path, with and without the name of the model.
+    """Return what a variable is called, beginning with what nothing else in the model is called: see `names_in`."""
+    return (variable.path,) if model is None else names_in(model).get(id(variable), (variable.path,))
 
-    The paths of a Sequential model begin with its name; those of the same model loaded from a file do not.
+
+def names_in(model: keras.Model) -> dict[int, tuple[str, ...]]:
+    """Return, by `id`, what the variables of a model are called, beginning with what only one is called.
+
+    Each has its path, and its path behind the names of the models and layers around it, where the path does not begin
+    with them; both with and without the name of the model. The paths of a Sequential model begin with its name, those
+    of the same model loaded from a file do not, and two models inside may have equal paths.
     """
-    if model is None:
-        return (variable.path,)
-    bare = variable.path.removeprefix(f"{model.name}/")
-    return (bare, f"{model.name}/{bare}")
+    bare = {id(v): v.path.removeprefix(f"{model.name}/") for v in model.variables}
+    around = dict((id(v), names) for v, names in _compat.variables_with_owners(model))
+    long = {key: inside(around.get(key, ()), path) for key, path in bare.items()}
+    counts = Counter(bare.values())
+    owner = {path: key for key, path in bare.items() if counts[path] == 1}
+    for key, path in long.items():
+        if owner.setdefault(path, key) != key and counts[bare[key]] > 1:  # two layers of one name in one place
+            long[key] = _graphs.unused(path, taken := set(owner))
+            owner |= dict.fromkeys(taken - set(owner), key)
+    found = {}
+    for key, path in bare.items():
+        names = (path, long[key]) if counts[path] == 1 else (long[key], path)
+        found[key] = tuple(
+            each
+            for name in dict.fromkeys(names)
+            if owner.get(name, key) == key
+            for each in (name, f"{model.name}/{name}")
+        )
+    return found
+
+
+def inside(around: Sequence[str], path: str) -> str:
+    """Return a path behind the names of what is around a variable, as far as it does not begin with them."""
+    for k in range(len(around)):
+        if f"{path}/".startswith("/".join(around[k:]) + "/"):
+            return "/".join([*around[:k], path])
+    return "/".join([*around[:-1], path])
 
 
 def matches(pattern: str, names: tuple[str, ...]) -> bool:
@@ -57,7 +88,7 @@ def matching(patterns: Iterable[str], names: tuple[str, ...]) -> str | None:
     found = [pattern for pattern in patterns if matches(pattern, names)]
     exact = [pattern for pattern in found if pattern in names]
     if len(exact or found) > 1:
-        raise ValueError(f"Several patterns of `regularizer` match the variable {names[-1]!r}: {found!r}")
+        raise ValueError(f"Several patterns of `regularizer` match the variable {names[0]!r}: {found!r}")
     return (exact or found or [None])[0]
 
 
@@ -95,9 +126,10 @@ def assign(
     """
     variables = list(variables)
     axes = axes_of_weights(model)
+    known = {} if model is None else names_in(model)
+    called = [known.get(id(variable), (variable.path,)) for variable in variables]
     assigned, uses_default = [], False
-    for variable in variables:
-        names = names_of(variable, model)
+    for variable, names in zip(variables, called):
         is_excluded = any(matches(pattern, names) for pattern in exclude)
         default = None if is_excluded else chosen(regularizers, variable, names)
         own = own_regularizer(variable)
@@ -108,7 +140,7 @@ def assign(
             psi.check_shape(tuple(variable.shape), variable.path)
         assigned.append(psi)
     check_complete(regularizers, assigned)
-    warn_of_unused(regularizers, exclude, [names_of(variable, model) for variable in variables], uses_default)
+    warn_of_unused(regularizers, exclude, called, uses_default)
     return assigned
 
 
@@ -142,7 +174,7 @@ def warn_of_unused(regularizers: Regularizers, exclude: Sequence[str], names: li
     patterns = [*(regularizers if isinstance(regularizers, Mapping) else ()), *exclude]
     unused = [pattern for pattern in patterns if not any(matches(pattern, each) for each in names)]
     if unused:
-        paths = ", ".join(each[-1] for each in names)
+        paths = ", ".join(each[0] for each in names)
         message = f"These patterns match no trainable variable: {unused!r}. The paths are: {paths}"
         warnings.warn(message, SparsityWarning, stacklevel=3)
     if isinstance(regularizers, ProximalRegularizer) and not uses_default:

@@ -10,8 +10,9 @@ import numpy as np
 
 from keras_rmda import _checks, assignment
 from keras_rmda.channels.sites import WRITTEN, Cut, Site
-from keras_rmda.pruning.liveness import plan
-from keras_rmda.pruning.strip import check_can_be_rebuilt
+from keras_rmda.channels.tensors import varying
+from keras_rmda.pruning.liveness import OTHER_WIDTH, plan
+from keras_rmda.pruning.rebuilding import check_can_be_rebuilt
 from keras_rmda.pruning.trace import Trace, as_graph, trace
 from keras_rmda.regularizers import CoupledGroups
 
@@ -72,7 +73,9 @@ def coupled_groups(
     with as_graph(model) as graph:
         traced = trace(graph)
         tie_what_goes_together(traced)
-        free = {id(v) for v in model.trainable_variables if not _matches_any(exclude, v, model)}
+        called = assignment.names_in(model)
+        is_excluded = lambda v: any(assignment.matches(pattern, called[id(v)]) for pattern in exclude)  # noqa: E731
+        free = {id(v) for v in model.trainable_variables if not is_excluded(v)}
         found = removable(traced, parts, free)
         roots = atoms_in(found)
         if not roots.size:
@@ -80,7 +83,7 @@ def coupled_groups(
                 f"No channel of the model {model.name!r} can be removed by zeros in its trainable weights. "
                 "`keras_rmda.analyze(model)` says why they stay."
             )
-        check_can_be_rebuilt(graph, plan(traced, without_groups(found, roots[::2])))
+        check_can_be_rebuilt(graph, plan(traced, without_groups(found, roots[::2])), roots)
         numbers = np.full(len(traced.ties.parent) + 1, -1)
         numbers[roots] = np.arange(len(roots))
         members = [(variable, numbers[ids]) for variable, ids in found.values()]
@@ -89,26 +92,25 @@ def coupled_groups(
         if weights != "size":
             saved = savings(traced, roots, weights)
             root_sizes = saved / root_sizes * (sizes.sum() / max(saved.sum(), 1e-300))
-        named = {}
-        for variable, ids in members:
-            path = assignment.names_of(variable, model)[0]
-            if path in named:
-                raise ValueError(f"Two variables of the model are called {path!r}. Give their layers other names.")
-            named[path] = ids
+        named = {called[id(variable)][0]: ids for variable, ids in members}
         return CoupledGroups(named, root_sizes, names_of(traced, roots))
 
 
 def tie_what_goes_together(traced: Trace) -> None:
-    """Tie the inputs and outputs of one group of a grouped layer, and the units of both directions."""
-    for site in traced.sites.values():
-        for block in [] if site.opaque else site.rule.blocks(site):
-            first, *others = block.matrices
-            if len(first) > 1:
-                for matrix in block.matrices:
-                    traced.ties.tie(first[:, :1], matrix)
-            elif block.same:
-                for matrix in others:
-                    traced.ties.tie(first, matrix)
+    """Tie the inputs and outputs of one group of a grouped layer, all of a head, and the units of both directions."""
+    # First what has one axis of rows: what is a head there is one in the others.
+    for _, block in sorted(traced.blocks, key=lambda each: each[1].matrices[0].ndim):
+        first, *others = block.matrices
+        for axis in range(first.ndim - 1):
+            traced.ties.tie_alike(block.matrices, axis)
+        outer = [axis for axis in varying(traced.ties.find(first)) if axis < first.ndim - 1]
+        for matrix in block.matrices if outer else ():
+            rows, every = (
+                np.moveaxis(each, outer[0], 0).reshape(first.shape[outer[0]], -1) for each in (first, matrix)
+            )
+            traced.ties.tie(rows[:, :1], every)
+        for matrix in others if block.same and not outer else ():
+            traced.ties.tie(first, matrix)
 
 
 def removable(traced: Trace, parts: str, free: set[int]) -> dict[int, tuple[Any, np.ndarray]]:
@@ -162,7 +164,11 @@ def kept_by_converter(traced: Trace, found: dict[int, tuple[Any, np.ndarray]]) -
     roots = atoms_in(found)
     result = np.zeros(len(traced.ties.parent) + 1, dtype=bool)
     for half in (roots[::2], roots[1::2]):
-        result[half] = plan(traced, without_groups(found, half)).cut.keep[half]
+        decided = plan(traced, without_groups(found, half))
+        width = np.array(
+            [text.startswith(OTHER_WIDTH) for text in [*decided.texts, ""]]
+        )  # which depends on how many go
+        result[half] = decided.cut.keep[half] & ~width[decided.reasons[half]]
     return result
 
 
@@ -202,7 +208,7 @@ def savings(traced: Trace, roots: np.ndarray, table: Mapping[str, float] | str) 
     keep = np.ones(len(traced.ties.parent), dtype=bool)
     cut = Cut(traced.ties, keep)
     for site in traced.sites.values():
-        macs = lambda: sum(site.rule.macs(call, cut) for call in site.calls)  # noqa: B023, E731
+        macs = lambda: sum(call.macs(cut) for call in site.calls)  # noqa: B023, E731
         everything = macs()
         if not everything or site.opaque:  # of an opaque layer nothing goes
             continue
@@ -229,7 +235,3 @@ def names_of(traced: Trace, roots: np.ndarray) -> list[str]:
                 for position, atom in enumerate(traced.ties.find(own).reshape(-1).tolist()):
                     names.setdefault(atom, f"{site.name}{HEADS.get(letter, '')}[{position}]")
     return [names.get(int(root), f"channel {root}") for root in roots]
-
-
-def _matches_any(patterns: Sequence[str], variable: keras.Variable, model: keras.Model) -> bool:
-    return any(assignment.matches(pattern, assignment.names_of(variable, model)) for pattern in patterns)

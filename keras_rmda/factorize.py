@@ -11,17 +11,22 @@ from keras import layers as L
 from keras import ops
 
 from keras_rmda import _checks, _compat, _finite, _graphs
+from keras_rmda._copies import Copies
 from keras_rmda.channels.linear import WritesInGroups
 from keras_rmda.channels.table import rule_of
 from keras_rmda.channels.tensors import NotCovered
 from keras_rmda.pruning.trace import as_graph
-from keras_rmda.pruning.verification import TOLERANCE, VerificationError, difference, outputs_of_both
+from keras_rmda.pruning.verification import (
+    TOLERANCE,
+    Precise,
+    Values,
+    VerificationError,
+    difference,
+    outputs_of_both,
+)
 
 FACTORED = (L.Dense, L.Conv1D, L.Conv2D, L.Conv3D)
 """The layers that are a product with one matrix where their kernel has size 1."""
-
-Truncated = list[tuple[keras.Variable, np.ndarray]]
-"""The original kernels, each with the value of low rank that its two factors make."""
 
 
 def factorize(model: keras.Model, tolerance: float = 1e-4, inputs: Any = None) -> keras.Model:
@@ -69,25 +74,34 @@ def _factorized(model: keras.Model, tolerance: float, inputs: Any, original: ker
     """Factorize the model that is the graph of `original`."""
     names = {node.operation.name for node in _graphs.nodes(model)}
     filled: list[tuple[Any, list]] = []
-    truncated: Truncated = []
+    truncated: Values = []  # the kernels, each with the value of low rank that its two factors make
+    made: dict[int, list] = {}
+    copies = Copies(model, made)
 
     def replaced(layer: Any) -> list:
         weights = [ops.convert_to_numpy(variable) for variable in getattr(layer, "weights", [])]
         factors = factors_of(layer, tolerance)
         if factors is None:
-            filled.append((_graphs.copied(layer, _graphs.config_of(layer)), weights))
+            filled.append((copies.whole(layer), weights))
             return [filled[-1][0]]
         truncated.append((layer.kernel, np.matmul(*factors)))
-        first, second = thin_layers(layer, factors[0].shape[-1], names)
+        first, second = thin_layers(layer, factors[0].shape[-1], names, copies)
         filled.extend([(first, [factors[0]]), (second, [factors[1], *weights[1:]])])
         return [first, second]
 
-    thin = _graphs.rebuilt(model, replaced)
+    thin = _graphs.rebuilt(model, replaced, made)
     for layer, weights in filled:
         if weights:
             layer.set_weights(weights)
             _graphs.finalize_states(layer)
-    verify(model, thin, truncated, inputs, original)
+    exact = [
+        (variable, value)
+        for layer, weights in filled
+        for variable, value in zip(getattr(layer, "weights", []), weights)
+        if value.dtype == "float64"
+    ]
+    with _compat.restored(model.non_trainable_variables):
+        verify(model, thin, truncated, inputs, original, exact)
     return thin
 
 
@@ -115,23 +129,28 @@ def is_covered(layer: Any) -> bool:
         return False
 
 
-def thin_layers(layer: Any, rank: int, names: set[str]) -> tuple[Any, Any]:
+def thin_layers(layer: Any, rank: int, names: set[str], copies: Copies) -> tuple[Any, Any]:
     """Return the two layers, without weights; the first one's name is added to the names that are taken."""
     [width] = rule_of(layer).widths
-    config = layer.get_config() | {"kernel_regularizer": None, "kernel_constraint": None}
+    config, plain = copies.config_of(layer), {"kernel_regularizer": None, "kernel_constraint": None}
     name = f"{layer.name}_in"
     while name in names:
         name += "_"
     names.add(name)
     only_kernel = {"name": name, width: rank, "activation": None, "use_bias": False, "activity_regularizer": None}
     no_strides = {"strides": 1} if "strides" in config else {}
-    return _graphs.copied(layer, config | only_kernel), _graphs.copied(layer, config | no_strides)
+    return copies.resized(layer, config, plain | only_kernel), copies.resized(layer, config, plain | no_strides)
 
 
 def verify(
-    model: keras.Model, thin: keras.Model, truncated: Truncated, inputs: Any, original: keras.Model | None = None
+    model: keras.Model,
+    thin: keras.Model,
+    truncated: Values,
+    inputs: Any,
+    original: keras.Model | None = None,
+    exact: Values = (),
 ) -> None:
-    """Compare a model, with its kernels truncated, and its factorized version on the same inputs.
+    """Compare a model, with its kernels truncated, and its factorized version on the same inputs, also in float64.
 
     Raises:
         ValueError: if the model cannot run on the inputs.
@@ -144,8 +163,13 @@ def verify(
     tolerance = max((TOLERANCE.get(dtype, 1e-4) for dtype in dtypes), default=1e-4)
     flat, a, b = outputs_of_both(model, thin, inputs, original, truncated)
     worst = max(difference(x, y) for x, y in zip(a, b))
-    if worst > tolerance:
-        name = first_difference(model, thin, truncated, flat, tolerance)
+    name = first_difference(model, thin, truncated, flat, tolerance) if worst > tolerance else None
+    if name is None:
+        precise = Precise(model, thin, flat, [*truncated, *exact])
+        if not precise.agree:
+            worst, tolerance = precise.difference, precise.tolerance
+            name = first_difference(model, thin, truncated, flat, tolerance)
+    if name is not None:
         raise VerificationError(
             f"The factorized model differs from {model.name!r} by {worst:.3g} (tolerance {tolerance:g}), first at "
             f"{name!r}. The original is unchanged. Layers that are random at inference and weights that are not "
@@ -153,9 +177,7 @@ def verify(
         )
 
 
-def first_difference(
-    model: keras.Model, thin: keras.Model, truncated: Truncated, inputs: list, tolerance: float
-) -> str:
+def first_difference(model: keras.Model, thin: keras.Model, truncated: Values, inputs: list, tolerance: float) -> str:
     """Return the name of the first layer of a model with an output that none of its calls has in the other model."""
     old, new = ([node for node in _graphs.nodes(each) if not node.is_input] for each in (model, thin))
     a = keras.Model(model.inputs, [node.output_tensors[0] for node in old])

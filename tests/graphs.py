@@ -75,8 +75,22 @@ class Graph:
             "dense", "dense", "norm", "layer_norm", "group_norm", "unit", "activation", "prelu", "scale", "softmax",
             "rescaling", "add_scalar", "multiply_scalar", "raw_relu", "dropout", "leaky", "residual", "gate",
             "reversed_norm", "einsum", "normalization", "rms", "layer_scale", "pair", "block", "where",
-            "l0", "shared_l0",
+            "l0", "shared_l0", "split", "split", "array", "array", "channels", "channels", "mixed", "glu",
         )  # fmt: skip
+        if kind == "split":
+            return self.split(L.Dense(2 * self.width(), activation=self.activation())(x))
+        if kind == "array":
+            return self.with_array(x)
+        if kind == "channels":
+            return self.channels(x)
+        if kind == "glu":
+            return ops.glu(L.Dense(2 * self.width())(x), axis=-1)
+        if kind == "mixed":
+            return self.pick(
+                lambda: x + ops.mean(x, axis=-1, keepdims=True), lambda: x * ops.sum(x, axis=-1, keepdims=True),
+                lambda: ops.sum(x, axis=-1, keepdims=True), lambda: x / (1.5 + ops.std(x, axis=-1, keepdims=True)),
+                lambda: ops.concatenate([ops.max(x, axis=-1, keepdims=True), x], axis=-1),
+            )()  # fmt: skip
         if kind in ("l0", "shared_l0"):
             return self.stochastic_gates(x, kind == "shared_l0")
         if kind == "dense":
@@ -150,6 +164,49 @@ class Graph:
                 y = self.pick(*same)
                 return self.pick(lambda: L.Concatenate()([x, y]), lambda: ops.concatenate([y, x], axis=-1))()
         return None
+
+    def split(self, x):
+        """Parts of channels that go different ways, and come together again."""
+        c = x.shape[-1]
+        k = int(self.random.integers(1, c))
+        parts = self.pick(
+            lambda: ops.split(x, 2, axis=-1), lambda: ops.split(x, [k], axis=-1), lambda: [x[..., :k], x[..., k:]],
+            lambda: [x[..., ::2], x[..., 1::2]], lambda: [x[..., : c // 2], x[..., -(c // 2) :]],
+        )()  # fmt: skip
+        a, b = parts
+        if a.shape[-1] == b.shape[-1] and self.some():
+            return self.pick(lambda: a * ops.sigmoid(b), lambda: a + b, lambda: ops.maximum(a, b))()
+        b = L.Dense(self.width(), activation="relu")(b)
+        return self.pick(lambda: b, lambda: ops.concatenate([a, b], axis=-1), lambda: L.Concatenate()([b, a]))()
+
+    def with_array(self, x):
+        """Arrays of numbers: for each channel, for each position, for both; as an operand or an index."""
+        c, sizes = x.shape[-1], [n for n in x.shape[1:]]
+        if None in sizes:
+            sizes = [c]
+        array = self.random.normal(size=sizes)
+        array = self.pick(array, array, array[..., :1], array.reshape(-1, c)[0])
+        array = np.where(self.random.random(array.shape) < 0.2, 0, array)
+        return self.pick(
+            lambda: x * array, lambda: x + array, lambda: ops.subtract(array, x), lambda: x / (1 + array**2),
+            lambda: ops.maximum(x, array), lambda: ops.where(array > 0, x, 0.0), lambda: x * 2.0 + array[None],
+        )()  # fmt: skip
+
+    def channels(self, x):
+        """Channels taken, shuffled, repeated."""
+        c = x.shape[-1]
+        index = self.random.integers(-c, c, size=int(self.random.integers(1, 6)))
+        even = [k for k in (2, 3) if c % k == 0]
+        whole = None not in x.shape[1:]
+        if even and whole and self.some():
+            k = self.pick(*even)
+            y = ops.reshape(x, (-1, *x.shape[1:-1], k, c // k))
+            return ops.reshape(ops.swapaxes(y, -1, -2), (-1, *x.shape[1:]))
+        return self.pick(
+            lambda: ops.take(x, index, axis=-1), lambda: ops.repeat(x, 2, axis=-1), lambda: x[..., ::-1],
+            lambda: ops.roll(x, int(index[0]), axis=-1), lambda: x[..., int(index[0])][..., None],
+            lambda: ops.tile(x, (1,) * (len(x.shape) - 1) + (2,)), lambda: x[..., 1 : c - 1] if c > 2 else x,
+        )()  # fmt: skip
 
     def pooled(self, x, keepdims=False):
         rank = len(x.shape) - 2
@@ -230,7 +287,13 @@ class Graph:
                 lambda: ops.flip(x, axis=self.pick(axis, -1)), lambda: ops.sum(x, axis=axis, keepdims=self.some()),
                 lambda: ops.stack([x[:, 0], ops.tanh(x[:, 1])], axis=1), lambda: ops.swapaxes(x, 1, rank + 1),
                 lambda: ops.concatenate([x[:, :1], ops.relu(x)], axis=1), lambda: ops.moveaxis(x, -1, axis),
-                lambda: x[(*last, slice(0, 1))],
+                lambda: x[(*last, slice(0, 1))], lambda: ops.cumsum(x, axis=axis), lambda: ops.roll(x, 1, axis=axis),
+                lambda: ops.take(x, [0, 1, 0], axis=1), lambda: ops.softmax(x, axis=axis),
+                lambda: ops.repeat(x, 2, axis),
+                lambda: ops.sum(ops.softmax(L.Dense(1)(x), axis=1) * x, axis=1),
+                lambda: ops.stack(ops.unstack(x, axis=1), axis=1),
+                lambda: ops.transpose(x, (1, 0, *range(2, rank + 2)))[0],
+                lambda: ops.reshape(ops.reshape(x, (-1, *x.shape[2:])), (-1, *x.shape[1:])),
             )()  # fmt: skip
         if kind == "flatten" and np.prod(x.shape[1:]) < 300:
             return L.Flatten()(x)
@@ -249,7 +312,23 @@ class Graph:
     def sequence(self, x):
         """Layers over sequences."""
         c = x.shape[-1]
-        kind = self.pick("rnn", "both_ways", "attention", "grouped_attention", "cross", "states", "heads")
+        kind = self.pick(
+            "rnn", "both_ways", "attention", "grouped_attention", "cross", "states", "heads", "by_hand", "by_hand",
+            "by_hand",
+            "scores", "gram", "cell",
+        )  # fmt: skip
+        if kind == "by_hand" and x.shape[1]:
+            return self.attention_by_hand(x)
+        if kind == "scores":
+            d = self.width()
+            layer = self.pick(L.Attention(), L.AdditiveAttention(use_scale=self.some()))
+            return layer([L.Dense(d)(x), L.Dense(self.width())(x), L.Dense(d)(x)])
+        if kind == "gram":
+            d = self.width()
+            return ops.matmul(L.Dense(d)(x), ops.swapaxes(L.Dense(d)(x), 1, 2)) @ x
+        if kind == "cell":
+            cell = self.pick(L.SimpleRNNCell, L.LSTMCell, L.GRUCell)(self.width())
+            return L.RNN(cell, return_sequences=self.some())(x)
         recurrent = self.pick(L.SimpleRNN, L.LSTM, L.GRU)
         arguments = {"use_bias": self.some(0.8), "return_sequences": self.some(0.7)}
         if kind == "rnn":
@@ -276,6 +355,45 @@ class Graph:
             y = L.EinsumDense("abc,cde->abde", output_shape=(None, 2, 3), bias_axes=self.pick("de", None))(x)
             return L.EinsumDense("abde,dec->abc", output_shape=(None, c), bias_axes="c")(y)
         return None
+
+    def attention_by_hand(self, x):
+        """Attention as people write it."""
+        n, (h, d), packed = x.shape[1], (self.pick(1, 2, 3), self.pick(2, 4)), self.pick(0, 0, 1, 2, 3, 4)
+        bias = self.some()
+        if packed == 0:
+            q, k, v = (ops.reshape(L.Dense(h * d, use_bias=bias)(x), (-1, n, h, d)) for _ in range(3))
+        elif packed == 1:
+            q, k, v = ops.split(L.Dense(3 * h * d, use_bias=bias)(x), 3, axis=-1)
+            q, k, v = (ops.reshape(y, (-1, n, h, d)) for y in (q, k, v))
+        elif packed == 2:
+            y = ops.transpose(ops.reshape(L.Dense(3 * h * d, use_bias=bias)(x), (-1, n, 3, h, d)), (2, 0, 1, 3, 4))
+            q, k, v = y[0], y[1], y[2]
+        elif packed == 3:
+            q, k, v = ops.split(ops.reshape(L.Dense(3 * h * d, use_bias=bias)(x), (-1, n, h, 3 * d)), 3, axis=-1)
+        else:
+            axes = self.pick("de", None)
+            q, k, v = (L.EinsumDense("abc,cde->abde", output_shape=(None, h, d), bias_axes=axes)(x) for _ in range(3))
+        if self.some(0.3):
+            table = self.random.normal(size=(n, 1, d))
+            q, k = (y + table * ops.concatenate([-y[..., d // 2 :], y[..., : d // 2]], axis=-1) for y in (q, k))
+        if self.some(0.2):
+            q, k = L.LayerNormalization()(q), L.LayerNormalization()(k)
+        if self.some(0.2) and packed != 4:
+            return L.Dense(x.shape[-1])(L.Reshape((n, -1))(ops.dot_product_attention(q, k, v)))
+        if self.some():
+            scores = ops.einsum("bqhd,bkhd->bhqk", q, k)
+        else:
+            scores = ops.matmul(ops.transpose(q, (0, 2, 1, 3)), ops.transpose(k, (0, 2, 3, 1)))
+        scores = scores * 0.5
+        if self.some(0.3):
+            scores = self.pick(
+                lambda: ops.where(np.tril(np.ones((n, n))) > 0, scores, -1e9),
+                lambda: scores + self.random.normal(size=(h, n, n)),
+            )()
+        y = ops.matmul(ops.softmax(scores), ops.transpose(v, (0, 2, 1, 3)))
+        y = ops.reshape(ops.transpose(y, (0, 2, 1, 3)), (-1, n, h * d))
+        y = L.Dense(x.shape[-1])(y)
+        return y + x if self.some() else y
 
     def step(self, x):
         rank = len(x.shape) - 2
@@ -398,7 +516,8 @@ def check_insertion(seed, size=8):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6, err_msg="gates do not begin open")
     close(gated, graph.random)
     small = kr.strip(gated)
-    assert not [layer for layer in layers_of(small) if "Gate" in type(layer).__name__ and "L0" in type(layer).__name__]
+    gates = [layer.name for layer in layers_of(small) if "Gate" in (kind := type(layer).__name__) and "L0" in kind]
+    assert set(gates) <= {name.rpartition("/")[2] for name in kr.analyze(gated).opaque}
     assert kr.analyze(gated).parameters_after == small.count_params()
     return kr.strip(model).count_params() - small.count_params()
 

@@ -3,8 +3,9 @@
 import keras
 import numpy as np
 import pytest
-from backend import only_tensorflow
+from backend import hidden, only_tensorflow
 from keras import layers as L
+from keras import ops
 from zoo import block, randomize, width, zero
 
 import keras_rmda as kr
@@ -75,7 +76,7 @@ def normalized(x):
 
 @keras.saving.register_keras_serializable(package="peers")
 def opposite(x):
-    return -x
+    return -ops.flip(ops.flip(hidden(x), -1), -1)
 
 
 def unknown(x):

@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from backend import hidden
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers as L
@@ -172,7 +173,7 @@ def test_unknown_layers_are_named_with_the_way_out():
     model, _ = ZOO_BY_NAME["unknown_layers"]()
     report = kr.analyze(model)
     assert set(report.opaque) == {"unknown", "wrapped", "inner"}
-    assert "register_rule" in report.opaque["unknown"]
+    assert "register_rule" in report.opaque["wrapped"]
     assert "SpectralNormalization" in str(report)
 
 
@@ -183,7 +184,7 @@ def test_a_registered_rule_makes_a_custom_layer_transparent():
             self.scale = self.add_weight(shape=(shape[-1],), name="scale")
 
         def call(self, x):
-            return x * self.scale
+            return hidden(x) * self.scale
 
     x = inputs = keras.Input((6,))
     x = Scale(name="scale")(L.Dense(8, name="a")(x))
@@ -283,12 +284,13 @@ def test_a_layer_that_cannot_be_rebuilt_is_named():
     class Odd(L.Layer):
         def __init__(self, need):
             super().__init__(name="odd")
+            self.need = need
 
         def call(self, x):
-            return x
+            return hidden(x)
 
     inputs = keras.Input((6,))
-    model = keras.Model(inputs, L.Dense(3)(Odd(1)(inputs)))
+    model = keras.Model(inputs, L.Dense(3)(Odd(x for x in ())(inputs)))
     with pytest.raises(ValueError, match="'odd' of type Odd cannot be rebuilt"):
         kr.strip(model)
 
@@ -351,7 +353,7 @@ def test_a_model_that_is_called_with_channels_of_two_kinds_keeps_them():
     kernel.assign(keras.ops.convert_to_numpy(kernel) * (np.arange(3) > 0)[:, None])
     zero(model, "d", 0, [1])
     reasons = {row.name: row.reasons for row in kr.analyze(model).layers}
-    assert reasons["a"]["tied: several shapes in inside"] == 1
+    assert reasons["a"]["several shapes in inside"] == 1
     small = kr.strip(model)
     assert (width(small, "a"), width(small, "b"), width(small, "inside/c")) == (3, 12, 3)
 
@@ -592,22 +594,14 @@ class Doubling(L.Layer):
 def test_blocks_that_do_more_at_training_or_cannot_be_traced_stay(rng):
     class Untraceable(Doubling):
         def call(self, x):
-            return self.dense(x) if keras.ops.convert_to_numpy(x).sum() > 0 else -self.dense(x)
-
-    class WithWeight(Doubling):
-        def build(self, shape):
-            self.shift = self.add_weight(shape=(1,), name="shift")
-            self.dense.build(shape)
-
-        def call(self, x):
-            return self.dense(x) + self.shift
+            return self.dense(hidden(x))
 
     class OnSeveralSizes(Doubling):
         def call(self, x):
             return self.dense(x) * x.shape[1]
 
     x = L.Dense(8, name="a")(keras.Input((4, 3)))
-    for kind in (Doubling, WithWeight):
+    for kind in (Doubling, Untraceable):
         model = randomize(keras.Model(x._keras_history.operation.input, kind(name="kind")(x)))
         zero(model, "kind/dense", 0, [1])
         assert set(kr.analyze(model).opaque) == {"kind"}

@@ -9,6 +9,7 @@ import numpy as np
 import processes
 import pytest
 from ai_edge_litert.interpreter import Interpreter
+from backend import hidden
 from keras import layers as L
 
 import keras_rmda as kr
@@ -169,7 +170,7 @@ def through(layer, *more):
 @keras.saving.register_keras_serializable(package="tests")
 class Twice(keras.Layer):
     def call(self, x):
-        return 2 * x
+        return 2 * hidden(x)
 
 
 REFUSED = {

@@ -210,6 +210,7 @@ class Interrupt(keras.callbacks.Callback):
 
     def on_train_batch_end(self, batch, logs=None):
         if batch == 1 and self.epoch == 9:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored in the background of a shell
             signal.raise_signal(signal.SIGINT)
 
     def on_epoch_begin(self, epoch, logs=None):

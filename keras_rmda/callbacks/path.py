@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_rmda import _checks, _graphs
+from keras_rmda._copies import Copies
 from keras_rmda.optimizers.models import optimizers_of
 from keras_rmda.optimizers.notes import Note, notes_of
 from keras_rmda.regularizers import ProximalRegularizer
@@ -152,7 +153,8 @@ class SolutionPath(keras.callbacks.Callback):
         """
         support = self.support(epoch)
         model = self._recorded
-        ticket = _graphs.rebuilt(model, lambda layer: _graphs.copied(layer, layer.get_config()))
+        made: dict[int, list] = {}
+        ticket = _graphs.rebuilt(model, Copies(model, made).whole, made)
         ticket.set_weights(self._initial_weights)
         for old, new in zip(model.trainable_variables, ticket.trainable_variables, strict=True):
             if old.path in support:

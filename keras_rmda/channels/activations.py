@@ -2,59 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
-import keras
 import numpy as np
 from keras import ops
 
 from keras_rmda.channels.rule import Read
-
-ELEMENTWISE = frozenset([
-    "linear", "relu", "relu6", "leaky_relu", "elu", "celu", "selu", "gelu", "silu", "mish", "sigmoid", "hard_sigmoid",
-    "log_sigmoid", "sparse_sigmoid", "hard_silu", "tanh", "hard_tanh", "tanh_shrink", "hard_shrink", "soft_shrink",
-    "threshold", "softplus", "sparse_plus", "squareplus", "softsign", "exponential",
-])  # fmt: skip
-"""Names of the Keras activations that look at each number by itself."""
-
-
-ELEMENTWISE_LAYERS = (keras.layers.ReLU, keras.layers.LeakyReLU, keras.layers.ELU)
-
-
-def is_elementwise(activation: Callable | None) -> bool:
-    """Return whether an activation is known to look at each number by itself."""
-    if activation is None or type(activation) in ELEMENTWISE_LAYERS:
-        return True
-    name = getattr(activation, "__name__", "")
-    backends = [getattr(sys.modules.get(backend), "nn", None) for backend in ("tensorflow", "jax")]
-    modules = [keras.activations, keras.ops, *backends]
-    return name in ELEMENTWISE and any(getattr(module, name, None) is activation for module in modules)
-
-
-PIECEWISE_LINEAR = frozenset(["linear", "relu", "leaky_relu"])
-"""Names of the Keras activations with f(z x) = z f(x) for z >= 0."""
-
-HOMOGENEOUS_LAYERS = (
-    keras.layers.LeakyReLU, keras.layers.PReLU, keras.layers.Identity, keras.layers.Dropout,
-    keras.layers.SpatialDropout1D, keras.layers.SpatialDropout2D, keras.layers.SpatialDropout3D,
-    keras.layers.MaxPooling1D, keras.layers.MaxPooling2D, keras.layers.MaxPooling3D,
-    keras.layers.AveragePooling1D, keras.layers.AveragePooling2D, keras.layers.AveragePooling3D,
-    keras.layers.ZeroPadding1D, keras.layers.ZeroPadding2D, keras.layers.ZeroPadding3D,
-)  # fmt: skip
-"""Layers that change each channel by itself, at inference with f(z x) = z f(x) for z >= 0."""
-
-
-def is_homogeneous(operation: Any) -> bool:
-    """Return whether a layer or an activation is known to have f(z x) = z f(x) for z >= 0, in each channel."""
-    if operation is None or type(operation) in HOMOGENEOUS_LAYERS:
-        return True
-    if type(operation) is keras.layers.Activation:
-        return is_homogeneous(operation.activation)
-    if type(operation) is keras.layers.ReLU:
-        return operation.max_value is None and operation.threshold == 0
-    return is_elementwise(operation) and getattr(operation, "__name__", "") in PIECEWISE_LINEAR
 
 
 def evaluate(layer: Any, function: Callable, values: np.ndarray) -> np.ndarray:

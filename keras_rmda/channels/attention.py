@@ -27,7 +27,7 @@ class Attends(Rule):
     refusal: Callable[[Any], str | None] | None = None
 
     def letters(self, layer: Any) -> Mapping[str, str | Sequence[str]]:
-        head = "G" if type(layer) is L.MultiHeadAttention else "Gr"
+        head = "G" if isinstance(layer, L.MultiHeadAttention) else "Gr"
         return {
             "query/kernel": ("i", head, "k"),
             "query/bias": (head, "k"),
@@ -66,7 +66,7 @@ class Attends(Rule):
         k, v = (call.fresh(letter, ties, groups, n) for letter, n in zip("kv", (n_key, self._value_size(call))))
         [shape] = call.shapes
         written = call.fresh("o", ties, shape[-1])
-        if type(layer) is not L.MultiHeadAttention:
+        if not isinstance(layer, L.MultiHeadAttention):
             call.site.own["r"] = layer.num_query_heads // groups
             ties.tie(call.site.own["i"], written)
         return [along(written, len(shape), len(shape) - 1), k, v]

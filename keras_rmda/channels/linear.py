@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,10 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from keras_rmda.channels.activations import evaluate, is_elementwise
+from keras_rmda import _compat
+from keras_rmda.channels.activations import evaluate
+from keras_rmda.channels.functions import is_elementwise, is_of_any_width
 from keras_rmda.channels.rule import Demand, Read, Rule, State
 from keras_rmda.channels.sites import Block, Call, Cut, Site, channel_axis, sizes
-from keras_rmda.channels.tensors import Atoms, NotCovered, along
+from keras_rmda.channels.tensors import Atoms, Axes, NotCovered, along, as_axes
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,14 @@ def linear_kernel(layer: Any, read: Read, letters: str) -> Linear:
     return Linear(kernel, (kernel != 0).any(axis=2))
 
 
+def misplaced(call: Call) -> set[int]:
+    """Return at how many channels Keras adds a bias along the last axis of what has its channels first."""
+    axis, rank = channel_axis(call.layer, len(call.shapes[0])), len(call.shapes[0])
+    if axis == rank - 1 or getattr(call.layer, "bias", None) is None or not _compat.misplaces_biases():
+        return set()
+    return {call.shapes[0][-1]} - {None, 1}
+
+
 @dataclass(frozen=True)
 class Writes(Rule):
     """New channels, each a linear function of the input channels, then an activation.
@@ -88,12 +99,12 @@ class Writes(Rule):
             return self.linear(site.layer, read)
         return linear_kernel(site.layer, read, site.axes["kernel"])
 
-    def input_axis(self, call: Call) -> int:
-        """Return the axis of the channels that are read."""
+    def input_axis(self, call: Call) -> Axes:
+        """Return the axis of the channels that are read, or several."""
         return call.axis(call.inputs[0])
 
-    def output_axis(self, call: Call) -> int:
-        """Return the axis of the channels that are written."""
+    def output_axis(self, call: Call) -> Axes:
+        """Return the axis of the channels that are written, or several."""
         return channel_axis(call.layer, len(call.shapes[0]))
 
     def atoms(self, call: Call, ties: Atoms) -> list[np.ndarray]:
@@ -103,6 +114,16 @@ class Writes(Rule):
             raise NotCovered("its output has an open channel axis")
         call.register("i", read, ties)
         return [along(call.fresh("o", ties, shape[axis]), len(shape), axis)]
+
+    def avoids(self, site: Site) -> set[int]:
+        return set().union(*map(misplaced, site.calls))
+
+    def _is_as_wide_as_misplaced(self, call: Call) -> bool:
+        return any(call.shapes[0][axis] in misplaced(call) for axis in as_axes(self.output_axis(call)))
+
+    def _is_displaced(self, call: Call, state: State) -> bool:
+        """Return whether Keras adds the bias that there is along another axis than that of the channels."""
+        return self._is_as_wide_as_misplaced(call) and bool(np.any(state.read(call.layer.bias)))
 
     def _uniform(self, call: Call, state: State) -> tuple[np.ndarray, np.ndarray]:
         """Return the constants of the input, and which of them have the same effect everywhere."""
@@ -118,22 +139,27 @@ class Writes(Rule):
         result = linear.effect(np.where(uniform, constants, 0.0))
         if getattr(call.layer, "bias", None) is not None:
             result = result + state.read(call.layer.bias).astype("float64").reshape(-1)
-        result = np.where(linear.written(uniform), result, np.nan)
+        result = np.where(linear.written(uniform) & (not self._is_displaced(call, state)), result, np.nan)
         activation = getattr(call.layer, "activation", None)
         if activation is not None:
             mixed = not is_elementwise(activation)
             result = np.full_like(result, np.nan) if mixed else evaluate(call.layer, activation, result)
-        return [along(result, len(shape), self.output_axis(call))]
+        axes = as_axes(self.output_axis(call))
+        return [along(result.reshape([shape[axis] for axis in axes]), len(shape), axes)]
 
     def demands(self, call: Call, state: State) -> list[Demand]:
         x, y, name = call.inputs[0], call.outputs[0], call.site.name
-        wanted = state.needed(y, self.output_axis(call))
-        if not wanted.any():
+        wanted, activation = state.needed(y, self.output_axis(call)), getattr(call.layer, "activation", None)
+        mixed = not is_elementwise(activation)
+        if not wanted.any() and (not mixed or is_of_any_width(activation)):
             return []
         demands = []
-        if not is_elementwise(getattr(call.layer, "activation", None)):
+        if mixed or self._is_displaced(call, state):
             wanted = np.ones_like(wanted)
+        if mixed:
             demands.append((y, np.ones(y.atoms.shape, bool), f"mixed by the activation of {name}"))
+        if self._is_displaced(call, state):
+            demands.append((y, np.ones(y.atoms.shape, bool), f"bias of {name} that Keras adds along another axis"))
         constants, uniform = self._uniform(call, state)
         wanted = self.effect(call.site, state.read).read(wanted) & (constants != 0)
         constant = wanted & ~np.isnan(constants)
@@ -145,7 +171,8 @@ class Writes(Rule):
 
     def absorbs(self, call: Call) -> bool:
         """Return whether constants can go into the bias, or the mean of a batch normalization behind it."""
-        return call.alone and (getattr(call.layer, "bias", None) is not None or call.partner is not None)
+        takes = getattr(call.layer, "bias", None) is not None and not self._is_as_wide_as_misplaced(call)
+        return call.alone and (takes or call.partner is not None)
 
     def absorbed(self, call: Call, state: State) -> np.ndarray:
         """Return what the constants among the inputs that are not needed add to each output."""
@@ -221,3 +248,40 @@ class LooksUp(Rule):
         [x], [y] = call.inputs, call.outputs
         wanted = np.full(x.atoms.shape, state.needed(y).any())
         return [(x, wanted, f"read by {call.site.name}")]
+
+
+@dataclass(frozen=True)
+class Reverses(LooksUp):
+    """`ReversibleEmbedding`: called with `reverse=True`, it reads channels: one number for each row of the table."""
+
+    def letters(self, layer: Any) -> Mapping[str, str]:
+        return {"embeddings": ".o"} | ({} if layer.tie_weights else {"reverse_embeddings": "o."})
+
+    def reads(self, name: str) -> str:
+        return "o" if name == "reverse_embeddings" else ""
+
+    def _reversed(self, call: Call) -> bool:
+        bound = inspect.signature(call.layer.call).bind(*call.arguments[0], **call.arguments[1])
+        return bool(bound.arguments.get("reverse", False))
+
+    def atoms(self, call: Call, ties: Atoms) -> list[np.ndarray]:
+        if not self._reversed(call):
+            return super().atoms(call, ties)
+        x = call.inputs[0]
+        call.register("o", x.channels(len(x.shape) - 1, ties), ties)
+        return [ties.fresh(*[1] * len(call.shapes[0]))]
+
+    def constants(self, call: Call, state: State) -> list[np.ndarray]:
+        return Rule.constants(self, call, state) if self._reversed(call) else super().constants(call, state)
+
+    def demands(self, call: Call, state: State) -> list[Demand]:
+        if not self._reversed(call):
+            return super().demands(call, state)
+        [x], [y] = call.inputs, call.outputs
+        weight = call.layer.embeddings if call.layer.tie_weights else call.layer.reverse_embeddings
+        rows = state.read(weight) if not call.layer.tie_weights else state.read(weight).T
+        wanted = (rows != 0).any(axis=1) & state.needed(y).any()
+        return [(x, x.spread(wanted, len(x.shape) - 1), f"read by {call.site.name}")]
+
+    def macs(self, call: Call, cut: Cut) -> int:
+        return sizes(call.shapes[0]) * cut.count(call.site, "o") if self._reversed(call) else 0

@@ -1,152 +1,32 @@
-"""Movements of channels, for atoms, constants and needs alike, and their rules."""
+"""Rules of movements of numbers, for atoms, constants and needs alike."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
+import keras
 import numpy as np
 
+from keras_rmda.channels.positions import (
+    accumulated,
+    axes_of,
+    axis_of,
+    groups_of,
+    mixed_with_open_axes,
+    reduced,
+    reshaped,
+    stacked,
+)
 from keras_rmda.channels.rule import Demand, Rule, State
-from keras_rmda.channels.sites import Call, Cut, Site
-from keras_rmda.channels.tensors import Atoms, NotCovered, Shape
+from keras_rmda.channels.sites import Block, Call, Cut, Site
+from keras_rmda.channels.tensors import Atoms, NotCovered, Tensor, matrix, varying
 
-
-def inner_axis(axis: int, rank: int) -> int:
-    """Return the number of an axis without the batch axis, of `rank` such axes; below 0 for the batch axis."""
-    return axis - 1 if axis > 0 else rank + axis if axis < 0 else -1
-
-
-def inner_axes(call: Call) -> list[int]:
-    """Return the axes of an operation on one tensor, as `inner_axis` does; all axes are the batch axis too."""
-    axes, rank = call.layer.axis, len(call.inputs[0].shape)
-    return [inner_axis(axis, rank) for axis in ([axes] if isinstance(axes, int) else axes or [0])]
-
-
-def concatenated(call: Call, arrays: list[np.ndarray], shape: Shape) -> np.ndarray:
-    """Concatenate along the layer's axis, each array expanded along it."""
-    axis = inner_axis(call.layer.axis, len(shape))
-    if axis < 0 or shape[axis] is None:
-        raise NotCovered(f"axis={call.layer.axis} of shape {shape}")
-    common = np.broadcast_shapes(*([1 if k == axis else n for k, n in enumerate(a.shape)] for a in arrays))
-    expanded = []
-    for array, x in zip(arrays, call.inputs):
-        target = list(common)
-        target[axis] = x.shape[axis]
-        expanded.append(np.broadcast_to(array, target))
-    return np.concatenate(expanded, axis=axis)
-
-
-def reshaped(call: Call, arrays: list[np.ndarray], shape: Shape) -> np.ndarray:
-    """Reshape; axes that are neither split nor joined, or do not change the array, are not expanded."""
-    [array], old, new = arrays, list(call.inputs[0].shape), list(shape)
-    expanded, result = [], []
-    while old or new:
-        # The shortest ends of both shapes that hold as many numbers; an open axis ends only with everything before.
-        a, b = [old.pop()] if old else [], [new.pop()] if new else []
-        while (old or new) and (None in a + b or np.prod(a, dtype=int) != np.prod(b, dtype=int)):
-            if None in a + b:
-                a, b, old, new = [*old, *a], [*new, *b], [], []
-            elif old and (np.prod(a, dtype=int) < np.prod(b, dtype=int) or not new):
-                a.insert(0, old.pop())
-            else:
-                b.insert(0, new.pop())
-        end = array.ndim - len(expanded)
-        varies = max(array.shape[end - len(a) : end], default=1) > 1
-        if varies and a != b and (None in a + b or not a or not b):
-            raise NotCovered(f"channels along open axes of shape {call.inputs[0].shape}")
-        if a == b:
-            kept = list(array.shape[end - len(a) : end])
-            expanded, result = kept + expanded, kept + result
-        else:
-            expanded = (a if varies else [1] * len(a)) + expanded
-            result = (b if varies else [1] * len(b)) + result
-    return np.broadcast_to(array, expanded).reshape(result)
-
-
-def flattened(call: Call, arrays: list[np.ndarray], shape: Shape) -> np.ndarray:
-    """Expand to the real shape and flatten, channels last, as Keras does."""
-    [array], old = arrays, call.inputs[0].shape
-    if None in shape:
-        raise NotCovered(f"open axes in its input of shape {old}")
-    array = np.broadcast_to(array, old)
-    if call.layer.data_format == "channels_first" and array.ndim > 1:
-        array = np.moveaxis(array, 0, -1)
-    return array.reshape(-1)
-
-
-def permuted(call: Call, arrays: list[np.ndarray], shape: Shape) -> np.ndarray:
-    """Put the axes into another order."""
-    return arrays[0].transpose([axis - 1 for axis in call.layer.dims])
-
-
-def transposed(call: Call, arrays: list[np.ndarray], shape: Shape) -> np.ndarray:
-    """Put the axes into the order of `ops.transpose`, `swapaxes` or `moveaxis`; the batch stays the first."""
-    [array], layer = arrays, call.layer
-    labelled = np.empty(range(array.ndim + 1), dtype=bool)  # the size of every axis is its number
-    if hasattr(layer, "axes"):
-        moved = np.transpose(labelled, layer.axes)
-    elif hasattr(layer, "axis1"):
-        moved = np.swapaxes(labelled, layer.axis1, layer.axis2)
-    else:
-        moved = np.moveaxis(labelled, layer.source, layer.destination)
-    if moved.shape[0] != 0:
-        raise NotCovered("a moved batch axis")
-    return array.transpose([axis - 1 for axis in moved.shape[1:]])
-
-
-def flipped(call: Call, arrays: list[np.ndarray], shape: Shape) -> np.ndarray:
-    """Reverse the order along axes."""
-    [array], axes = arrays, inner_axes(call)
-    if min(axes) < 0:
-        raise NotCovered(f"axis={call.layer.axis}, over the batch")
-    return np.flip(array, axes)
-
-
-def stacked(call: Call, arrays: list[np.ndarray], shape: Shape) -> np.ndarray:
-    """Put arrays one behind the other along a new axis."""
-    axis = inner_axis(call.layer.axis, len(shape))
-    if axis < 0:
-        raise NotCovered(f"axis={call.layer.axis}, before the batch")
-    return np.stack(np.broadcast_arrays(*arrays), axis)
-
-
-def indexed(call: Call, arrays: list[np.ndarray], shape: Shape) -> np.ndarray:
-    """Take positions out of axes that are no channel axes: `x[:, 0]`, `x[:, 1:]`, `x[..., None]`."""
-    [array], key = arrays, call.arguments[0][1]
-    key = list(key) if isinstance(key, tuple) else [key]
-    if any(not (each is None or each is Ellipsis or isinstance(each, int | slice)) for each in key):
-        raise NotCovered(f"the index {key}")
-    if Ellipsis not in key:
-        key.append(Ellipsis)
-    missing = array.ndim + 1 - sum(each is not None and each is not Ellipsis for each in key)
-    at = key.index(Ellipsis)
-    batch, *others = [*key[:at], *[slice(None)] * missing, *key[at + 1 :]]
-    taken, axis = [], 0
-    for each in others:
-        if each is not None and each != slice(None) and array.shape[axis] > 1:
-            raise NotCovered(f"the index {each} into channels")
-        taken.append(each if each is None else 0 if isinstance(each, int) else slice(None))
-        axis += each is not None
-    if batch != slice(None):
-        raise NotCovered(f"the index {batch} into the batch")
-    return array[tuple(taken)]
-
-
-def repeated(call: Call, arrays: list[np.ndarray], shape: Shape) -> np.ndarray:
-    """Repeat a vector along a new first axis."""
-    return arrays[0][None]
-
-
-def reduced(call: Call, arrays: list[np.ndarray], shape: Shape) -> np.ndarray:
-    """Take the mean or an extremum over axes that are no channel axes."""
-    if getattr(call.layer, "initial", None) is not None:
-        raise NotCovered("an initial value")
-    [array], axes = arrays, inner_axes(call)
-    if min(axes) < 0 or any(array.shape[axis] > 1 or call.inputs[0].shape[axis] == 1 for axis in axes):
-        raise NotCovered(f"axis={call.layer.axis}, over channels")
-    return array if call.layer.keepdims else np.squeeze(array, axis=tuple(axes))
+Move = Callable[[Call, list[np.ndarray]], np.ndarray | list[np.ndarray]]
+"""(call, arrays) -> arrays: what becomes of arrays like the atoms of the inputs, with the batch axis."""
 
 
 @dataclass(frozen=True)
@@ -154,53 +34,169 @@ class Moves(Rule):
     """The same numbers in another arrangement.
 
     Args:
-        move: (call, arrays, shape) -> array: what becomes of arrays like the atoms of the inputs.
+        move: (call, arrays) -> what becomes of arrays like the atoms of the inputs, with the batch axis of size 1.
         target: the configuration key that holds the shape of the output, or None.
         refusal: (layer) -> the reason why this rule does not cover this very layer, or None.
     """
 
-    move: Callable[[Call, list[np.ndarray], Shape], np.ndarray]
+    move: Move
     target: str | None = None
     refusal: Callable[[Any], str | None] | None = None
 
+    def batch_axes(self, call: Call) -> list[int | None]:
+        if any(not x.batched for x in call.inputs):
+            raise NotCovered("a weight without batch axis")
+        return self._marked(call)
+
+    def _marked(self, call: Call) -> list[int]:
+        """Return where a mark along the batch axis of the inputs goes."""
+        marks = [np.arange(2).reshape([2 if k == x.batch else 1 for k in range(len(x.full))]) for x in call.inputs]
+        found = []
+        for mark in as_list(self.move(call, marks)):
+            places = varying(mark)
+            if len(places) != 1:
+                raise NotCovered("a batch axis that does not stay one axis")
+            found += places
+        return found
+
+    def moved(self, call: Call, arrays: list[np.ndarray]) -> list[np.ndarray]:
+        """Return what becomes of arrays like the atoms of the inputs."""
+        results = as_list(self.move(call, [x.with_batch(array) for x, array in zip(call.inputs, arrays)]))
+        return [array.squeeze(axis) for array, axis in zip(results, call.batch, strict=True)]
+
     def atoms(self, call: Call, ties: Atoms) -> list[np.ndarray]:
-        return [self.move(call, [x.atoms for x in call.inputs], call.shapes[0])]
+        return self.moved(call, [x.atoms for x in call.inputs])
 
     def constants(self, call: Call, state: State) -> list[np.ndarray]:
-        return [self.move(call, [state.constants(x) for x in call.inputs], call.shapes[0])]
+        return self.moved(call, [state.constants(x) for x in call.inputs])
 
     def demands(self, call: Call, state: State) -> list[Demand]:
         ends = np.cumsum([0, *(x.atoms.size for x in call.inputs)])
         places = [np.arange(a, b).reshape(x.atoms.shape) for a, b, x in zip(ends, ends[1:], call.inputs)]
         wanted = np.zeros(ends[-1], dtype=bool)
-        wanted[self.move(call, places, call.shapes[0])[state.needed(call.outputs[0])]] = True
+        for y, place in zip(call.outputs, self.moved(call, places)):
+            wanted[place[state.needed(y)]] = True
         return [(x, wanted[place], f"read by {call.site.name}") for x, place in zip(call.inputs, places)]
+
+    def rows(self, call: Call, ties: Atoms) -> list[Block]:
+        tensors = [x for x in [*call.inputs, *call.outputs] if x.width is not None]
+        blocks = self.blocks_of_rows(call) if tensors else []
+        for x in tensors if blocks is None else []:
+            x.channels(x.width, ties)
+        return blocks or []
+
+    def blocks_of_rows(self, call: Call) -> list[Block] | None:
+        """Return what else must stay in equal numbers in each row; None where all rows must keep the same."""
+        return []
 
     def config(self, site: Site, config: dict[str, Any], cut: Cut) -> dict[str, Any]:
         if self.target is None:
             return config
-        stays = cut.stays(site.calls[0].outputs[0].atoms)
-        kept = [np.moveaxis(stays, k, 0).reshape(n, -1).any(axis=1).sum() for k, n in enumerate(stays.shape)]
-        asked = config[self.target]
-        lead = len(asked) - len(kept)  # of raw operations, the batch axis
-        new = [m if n == 1 or m == -1 else int(k) for n, k, m in zip(stays.shape, kept, asked[lead:])]
-        return config | {self.target: (*asked[:lead], *new)}
+        [y], asked = site.calls[0].outputs, config[self.target]
+        kept = cut.sizes(y)
+        changes = [n > 1 for n in y.atoms.shape]
+        if len(asked) > len(kept):  # of raw operations
+            kept.insert(y.batch, None)
+            changes.insert(y.batch, False)
+        new = [int(k) if change and m != -1 else m for k, change, m in zip(kept, changes, asked, strict=True)]
+        return config | {self.target: tuple(new)}
+
+
+def as_list(arrays: np.ndarray | list[np.ndarray]) -> list[np.ndarray]:
+    """Return arrays as a list."""
+    return arrays if isinstance(arrays, list) else [arrays]
+
+
+def full_axis(x: Tensor, axis: int | None) -> int | None:
+    """Return an axis of a tensor with the batch axis counted."""
+    return axis if axis is None or not x.batched or axis < x.batch else axis + 1
+
+
+def inner_axis(x: Tensor, axis: int) -> int:
+    """Return an axis that counts the batch axis as one of `atoms`."""
+    return axis - (x.batched and axis > x.batch)
+
+
+def linked(*matrices: np.ndarray) -> list[Block] | None:
+    """Return the block of matrices whose rows go together, if they have the same rows."""
+    if len({each.shape[:-1] for each in matrices}) > 1:
+        return None
+    return [Block([each for each in matrices if each.shape[-1]], least=lambda rows: 0)]
+
+
+@dataclass(frozen=True)
+class Reshapes(Moves):
+    """Another shape; args as of `Moves`."""
+
+    move: Move = reshaped
+
+    def _marked(self, call: Call) -> list[int]:
+        [x], found = call.inputs, []
+        for start, a, end, b in groups_of(x.full, call.full[0]):
+            if start <= x.batch < start + len(a) and b:
+                found.append(end + (b.index(None) if None in b else 0))
+        if len(found) != 1:
+            raise NotCovered("a batch axis that does not stay one axis")
+        return found
+
+    def _open(self, call: Call) -> tuple[int, ...]:
+        """Return the axes along which nothing can go."""
+        return tuple(inner_axis(call.inputs[0], axis) for axis in mixed_with_open_axes(call))
+
+    def moved(self, call: Call, arrays: list[np.ndarray]) -> list[np.ndarray]:
+        for axis in self._open(call):
+            arrays = [np.take(arrays[0], [0], axis)]
+        return super().moved(call, arrays)
+
+    def atoms(self, call: Call, ties: Atoms) -> list[np.ndarray]:
+        for axis in self._open(call):
+            ties.tie(np.take(call.inputs[0].atoms, [0], axis), call.inputs[0].atoms)
+        return super().atoms(call, ties)
+
+    def constants(self, call: Call, state: State) -> list[np.ndarray]:
+        values = state.constants(call.inputs[0])
+        for axis in self._open(call):
+            values = np.where((values == np.take(values, [0], axis)).all(axis, keepdims=True), values, np.nan)
+        return self.moved(call, [values])
+
+    def demands(self, call: Call, state: State) -> list[Demand]:
+        [(x, wanted, reason)] = super().demands(call, state)
+        return [(x, np.broadcast_to(wanted.any(axis=self._open(call), keepdims=True), wanted.shape), reason)]
+
+    def copies(self, call: Call) -> Fraction | int:
+        [x], [shape] = call.inputs, call.shapes
+        return 1 if None in (*x.shape, *shape) else Fraction(math.prod(x.shape), math.prod(shape))
+
+    def blocks_of_rows(self, call: Call) -> list[Block] | None:
+        # Axes that become one, or were one, have the numbers of a row next to each other.
+        [x], [y] = call.inputs, call.outputs
+        for start, a, end, b in groups_of(x.full, call.full[0]):
+            for t, first, sizes in ((x, start, a), (y, end, b)):
+                axes = [k for k in map(lambda k: full_axis(t, k), varying(t.atoms)) if first <= k < first + len(sizes)]
+                if a != b and len(axes) > 1 and full_axis(t, t.width) in axes[:-1]:
+                    return None
+        return []
 
 
 @dataclass(frozen=True)
 class Joins(Moves):
     """Concatenation and stacking: along positions, all tensors have the same channels; args as of `Moves`."""
 
+    def batch_axes(self, call: Call) -> list[int | None]:
+        if len(keras.tree.flatten(call.arguments)) != len(call.inputs):
+            raise NotCovered("an array among its arguments")
+        return super().batch_axes(call)
+
     def _laid(self, call: Call, arrays: list[np.ndarray]) -> list[np.ndarray] | None:
         """Return arrays like the atoms of the inputs in one shape, if the axis is one of positions, else None."""
-        rank = len(call.shapes[0])
-        axis = inner_axis(call.layer.axis, rank)
-        if axis < 0 or any(array.ndim == rank and array.shape[axis] > 1 for array in arrays):
+        rank = len(call.full[0])
+        axis, arrays = axis_of(call, rank=rank), [x.with_batch(array) for x, array in zip(call.inputs, arrays)]
+        if any(array.ndim == rank and array.shape[axis] > 1 for array in arrays):
             return None
         if all(array.size == 1 for array in arrays):
             return None
         laid = [array if array.ndim == rank else np.expand_dims(array, axis) for array in arrays]
-        return list(np.broadcast_arrays(*laid))
+        return [array.squeeze(call.batch[0]) for array in np.broadcast_arrays(*laid)]
 
     def atoms(self, call: Call, ties: Atoms) -> list[np.ndarray]:
         laid = self._laid(call, [x.atoms for x in call.inputs])
@@ -219,19 +215,60 @@ class Joins(Moves):
     def demands(self, call: Call, state: State) -> list[Demand]:
         if self._laid(call, [x.atoms for x in call.inputs]) is None:
             return super().demands(call, state)
-        demands, needed = [], state.needed(call.outputs[0])
-        axis = inner_axis(call.layer.axis, needed.ndim)
+        [y], demands = call.outputs, []
+        needed = y.with_batch(state.needed(y))
+        axis = axis_of(call, rank=needed.ndim)
         for x in call.inputs:
-            wanted = needed if x.atoms.ndim == needed.ndim else needed.any(axis=axis)
-            demands.append((x, x.unrepeated(wanted), f"read by {call.site.name}"))
+            wanted = needed if len(x.full) == needed.ndim else needed.any(axis=axis)
+            demands.append((x, x.unrepeated(wanted.squeeze(x.batch)), f"read by {call.site.name}"))
         return demands
+
+    def blocks_of_rows(self, call: Call) -> list[Block] | None:
+        [y] = call.outputs
+        if self.move is stacked or axis_of(call, rank=len(y.full)) != full_axis(y, y.width):
+            return []
+        return linked(matrix(y), *(matrix(x) for x in call.inputs))
 
 
 @dataclass(frozen=True)
-class Sums(Moves):
-    """Sums over axes that are no channel axes; args as of `Moves`."""
+class Reduces(Moves):
+    """The mean or an extremum over axes: channels along them go together, as there must be as many; args as of `Moves`.
+
+    Args:
+        keeps: whether what is the same everywhere is what comes out.
+    """
+
+    move: Move = reduced
+    keeps: bool = True
+
+    def _axes(self, call: Call) -> tuple[int, ...]:
+        return tuple(inner_axis(call.inputs[0], axis) for axis in axes_of(call))
+
+    def atoms(self, call: Call, ties: Atoms) -> list[np.ndarray]:
+        [x], found = call.inputs, super().atoms(call, ties)
+        for axis in self._axes(call):
+            ties.tie(np.take(x.atoms, [0], axis), x.atoms)
+        return found
 
     def constants(self, call: Call, state: State) -> list[np.ndarray]:
-        [values] = super().constants(call, state)
-        count = np.prod([call.inputs[0].shape[axis] or np.nan for axis in inner_axes(call)])
-        return [np.where(values == 0, 0.0, values * count)]
+        values = state.constants(call.inputs[0])
+        values = values if self.keeps else np.full_like(values, np.nan)
+        for axis in self._axes(call):
+            values = np.where((values == np.take(values, [0], axis)).all(axis, keepdims=True), values, np.nan)
+        return self.moved(call, [values])
+
+    def demands(self, call: Call, state: State) -> list[Demand]:
+        [x], [y] = call.inputs, call.outputs
+        needed = state.needed(y)
+        needed = needed if call.layer.keepdims else np.expand_dims(needed, self._axes(call))
+        return [(x, np.broadcast_to(needed, x.atoms.shape), f"read by {call.site.name}")]
+
+
+@dataclass(frozen=True)
+class Accumulates(Moves):
+    """Sums over the positions so far; args as of `Moves`."""
+
+    move: Move = accumulated
+
+    def constants(self, call: Call, state: State) -> list[np.ndarray]:
+        return [np.where(values == 0, 0.0, np.nan) for values in super().constants(call, state)]

@@ -12,15 +12,27 @@ import numpy as np
 from keras import layers as L
 
 from keras_rmda.channels.activations import evaluate
+from keras_rmda.channels.functions import is_elementwise
 from keras_rmda.channels.rule import Demand, Read, Rule, State
-from keras_rmda.channels.sites import Block, Call, Cut, Site
+from keras_rmda.channels.sites import Block, Call, Cut, Site, sizes
 from keras_rmda.channels.tensors import Atoms, NotCovered, along
 
-GATES = {L.SimpleRNN: (1, 0), L.LSTM: (4, 2), L.GRU: (3, 2)}
+CONVOLUTIONAL = (L.ConvLSTM1D, L.ConvLSTM2D, L.ConvLSTM3D)
+
+CELLS = {L.SimpleRNNCell: (1, 0), L.LSTMCell: (4, 2), L.GRUCell: (3, 2)}
 """The number of gates, and which of them makes the candidate: without it a state that begins at zero stays zero."""
+
+
+def gates_of(layer: Any) -> tuple[int, int] | None:
+    """Return the number of gates of a layer, and which of them makes the candidate; None for an unknown cell."""
+    return (4, 2) if type(layer) in CONVOLUTIONAL else CELLS.get(type(layer.cell))
+
 
 LETTERS = (("u", "g"), ("U", "h"))
 """Of each direction: its units, and its gates."""
+
+
+KNOWN = (L.SimpleRNN, L.LSTM, L.GRU, L.RNN, *CONVOLUTIONAL)
 
 
 def directions(layer: Any) -> list[Any]:
@@ -36,7 +48,8 @@ class Recurs(Rule):
         named = {}
         for each, (u, g) in zip(directions(layer), LETTERS):
             cell = each.cell
-            named |= {cell.kernel.path: ("i", g), cell.recurrent_kernel.path: (u, g)}
+            positions = ["."] * (len(cell.kernel.shape) - 2)
+            named |= {cell.kernel.path: (*positions, "i", g), cell.recurrent_kernel.path: (*positions, u, g)}
             if cell.bias is not None:
                 named[cell.bias.path] = (".", g)[2 - len(cell.bias.shape) :]
         return named
@@ -49,10 +62,15 @@ class Recurs(Rule):
 
     def check(self, layer: Any) -> None:
         for each in directions(layer):
-            if type(each) not in GATES:
-                raise NotCovered(f"a {type(each).__name__} inside")
+            if type(each) not in KNOWN or gates_of(each) is None:
+                inside = each.cell if type(each) in KNOWN else each
+                raise NotCovered(f"a {type(inside).__name__} inside")
+            if getattr(each, "data_format", None) == "channels_first":
+                raise NotCovered("data_format='channels_first'")
             if each.stateful:
                 raise NotCovered("stateful=True")
+            if not all(is_elementwise(getattr(each, name, None)) for name in ("activation", "recurrent_activation")):
+                raise NotCovered("an activation that mixes its units")
         super().check(layer)
 
     def atoms(self, call: Call, ties: Atoms) -> list[np.ndarray]:
@@ -67,11 +85,11 @@ class Recurs(Rule):
         call.register("i", x.channels(len(x.shape) - 1, ties), ties)
         units = []
         for each, (u, g) in zip(directions(layer), LETTERS):
-            units.append(call.fresh(u, ties, each.units))
-            call.site.own[g] = np.tile(units[-1], GATES[type(each)][0])
+            units.append(call.fresh(u, ties, units_of(each)))
+            call.site.own[g] = np.tile(units[-1], gates_of(each)[0])
         per_direction = len(states) // len(units)
         for k, state in enumerate(states):
-            ties.tie(units[k // per_direction], state.channels(0, ties))
+            ties.tie(units[k // per_direction], state.channels(len(state.shape) - 1, ties))
         mode = getattr(layer, "merge_mode", "concat")
         if mode is None:
             outputs = list(units)
@@ -94,10 +112,10 @@ class Recurs(Rule):
         read = state.constants(x, len(x.shape) - 1) != 0
         result = []
         for each in directions(call.layer):
-            gates, candidate = GATES[type(each)]
+            gates, candidate = gates_of(each)
             kernel, recurrent, bias = (_by_gate(each, name, gates, state.read) for name in WEIGHTS)
             zero = ~(kernel[read, candidate] != 0).any(axis=0) & ~(bias[..., candidate, :] != 0).any(axis=0)
-            if states or evaluate(each, each.activation, np.zeros(1))[0] != 0:
+            if states or evaluate(each, each.cell.activation, np.zeros(1))[0] != 0:
                 zero = np.zeros_like(zero)
             while True:
                 reached = (recurrent[~zero, candidate] != 0).any(axis=0)
@@ -125,7 +143,7 @@ class Recurs(Rule):
         mode = getattr(call.layer, "merge_mode", "concat")
         if len(layers) == 1:
             return [np.any(needed, axis=0)]
-        units = layers[0].units
+        units = units_of(layers[0])
         if mode is None:
             first, rest = needed[:2], needed[2:]
         elif mode == "concat":
@@ -140,7 +158,7 @@ class Recurs(Rule):
         name, layers = call.site.name, directions(call.layer)
         wanted, closed = np.zeros(x.shape[-1], bool), []
         for each, needed, zero in zip(layers, self._needed(call, state), self._zeros(call, state)):
-            gates, _ = GATES[type(each)]
+            gates, _ = gates_of(each)
             kernel, recurrent, _ = (_by_gate(each, name, gates, state.read) for name in WEIGHTS)
             while True:
                 read = (recurrent[:, :, needed] != 0).any(axis=(1, 2)) & ~zero & ~needed
@@ -152,7 +170,7 @@ class Recurs(Rule):
         wanted &= state.constants(x, len(x.shape) - 1) != 0
         demands = [(x, x.spread(wanted, len(x.shape) - 1), f"read by {name}")]
         for k, s in enumerate(states):
-            demands.append((s, s.spread(closed[k * len(layers) // len(states)], 0), f"read by {name}"))
+            demands.append((s, s.spread(closed[k * len(layers) // len(states)], len(s.shape) - 1), f"read by {name}"))
         mode = getattr(call.layer, "merge_mode", "concat")
         tensors = call.outputs if mode is None else call.outputs[:1] * len(layers)
         for k, (y, needed) in enumerate(zip(tensors, closed)):
@@ -164,16 +182,15 @@ class Recurs(Rule):
 
     def value(self, site: Site, name: str, value: np.ndarray, state: State) -> np.ndarray:
         axes = site.axes.get(name)
-        if axes is None or axes[0] == ".":
-            return value
-        if axes[0] == "i":
+        letter = next((each for each in axes or () if each != "."), None)
+        if letter == "i":
             used = [state.needed(call.inputs[0], len(call.inputs[0].shape) - 1) for call in site.calls]
             return site.only(axes, value, "i", np.any(used, axis=0))
-        direction = [u for u, _ in LETTERS].index(axes[0]) if axes[0] in "uU" else None
-        if direction is None:
+        if letter not in ("u", "U"):
             return value
+        direction = [u for u, _ in LETTERS].index(letter)
         used = [self._needed(call, state)[direction] for call in site.calls]
-        return site.only(axes, value, axes[0], np.any(used, axis=0))
+        return site.only(axes, value, letter, np.any(used, axis=0))
 
     def blocks(self, site: Site) -> list[Block]:
         # Keras takes the outputs of both directions to be of one size.
@@ -182,16 +199,19 @@ class Recurs(Rule):
 
     def config(self, site: Site, config: dict[str, Any], cut: Cut) -> dict[str, Any]:
         if not isinstance(site.layer, L.Bidirectional):
-            return config | {"units": cut.count(site, "u")}
+            return with_units(site.layer, config, cut.count(site, "u"))
         config = dict(config)
         for key, (u, _) in zip(("layer", "backward_layer"), LETTERS):
             inner = config[key]
-            changed = inner["config"] | {"units": cut.count(site, u)}
+            layer = directions(site.layer)[key == "backward_layer"]
+            changed = with_units(layer, inner["config"], cut.count(site, u))
             config[key] = inner | {"config": changed, "build_config": None}
         return config
 
     def macs(self, call: Call, cut: Cut) -> int:
         steps = call.inputs[0].shape[0] or 1
+        if type(call.layer) in CONVOLUTIONAL:  # every position of the output
+            steps *= sizes(call.shapes[0][1 if call.layer.return_sequences else 0 : -1])
         weights = [(name, cut.shape(call.site, name, tuple(v.shape))) for name, v in call.site.weights()]
         return steps * sum(int(np.prod(shape)) for name, shape in weights if name.endswith("kernel"))
 
@@ -199,8 +219,25 @@ class Recurs(Rule):
 WEIGHTS = ("kernel", "recurrent_kernel", "bias")
 
 
+def units_of(layer: Any) -> int:
+    """Return the number of units of a recurrent layer."""
+    return layer.filters if type(layer) in CONVOLUTIONAL else layer.cell.units
+
+
+def with_units(layer: Any, config: dict[str, Any], units: int) -> dict[str, Any]:
+    """Return the configuration of a recurrent layer for another number of units."""
+    if type(layer) in CONVOLUTIONAL:
+        return config | {"filters": units}
+    if type(layer) is not L.RNN:
+        return config | {"units": units}
+    cell = config["cell"]
+    return config | {"cell": cell | {"config": cell["config"] | {"units": units}, "build_config": None}}
+
+
 def _by_gate(layer: Any, name: str, gates: int, read: Read) -> np.ndarray:
-    """Return a weight of a cell with its last axis split into (gates, units)."""
-    variable = getattr(layer.cell, name)
-    value = np.zeros((1, gates * layer.units)) if variable is None else read(variable)
-    return value.reshape(*(value.shape[:-1] if value.ndim > 1 else (1,)), gates, layer.units)
+    """Return a weight of a cell with its last axis split into (gates, units), of a kernel the sum of sizes."""
+    variable, units = getattr(layer.cell, name), units_of(layer)
+    value = np.zeros((1, gates * units)) if variable is None else read(variable)
+    if value.ndim > 2:
+        value = np.abs(value).sum(axis=tuple(range(value.ndim - 2)))
+    return value.reshape(*(value.shape[:-1] if value.ndim > 1 else (1,)), gates, units)

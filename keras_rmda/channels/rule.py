@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
 from keras_rmda.channels.sites import Block, Call, Cut, Site, sizes, weight_named
-from keras_rmda.channels.tensors import Atoms, NotCovered, Tensor
+from keras_rmda.channels.tensors import Atoms, Axes, NotCovered, Tensor
 
 Read = Callable[[Any], np.ndarray]
 """Returns the value of a variable."""
@@ -35,12 +36,12 @@ class State:
     values: dict[int, np.ndarray] = field(default_factory=dict)
     needs: dict[int, np.ndarray] = field(default_factory=dict)
 
-    def constants(self, tensor: Tensor, axis: int | None = None) -> np.ndarray:
+    def constants(self, tensor: Tensor, axis: Axes | None = None) -> np.ndarray:
         """Return a tensor's constants, or those along an axis, NaN where positions differ."""
         values = self.values[tensor.index]
         return values if axis is None else tensor.constants(values, axis)
 
-    def needed(self, tensor: Tensor, axis: int | None = None) -> np.ndarray:
+    def needed(self, tensor: Tensor, axis: Axes | None = None) -> np.ndarray:
         """Return what is needed of a tensor, or whether anything is along an axis."""
         needs = self.needs[tensor.index]
         return needs if axis is None else tensor.any(needs, axis)
@@ -56,13 +57,17 @@ class Rule:
             ends of variable paths. Regularizers find their groups by these letters.
         widths: for each configuration key that holds a number of channels, its letters.
         refusal: (layer) -> the reason why this rule does not cover this very layer, or None.
+        sums: whether channels are added up without weights, so that those that stay must be what they were.
         vanishes: whether a stripped model does without the layer: its first input stands for its output.
+        trains: whether training=True may change what the layer computes.
     """
 
     weights: Mapping[str, str | Sequence[str]]
     widths: Mapping[str, str]
     refusal: Callable[[Any], str | None] | None
+    sums: bool = False
     vanishes: bool = False
+    trains: bool = True
 
     def reads(self, name: str) -> str:
         """Return the letters of the channels that a weight of this name reads, if it has them."""
@@ -93,9 +98,30 @@ class Rule:
         """Return what the needed channels of the outputs depend on."""
         raise NotImplementedError
 
+    def batch_axes(self, call: Call) -> list[int | None]:
+        """Return where the batch axis of each output is; None where it has none."""
+        if any(x.batch or not x.batched for x in call.inputs):
+            raise NotCovered("a batch axis that is not the first")
+        return [0] * len(call.full)
+
+    def copies(self, call: Call) -> Fraction | int:
+        """Return how many rows of the outputs' batch axis one of the inputs becomes."""
+        return 1
+
+    def rows(self, call: Call, ties: Atoms) -> list[Block]:
+        """Return which rows of its tensors must stay together; tie atoms where its rows cannot differ.
+
+        Asked when the `width` of every tensor is known, and again as long as any rule ties.
+        """
+        return []
+
     def blocks(self, site: Site) -> list[Block]:
         """Return what must stay in equal numbers."""
         return []
+
+    def avoids(self, site: Site) -> set[int]:
+        """Return the widths at which Keras would compute something else."""
+        return set()
 
     def value(self, site: Site, name: str, value: np.ndarray, state: State) -> np.ndarray:
         """Return the value of a weight of the stripped layer, before anything is cut out of it."""
@@ -105,6 +131,10 @@ class Rule:
         """Return the layer's configuration with the numbers of channels that stay."""
         wanted = {key: cut.count(site, letters) for key, letters in getattr(self, "widths", {}).items()}
         return config | {key: n for key, n in wanted.items() if config.get(key) is not None}
+
+    def arguments(self, call: Call, cut: Cut, given: tuple[tuple, dict]) -> tuple[tuple, dict]:
+        """Return the arguments of a call in the stripped model, where `given` are those with its tensors."""
+        return given
 
     def macs(self, call: Call, cut: Cut) -> int:
         """Return the multiply-accumulates per sample of a call of what stays."""
@@ -124,6 +154,9 @@ class Rule:
 
 class Opaque(Rule):
     """Not known: everything that touches it stays as it is."""
+
+    def batch_axes(self, call: Call) -> list[int | None]:
+        return [0] * len(call.full)
 
     def atoms(self, call: Call, ties: Atoms) -> list[np.ndarray]:
         return [ties.fresh(*[1] * len(shape)) for shape in call.shapes]

@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import keras
 import numpy as np
 
 from keras_rmda.channels.rule import Demand, Rule, State
@@ -48,10 +47,14 @@ class Carries(Rule):
     def _by_channel(self, call: Call) -> bool:
         """Return whether the layer has a channel axis; else every number is changed in the same way."""
         return (
-            bool(self.weights or self.arrays)
-            or self.mixes_positions
-            or len(call.shapes[0]) != len(call.inputs[0].shape)
+            bool(self.weights or self.arrays) or self.mixes_positions or len(call.full[0]) != len(call.inputs[0].full)
         )
+
+    def batch_axes(self, call: Call) -> list[int | None]:
+        if len(call.inputs) != 1 or self._by_channel(call):
+            return super().batch_axes(call)
+        [x] = call.inputs
+        return [x.batch if x.batched else None] * len(call.full)
 
     def atoms(self, call: Call, ties: Atoms) -> list[np.ndarray]:
         [x], shape = only_input(call), call.shapes[0]
@@ -93,7 +96,7 @@ class Carries(Rule):
         for key in self.arrays:
             value = config.get(key)  # a dictionary, where the layer holds an array
             array = np.asarray(getattr(site.layer, key) if isinstance(value, dict) else value)
-            if array.ndim > 0:
+            if array.ndim > 0 and array.shape[-1] > 1:
                 config = config | {key: np.take(array, np.flatnonzero(cut.stays(site.own["c"])), axis=-1).tolist()}
         return config
 
@@ -120,8 +123,37 @@ class Mixes(Rule):
         ranks = {name: len(getattr(getattr(layer, name, None), "shape", (1,))) for name in self.weights}
         return {name: "." * (rank - 1) + "c" for name, rank in ranks.items()}
 
+    def _within(self, call: Call) -> tuple[int, ...] | None:
+        """Return the axes of positions that a softmax is over, or of channels of each row; None where all mix.
+
+        Rows, such as heads, go as a whole then, and what is in one stays together. Weights are those of all rows.
+        """
+        x, axes, own = call.inputs[0], getattr(call.layer, "axis", -1), call.site.own.get("c")
+        axes = [axes] if isinstance(axes, int) else axes
+        rank = len(x.full)
+        if np.ndim(own) > 0 or self.groups is not None or not isinstance(axes, list | tuple):
+            return None
+        axes = [axis % rank for axis in axes if -rank <= axis < rank]
+        if not x.batched or x.batch in axes:
+            return None
+        axes = tuple(axis - (axis > x.batch) for axis in axes)
+        others = [n for axis, n in enumerate(x.atoms.shape) if axis not in axes]
+        only_positions = not self.weights and all(x.atoms.shape[axis] == 1 for axis in axes)
+        return axes if max(others, default=1) > 1 or only_positions or own is not None else None
+
+    def batch_axes(self, call: Call) -> list[int | None]:
+        if len(call.inputs) != 1 or self._within(call) is None:
+            return super().batch_axes(call)
+        return [call.inputs[0].batch]
+
     def atoms(self, call: Call, ties: Atoms) -> list[np.ndarray]:
         [x] = only_input(call)
+        axes = self._within(call)
+        if axes is not None:
+            for axis in axes:
+                ties.tie(np.take(x.atoms, [0], axis), x.atoms)
+            call.site.own["c"] = x.shape[axes[-1]] or 0
+            return [x.atoms]
         several = getattr(call.layer, "axis", None)
         if isinstance(several, list | tuple) and len(several) > 1 and several[-1] not in (-1, len(x.shape)):
             raise NotCovered(f"axis={several}")
@@ -135,7 +167,7 @@ class Mixes(Rule):
     def constants(self, call: Call, state: State) -> list[np.ndarray]:
         if self.groups is not None:
             return [self._shifts(call, state)]
-        if not self.ignores_zeros:
+        if not self.ignores_zeros or self._within(call) is not None:
             return super().constants(call, state)
         return [np.where(state.constants(call.inputs[0]) == 0, 0.0, np.nan)]
 
@@ -150,6 +182,10 @@ class Mixes(Rule):
 
     def demands(self, call: Call, state: State) -> list[Demand]:
         x, y = call.inputs[0], call.outputs[0]
+        axes = self._within(call)
+        if axes is not None:
+            wanted = state.needed(y).any(axis=axes, keepdims=True)
+            return [(x, np.broadcast_to(wanted, x.atoms.shape), f"read by {call.site.name}")]
         axis = call.axis(x)
         rows = state.needed(y, axis).reshape(self.groups(call.layer, x.shape[axis]) if self.groups else 1, -1)
         wanted = np.broadcast_to(rows.any(axis=1, keepdims=True), rows.shape).reshape(-1)
@@ -158,64 +194,8 @@ class Mixes(Rule):
         return [(x, x.spread(wanted, axis), f"mixed by {call.site.name}")]
 
 
-@dataclass(frozen=True)
-class Merges(Rule):
-    """Channel k of the output is made from channels k of all inputs; an axis of size 1 is repeated.
-
-    Args:
-        constant: (layer, operands) -> the outputs for constants and scalars, NaN where there are none; None for no
-            constants.
-        product: whether a zero makes the output zero, whatever the others are. The layers of Keras that multiply take
-            what is masked for ones, so that they are no products where there are masks.
-    """
-
-    constant: Callable[[Any, list], np.ndarray] | None = None
-    product: bool = False
-
-    def atoms(self, call: Call, ties: Atoms) -> list[np.ndarray]:
-        [shape] = call.shapes
-        if any(len(x.shape) != len(shape) for x in call.inputs):
-            raise NotCovered(f"inputs of several ranks: {[x.shape for x in call.inputs]}")
-        if any(np.ndim(x) > 0 for x in _flat(call) if not isinstance(x, Tensor)):
-            raise NotCovered("an array among its arguments")
-        cut = {axis for x in call.inputs for axis, n in enumerate(x.atoms.shape) if n > 1}
-        tied = []
-        for x in call.inputs:
-            repeated = {axis for axis, (n, size) in enumerate(zip(x.shape, shape)) if n == 1 != size}
-            if not repeated & cut:
-                tied.append(x.atoms)
-            elif x.atoms.size > 1:
-                raise NotCovered(f"shapes that repeat each other: {[x.shape for x in call.inputs]}")
-        tied = np.broadcast_arrays(*tied)
-        for other in tied[1:]:
-            ties.tie(tied[0], other)
-        return [tied[0]]
-
-    def constants(self, call: Call, state: State) -> list[np.ndarray]:
-        if self.constant is None or (self.product and call.masked):
-            return super().constants(call, state)
-        operands = [state.constants(x) if isinstance(x, Tensor) else float(x) for x in _flat(call)]
-        return [self.constant(call.layer, operands)]
-
-    def demands(self, call: Call, state: State) -> list[Demand]:
-        needed = state.needed(call.outputs[0])
-        zeros = np.stack([np.broadcast_to(state.constants(x) == 0, needed.shape) for x in call.inputs])
-        demands = []
-        for k, x in enumerate(call.inputs):
-            wanted = needed
-            if self.product and not call.masked:  # one zero is enough: what it is multiplied by does not matter
-                wanted = wanted & (~zeros.any(axis=0) | (zeros.argmax(axis=0) == k))
-            demands.append((x, x.unrepeated(wanted), f"read by {call.site.name}"))
-        return demands
-
-
 def only_input(call: Call) -> list[Tensor]:
     """Return the tensors that a call gets, if it is one."""
     if len(call.inputs) != 1:
         raise NotCovered(f"{len(call.inputs)} inputs")
     return call.inputs
-
-
-def _flat(call: Call) -> list[Any]:
-    """Return the operands of a merging layer or operation, in their order."""
-    return [x for x in keras.tree.flatten(call.arguments) if x is not None]

@@ -19,8 +19,10 @@ WRITTEN = "ouU"
 class Block:
     """Matrices of atoms that lose whole rows together, and otherwise keep equally many atoms in each row.
 
+    Where rows have several axes, what stays of them is a rectangle: each index of an axis goes as a whole.
+
     Attributes:
-        matrices: with equally many rows.
+        matrices: with the same axes of rows; the last axis is that of the atoms in a row.
         same: whether the matrices keep equally many in each row, too.
         least: how many each row keeps at least, for the number of rows that stay.
     """
@@ -116,12 +118,14 @@ class Call:
     Attributes:
         site: the layer.
         inputs: the tensors among the arguments, in their order, without masks.
-        masks: the tensors among the arguments that are masks.
         shapes: of the outputs.
         arguments: all arguments, with tensors where the model has tensors.
         outputs: the tensors that come out.
+        masks: the tensors among the arguments that are masks.
         masked: whether its inputs may carry a mask of Keras.
         partner: of a layer that takes no constants, the call behind it that does; of that one, the first.
+        full: the shapes of the outputs with the batch axis.
+        batch: where that is in each; None where an output has none.
     """
 
     site: Site
@@ -132,6 +136,8 @@ class Call:
     masks: list[Tensor] = field(default_factory=list)
     masked: bool = False
     partner: Call | None = None
+    full: list[Shape] = field(default_factory=list)
+    batch: list[int | None] = field(default_factory=list)
 
     @property
     def layer(self) -> Any:
@@ -142,6 +148,16 @@ class Call:
     def alone(self) -> bool:
         """Whether the layer is called only here."""
         return len(self.site.calls) == 1
+
+    def place_batch(self, axes: list[int | None]) -> None:
+        """Say where the batch axis of each output is."""
+        self.batch = axes
+        self.shapes = [x if k is None else (*x[:k], *x[k + 1 :]) for x, k in zip(self.full, axes, strict=True)]
+
+    def macs(self, cut: Cut) -> float:
+        """Return the multiply-accumulates per sample of what stays."""
+        copies = max((x.copies for x in self.inputs), default=1)
+        return self.site.rule.macs(self, cut) * (int(copies) if copies == int(copies) else float(copies))
 
     def axis(self, tensor: Tensor) -> int:
         """Return the layer's channel axis in a tensor."""
@@ -176,6 +192,40 @@ class Cut:
     def stays(self, atoms: np.ndarray) -> np.ndarray:
         """Return for each of `atoms` whether it stays."""
         return self.keep[self.ties.find(atoms)]
+
+    def sizes(self, x: Tensor) -> list[float]:
+        """Return how much stays of a tensor along each axis; of an axis along which its atoms do not change, all."""
+        stays = self.stays(x.atoms)
+        rows = [np.moveaxis(stays, axis, -1).reshape(-1, n) for axis, n in enumerate(stays.shape)]
+        counts = [(r.sum(axis=1).max() if k == x.width else r.max(axis=0).sum()).item() for k, r in enumerate(rows)]
+        return [count if n > 1 else size for count, n, size in zip(counts, stays.shape, x.shape)]
+
+    def along(self, x: Tensor, axis: int) -> np.ndarray:
+        """Return for each position of an axis whether it stays: along the width of a tensor, in the first row."""
+        rows = np.moveaxis(self.stays(x.atoms), axis, -1).reshape(-1, x.atoms.shape[axis])
+        stays = rows[rows.any(axis=1).argmax()] if axis == x.width else rows.any(axis=0)
+        return np.broadcast_to(stays, (x.shape[axis],)) if len(stays) == 1 else stays
+
+    def array(self, x: Tensor, array: np.ndarray) -> np.ndarray:
+        """Return what stays of an array of numbers with the axes of a tensor, where each may be of size 1."""
+        stays, width = self.stays(x.atoms), x.width
+        outer = [axis for axis, n in enumerate(stays.shape) if n > 1 and axis != width]
+        same = width is None or array.shape[width] == 1
+        if not same:
+            rows = np.moveaxis(stays, width, -1).reshape(-1, stays.shape[width])
+            same = bool((rows[rows.any(axis=1)] == self.along(x, width)).all())
+        if not same:
+            array = np.broadcast_to(array, [stays.shape[k] if k in outer else n for k, n in enumerate(array.shape)])
+        for axis in [*outer, width] if same and width is not None else outer:
+            if array.shape[axis] > 1:
+                array = np.compress(self.along(x, axis), array, axis=axis)
+        if same:
+            return array
+        for axis in outer:
+            stays = np.compress(self.along(x, axis), stays, axis=axis)
+        count = int(stays.sum(axis=width).max())
+        positions = np.take(np.argsort(~stays, axis=width, kind="stable"), range(count), axis=width)
+        return np.take_along_axis(array, positions, axis=width)
 
     def rows(self, site: Site) -> np.ndarray:
         """Return for each group of a grouped layer whether it stays."""

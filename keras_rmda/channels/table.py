@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import keras
@@ -11,39 +13,54 @@ import numpy as np
 from keras import layers as L
 
 from keras_rmda import _compat, _graphs
-from keras_rmda.channels.activations import (
-    ELEMENTWISE_LAYERS,
-    evaluate,
-    is_elementwise,
-    normalized,
-    only_zero,
-    pooled,
-    unchanged,
-)
+from keras_rmda._symbolic import UNTRACEABLE
+from keras_rmda.channels.activations import evaluate, normalized, only_zero, pooled, unchanged
 from keras_rmda.channels.attention import Attends
+from keras_rmda.channels.contraction import Contracts, Sums
 from keras_rmda.channels.einsum import WritesEinsum
-from keras_rmda.channels.linear import Linear, LooksUp, Writes, WritesInGroups
-from keras_rmda.channels.moves import (
-    Joins,
-    Moves,
-    Sums,
+from keras_rmda.channels.equations import of_batch_dot, of_dot, of_einsum, of_matmul, of_tensordot
+from keras_rmda.channels.functions import (
+    ARITHMETIC,
+    COMPARISONS,
+    ELEMENTWISE_LAYERS,
+    UNARY,
+    has_arrays,
+    is_elementwise,
+    is_of_any_width,
+)
+from keras_rmda.channels.keras_hub import row_of as row_of_keras_hub
+from keras_rmda.channels.linear import Linear, LooksUp, Reverses, Writes, WritesInGroups
+from keras_rmda.channels.merges import Merges
+from keras_rmda.channels.moves import Accumulates, Joins, Moves, Reduces, Reshapes
+from keras_rmda.channels.picks import Halves, Indexes, Repeats, Rolls, Splits, Takes
+from keras_rmda.channels.positions import (
+    broadcasted,
     concatenated,
     flattened,
     flipped,
     indexed,
     permuted,
-    reduced,
     repeated,
-    reshaped,
+    rolled,
+    split,
     stacked,
+    taken,
+    tiled,
     transposed,
+    triangular,
+    unstacked,
+    vector_repeated,
 )
 from keras_rmda.channels.recurrent import Recurs
-from keras_rmda.channels.rule import Read, Rule, State
-from keras_rmda.channels.simple import Carries, Merges, Mixes
-from keras_rmda.channels.sites import Call
-from keras_rmda.channels.tensors import NotCovered, Tensor
+from keras_rmda.channels.rule import Demand, Read, Rule, State
+from keras_rmda.channels.scores import Scores
+from keras_rmda.channels.simple import Carries, Mixes, only_input
+from keras_rmda.channels.sites import Call, Cut, Site
+from keras_rmda.channels.tensors import NotCovered, Tensor, along, fitted
+from keras_rmda.channels.weights import Counts, ForEach, Holds
 from keras_rmda.channels.wrappers import Distributes
+from keras_rmda.tracing import ForEachSample, Weight
+from keras_rmda.tracing.ranges import Range
 
 # ---- convolutions
 
@@ -112,23 +129,16 @@ def activated(layer: Any, values: np.ndarray, read: Read) -> np.ndarray:
 
 def parametric(layer: Any, values: np.ndarray, read: Read) -> np.ndarray:
     """PReLU: positive constants stay; others are multiplied by a slope, if that is the same at all positions."""
-    slopes = read(layer.alpha).astype("float64")
-    slopes = slopes.reshape(-1, slopes.shape[-1])
-    slope = np.where((slopes == slopes[0]).all(axis=0), slopes[0], np.nan)
-    return np.where((values >= 0) | np.isnan(values), values, values * slope)
+    slopes = fitted(read(layer.alpha).astype("float64"), values)
+    return np.where((values >= 0) | np.isnan(values), values, values * slopes)
 
 
 def rescaled(layer: Any, values: np.ndarray, read: Read) -> np.ndarray:
-    """Rescaling by a scalar, or by one number for each channel."""
-    scale = np.asarray(layer.scale, "float64")
-    return np.where(scale == 0, 0.0, values * scale) + np.asarray(layer.offset, "float64")
-
-
-def last_axis(layer: Any) -> str | None:
-    """Numbers of a Rescaling that differ along other axes than the last are none of channels."""
-    arrays = {name: np.asarray(getattr(layer, name)) for name in ("scale", "offset")}
-    strange = [f"{name} of shape {x.shape}" for name, x in arrays.items() if x.size > 1 and x.size != x.shape[-1]]
-    return ", ".join(strange) or None
+    """Rescaling by a number, or by numbers for channels or positions, which make no constants where they differ."""
+    scale, offset = (np.asarray(getattr(layer, name), "float64") for name in ("scale", "offset"))
+    rows = [x.reshape(-1, x.shape[-1] if x.ndim else 1) for x in (scale, offset)]
+    scale, offset = (np.where((x == x[0]).all(axis=0), x[0], np.nan) for x in rows)
+    return np.where((scale == 0) | (values == 0), 0.0, values * scale) + offset
 
 
 def scaled(layer: Any, values: np.ndarray, read: Read) -> np.ndarray:
@@ -161,9 +171,48 @@ def product(layer: Any, operands: list) -> np.ndarray:
 
 def of_activation(layer: Any) -> Rule:
     """Return the rule of an `Activation`: each number by itself, or all channels together."""
-    if not is_elementwise(layer.activation):
+    if is_elementwise(layer.activation):
+        return Carries(constant=activated)
+    if is_of_any_width(layer.activation):
         return Mixes()
-    return Carries(constant=lambda layer, x, read: evaluate(layer, layer.activation, x))
+    raise NotCovered(untraceable(layer))
+
+
+def is_elementwise_at_inference(layer: keras.Layer) -> bool:
+    """Return whether a layer of a user's own, such as a DropPath, changes at inference each number by itself, or none.
+
+    Its code is not replaced by a graph, since it does something else at training.
+    """
+    tried = layer in UNTRACEABLE and "training" in inspect.signature(layer.call).parameters
+    return tried and not layer.weights and is_elementwise(partial(layer.call, training=False))
+
+
+def at_inference(layer: keras.Layer, values: np.ndarray, read: Read) -> np.ndarray:
+    """The layer itself tells what it makes of a constant."""
+    return evaluate(layer, partial(layer.call, training=False), values)
+
+
+def untraceable(layer: Any) -> str:
+    """Return why a layer that is a function is not traced."""
+    return f"a function that cannot be traced: {UNTRACEABLE.get(layer, 'nobody has tried to')}"
+
+
+@dataclass(frozen=True)
+class Maps(Carries):
+    """A `Lambda` whose function changes each number by itself."""
+
+    def config(self, site: Site, config: dict[str, Any], cut: Cut) -> dict[str, Any]:
+        known = config.get("output_shape")  # Keras finds it; a tuple is that of all channels
+        return config | ({"output_shape": None} if isinstance(known, list | tuple) else {})
+
+
+def of_lambda(layer: Any) -> Rule:
+    """Return the rule of a `Lambda`, unless it is a block."""
+    if layer.mask is not None:
+        raise NotCovered("a mask of its own")
+    if not is_elementwise(layer):
+        raise NotCovered(untraceable(layer))
+    return Maps(constant=activated)
 
 
 def one_axis(layer: Any) -> str | None:
@@ -189,18 +238,51 @@ class Pads(Carries):
         return [np.where(values == (border[0] if border else 0.0), values, np.nan)]
 
 
+@dataclass(frozen=True)
+class Resizes(Carries):
+    """`Resizing`, which Keras calls with training=True wherever nobody says otherwise, and which does not mind."""
+
+    trains = False
+
+
 def resized(layer: Any, values: np.ndarray, read: Read) -> np.ndarray:
     """A constant image keeps its constant, except behind a border of another number."""
     return np.where(values == layer.fill_value, values, np.nan) if layer.pad_to_aspect_ratio else values
 
 
 @dataclass(frozen=True)
-class SlopesAlongLastAxis(Carries):
-    """PReLU: slopes may be shared along any axes."""
+class Slopes(Carries):
+    """PReLU: slopes along any axes, whose letters are their numbers. One of them is that of the channels."""
 
     def letters(self, layer: Any) -> dict[str, str]:
+        return {"alpha": "".join("." if n == 1 else str(axis) for axis, n in enumerate(layer.alpha.shape))}
+
+    def groups_by(self, layer: Any) -> dict[str, str]:
         rank = len(layer.alpha.shape)
         return {"alpha": "." * rank if rank in (layer.shared_axes or ()) else "." * (rank - 1) + "c"}
+
+    def writes(self, name: str) -> str:
+        return "0123456789"
+
+    def atoms(self, call: Call, ties: Any) -> list[np.ndarray]:
+        [x], own = only_input(call), call.site.own
+        varying = [axis for axis, n in enumerate(x.atoms.shape) if n > 1]
+        channels = varying[-1] if varying else len(x.shape) - 1
+        atoms = x.channels(channels, ties)
+        for axis, n in enumerate(call.layer.alpha.shape):
+            known = atoms if axis == channels else n
+            if np.ndim(own.setdefault(str(axis), known)) != np.ndim(known):
+                raise NotCovered("channels along another axis at another call")
+            if axis == channels:
+                call.register(str(axis), atoms, ties)
+        return [along(atoms, len(x.shape), channels)] if varying else [x.atoms]
+
+    def constants(self, call: Call, state: State) -> list[np.ndarray]:
+        return [parametric(call.layer, fitted(state.constants(call.inputs[0]), call.outputs[0].atoms), state.read)]
+
+    def demands(self, call: Call, state: State) -> list[Demand]:
+        [x], [y] = call.inputs, call.outputs
+        return [(x, np.broadcast_to(state.needed(y), x.atoms.shape), f"read by {call.site.name}")]
 
 
 # ---- the table
@@ -208,7 +290,7 @@ class SlopesAlongLastAxis(Carries):
 # These layers change each number by itself, or nothing at inference.
 SILENT = (
     L.Dropout, L.SpatialDropout1D, L.SpatialDropout2D, L.SpatialDropout3D, L.GaussianNoise, L.GaussianDropout,
-    L.AlphaDropout, L.ActivityRegularization, L.Identity, _compat.Cast, _compat.StochasticDepth,
+    L.AlphaDropout, L.ActivityRegularization, L.Identity, _compat.StochasticDepth,
 )  # fmt: skip
 GLOBAL_POOLING = (
     L.GlobalAveragePooling1D, L.GlobalAveragePooling2D, L.GlobalAveragePooling3D,
@@ -252,7 +334,13 @@ RULES: dict[type, Rule | Callable[[Any], Rule]] = {
     L.SimpleRNN: Recurs(),
     L.LSTM: Recurs(),
     L.GRU: Recurs(),
+    L.RNN: Recurs(),
     L.Bidirectional: Recurs(),
+    **dict.fromkeys((L.ConvLSTM1D, L.ConvLSTM2D, L.ConvLSTM3D), Recurs()),
+    L.Attention: Scores(
+        {"scale": ""}, refusal=lambda layer: None if layer.score_mode == "dot" else "score_mode='concat'"
+    ),
+    L.AdditiveAttention: Scores({"scale": "i"}, adds=True),
     L.MultiHeadAttention: Attends(),
     L.GroupQueryAttention: Attends(refusal=lambda layer: "use_gate=True" if getattr(layer, "use_gate", 0) else None),
     L.BatchNormalization: Carries(
@@ -266,9 +354,10 @@ RULES: dict[type, Rule | Callable[[Any], Rule]] = {
     L.Softmax: Mixes(),
     L.Masking: Mixes(),
     L.Activation: of_activation,
+    L.Lambda: of_lambda,
     **dict.fromkeys(ELEMENTWISE_LAYERS, Carries(constant=activated)),
-    L.PReLU: SlopesAlongLastAxis({"alpha": "c"}, constant=parametric),
-    L.Rescaling: Carries(constant=rescaled, arrays=("scale", "offset"), refusal=last_axis),
+    L.PReLU: Slopes(),
+    L.Rescaling: Carries(constant=rescaled, arrays=("scale", "offset")),
     L.Normalization: Carries(
         {"adapt_mean": "c", "adapt_variance": "c", "count": ""}, arrays=("mean", "variance"), refusal=one_axis
     ),
@@ -278,52 +367,73 @@ RULES: dict[type, Rule | Callable[[Any], Rule]] = {
     **dict.fromkeys(POOLING, Carries(mixes_positions=True, constant=pooled)),
     **dict.fromkeys(PADDING, Carries(mixes_positions=True, constant=only_zero)),
     **dict.fromkeys(CROPPING, Carries(mixes_positions=True, constant=unchanged)),
-    L.Resizing: Carries(mixes_positions=True, constant=resized),
+    L.Resizing: Resizes(mixes_positions=True, constant=resized),
     **{getattr(L, name): rule for name, rule in MERGES.items()},
+    Weight: Holds(),
+    ForEachSample: ForEach(),
+    Range: Counts(),
     _compat.CustomScaleLayer: Merges(lambda layer, xs: xs[0] + xs[1] * layer.scale),
     L.Concatenate: CONCATENATES,
+    L.Dot: Contracts(of_batch_dot, refusal=lambda layer: "normalize=True" if layer.normalize else None),
     L.Flatten: Moves(flattened),
-    L.Reshape: Moves(reshaped, "target_shape"),
+    L.Reshape: Reshapes(target="target_shape"),
     L.Permute: Moves(permuted),
-    L.RepeatVector: Moves(repeated),
+    L.RepeatVector: Moves(vector_repeated),
 }
 RULES[L.TimeDistributed] = Distributes(lambda layer: rule_of(layer))
+if hasattr(L, "ReversibleEmbedding"):  # Keras 3.13
+    RULES[L.ReversibleEmbedding] = Reverses()
 if hasattr(L, "RMSNormalization"):  # Keras 3.9
     RULES[L.RMSNormalization] = Mixes({"scale": "c"})
+for name in (f"Adaptive{kind}Pooling{n}D" for kind in ("Average", "Max") for n in (1, 2, 3)):
+    if hasattr(L, name):  # Keras 3.13
+        RULES[getattr(L, name)] = Carries(mixes_positions=True, constant=unchanged)
 
-UNARY = (
-    "Relu Relu6 LeakyRelu Elu Celu Selu Gelu Silu Mish Sigmoid HardSigmoid LogSigmoid HardSilu Tanh HardTanh "
-    "TanhShrink Softplus Softsign Squareplus Exp Expm1 Log1p Sqrt Rsqrt Reciprocal Square Negative Absolute Abs Sign "
-    "Sin Cos Clip StopGradient"
-)
-COMPARISONS = "Equal NotEqual Greater GreaterEqual Less LessEqual LogicalAnd LogicalOr LogicalNot LogicalXor Where"
 OPERATIONS: dict[str, Rule] = {
+    **dict.fromkeys([*ARITHMETIC, *COMPARISONS], Merges()),
     **MERGES,
     "TrueDivide": Merges(lambda layer, xs: xs[0] / xs[1]),
     "Divide": Merges(lambda layer, xs: xs[0] / xs[1]),
-    "Power": Merges(),
-    **dict.fromkeys(UNARY.split(), Carries(constant=lambda layer, x, read: applied(layer, x))),
-    **dict.fromkeys(COMPARISONS.split(), Merges()),
+    **dict.fromkeys(
+        UNARY,
+        Carries(constant=lambda layer, x, read: applied(layer, x), refusal=has_arrays),
+    ),
     "ZerosLike": Carries(constant=lambda layer, x, read: np.zeros(x.shape), ignores=everything),
     "OnesLike": Carries(constant=lambda layer, x, read: np.ones(x.shape), ignores=everything),
+    "DotProductAttention": Scores(heads=True),
+    "Glu": Halves(),
     "Softmax": Mixes(),
     "LogSoftmax": Mixes(),
+    "Normalize": Mixes(ignores_zeros=True),
     "Concatenate": CONCATENATES,
-    "Reshape": Moves(reshaped, "newshape"),
-    "ExpandDims": Moves(reshaped),
-    "Squeeze": Moves(reshaped),
+    "Matmul": Contracts(of_matmul),
+    "Einsum": Contracts(of_einsum),
+    "Dot": Contracts(of_dot),
+    "Tensordot": Contracts(of_tensordot),
+    "Sum": Sums(),
+    "Reshape": Reshapes(target="newshape"),
+    "ExpandDims": Reshapes(),
+    "Squeeze": Reshapes(),
+    "BroadcastTo": Moves(broadcasted, "shape"),
     "Transpose": Moves(transposed),
     "Swapaxes": Moves(transposed),
     "Moveaxis": Moves(transposed),
     "Flip": Moves(flipped),
-    "GetItem": Moves(indexed),
+    "Roll": Rolls(rolled),
+    "Repeat": Repeats(repeated),
+    "Tile": Moves(tiled),
+    "GetItem": Indexes(indexed),
+    "Take": Takes(taken),
+    "Split": Splits(split),
+    "Unstack": Splits(unstacked),
     "Stack": Joins(stacked),
-    "Sum": Sums(reduced),
+    **dict.fromkeys(("Cumsum", "Cumprod", "Sort"), Accumulates()),
+    **dict.fromkeys(("Tril", "Triu"), Accumulates(triangular)),
+    **dict.fromkeys(("AdaptiveAveragePool", "AdaptiveMaxPool"), Carries(mixes_positions=True, constant=unchanged)),
     "AveragePool": Carries(mixes_positions=True, constant=pooled),
     "MaxPool": Carries(mixes_positions=True, constant=pooled),
-    "Mean": Moves(reduced),
-    "Max": Moves(reduced),
-    "Min": Moves(reduced),
+    **dict.fromkeys(("Mean", "Max", "Min", "Amax", "Amin"), Reduces()),
+    **dict.fromkeys(("Var", "Std", "Prod", "Logsumexp", "Any", "All", "Argmax", "Argmin"), Reduces(keeps=False)),
     "Pad": Pads(mixes_positions=True, constant=unchanged, refusal=spatial_padding),
 }
 """Rules of the operations of `keras.ops` that are no layers, by the names of their classes."""
@@ -354,20 +464,29 @@ def register_rule(layer_class: type, rule: Rule) -> None:
     RULES[layer_class] = rule
 
 
+def row_of(layer: Any) -> Rule | Callable[[Any], Rule] | None:
+    """Return the row of the table for a layer's very class, or None."""
+    return RULES.get(type(layer)) or row_of_keras_hub(type(layer))
+
+
 def rule_of(layer: Any) -> Rule:
     """Return the rule for a layer or operation.
 
     Raises:
         NotCovered: if there is none for this very layer; the message says why.
     """
-    rule = RULES.get(type(layer))
+    rule = row_of(layer)
     if rule is None and _graphs.is_raw_operation(layer):
         rule = OPERATIONS.get(type(layer).__name__)
+    if rule is None and isinstance(layer, keras.Layer) and is_elementwise_at_inference(layer):
+        rule = Carries(constant=at_inference)
     if rule is None:
-        raise NotCovered(f"{type(layer).__name__} is not in the layer table (keras_rmda.channels.register_rule)")
-    if not isinstance(rule, Rule):
-        rule = rule(layer)
+        reason = f"{type(layer).__name__} is not in the layer table (keras_rmda.channels.register_rule)"
+        if isinstance(layer, keras.Layer) and layer in UNTRACEABLE:
+            reason += f", and its code cannot be traced: {UNTRACEABLE[layer]}"
+        raise NotCovered(reason)
     try:
+        rule = rule if isinstance(rule, Rule) else rule(layer)
         rule.check(layer)
     except NotCovered as reason:
         raise NotCovered(f"{type(layer).__name__} with {reason}") from None
@@ -376,7 +495,7 @@ def rule_of(layer: Any) -> Rule:
 
 def axes_of(layer: Any) -> dict[str, str]:
     """Return, for each weight attribute of a layer that the table knows, the letters by which regularizers group it."""
-    rule = RULES.get(type(layer))
+    rule = row_of(layer)
     if rule is None:
         return {}
     try:

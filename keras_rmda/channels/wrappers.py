@@ -36,7 +36,7 @@ class Distributes(Rule):
         inner = Site(site.layer.layer, self.rule_of(site.layer.layer), site.name, own=site.own)
         for call in site.calls:
             inputs, outputs = ([_step(x) for x in tensors] for tensors in (call.inputs, call.outputs))
-            inner.calls.append(Call(inner, inputs, [s[1:] for s in call.shapes], (tuple(inputs), {}), outputs))
+            inner.calls.append(_inner_call(inner, call, inputs, outputs))
         return inner
 
     def _of(self, call: Call) -> Call:
@@ -58,13 +58,13 @@ class Distributes(Rule):
         return inner
 
     def atoms(self, call: Call, ties: Atoms) -> list[np.ndarray]:
-        [x], [shape] = call.inputs, call.shapes
+        [x] = call.inputs
         if len(x.shape) < 2:
             raise NotCovered(f"an input of shape {x.shape}")
         ties.tie(x.atoms[:1], x.atoms)
         inner = self.rule_of(call.layer.layer)
         site = Site(call.layer.layer, inner, call.site.name, own=call.site.own)
-        [result] = inner.atoms(Call(site, [_step(x)], [shape[1:]], ((_step(x),), {})), ties)
+        [result] = inner.atoms(_inner_call(site, call, [_step(x)], []), ties)
         return [result[None]]
 
     def constants(self, call: Call, state: State) -> list[np.ndarray]:
@@ -97,3 +97,10 @@ class Distributes(Rule):
 def _step(x: Tensor) -> Tensor:
     """Return a tensor at one step."""
     return Tensor(x.index, x.atoms[0], x.shape[1:])
+
+
+def _inner_call(site: Site, call: Call, inputs: list[Tensor], outputs: list[Tensor]) -> Call:
+    """Return a call of the layer inside, at one step."""
+    shapes = [shape[1:] for shape in call.shapes]
+    full = [(None, *shape) for shape in shapes]
+    return Call(site, inputs, shapes, (tuple(inputs), {}), outputs, full=full, batch=[0] * len(shapes))

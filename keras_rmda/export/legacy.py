@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_rmda import _checks, _compat, _graphs, _tfmot
+from keras_rmda._copies import Copies, is_unknown
 from keras_rmda.pruning.verification import difference, random_inputs
 
 TOLERANCE, LESS_PRECISE = 1e-4, 0.1
@@ -58,7 +59,7 @@ def as_tf_keras(model: keras.Model) -> Any:
     def call(node: Any, arguments: tuple, keywords: dict[str, Any]) -> Any:
         operation, keywords = node.operation, _graphs.without_masks(keywords)
         if _graphs.is_inner_graph(operation):
-            return _graphs.replayed(operation, keras.tree.flatten((arguments, keywords)), call)
+            return _graphs.replayed(operation, _graphs.inputs_given(operation, arguments, keywords), call)
         try:
             if id(operation) in made:
                 return called(made[id(operation)], operation, arguments, keywords)
@@ -88,12 +89,48 @@ def legacy_layer(legacy: Any, operation: Any, name: str) -> Any:
             raise Unsupported("there is no layer for this operation")
         return OPERATIONS[type(operation).__name__](legacy.layers, operation, name)
     kind = getattr(legacy.layers, type(operation).__name__, None)
-    if kind is None or not type(operation).__module__.startswith("keras.") or isinstance(operation, LEFT_OUT):
+    if isinstance(operation, LEFT_OUT):
+        raise Unsupported("it holds functions or other layers")
+    if kind is None or not type(operation).__module__.startswith("keras."):
         raise Unsupported("there is no such layer")
     accepted = {key for each in kind.__mro__ for key in inspect.signature(each.__init__).parameters} | {"trainable"}
-    config = {RENAMED.get((kind.__name__, key), key): value for key, value in operation.get_config().items()}
+    config = {key: function_of(operation, key, value) for key, value in Copies(operation).config_of(operation).items()}
+    config = {RENAMED.get((kind.__name__, key), key): value for key, value in config.items()}
     config = {key: value for key, value in config.items() if key in accepted and not key.endswith(NEEDLESS)}
     return kind.from_config(config | {"name": name, "dtype": "float32"})
+
+
+def function_of(layer: Any, key: str, value: Any) -> Any:
+    """Return the value of a configuration, or a function in its place that is not the one of its name in tf_keras.
+
+    It has a name of its own, since TensorFlow Model Optimization copies layers by names.
+    """
+    function = getattr(layer, key, None)
+    if not is_unknown(function) or isinstance(function, list | dict):
+        return value
+    if is_that_of_its_name(function):
+        return function.__name__
+
+    def named(*arguments: Any, **keywords: Any) -> Any:
+        return function(*arguments, **keywords)
+
+    named.__name__, named.stands_for = f"{layer.name}_{key}", function
+    return named
+
+
+def is_that_of_its_name(function: Any) -> bool:
+    """Return whether a function, such as `tf.nn.relu`, computes what the one of its name does in Keras."""
+    x = keras.ops.convert_to_tensor(np.linspace(-9.0, 9.0, 1024).reshape(16, 64), "float64")
+    try:
+        known = keras.activations.get(function.__name__)
+        return difference(known(x), function(x)) < 1e-6
+    except Exception:  # whatever the user's code raises
+        return False
+
+
+def functions_in(model: Any) -> dict[str, Any]:
+    """Return the functions of a model of tf_keras that are not its own, by their names."""
+    return {x.__name__: x for layer in model.layers for x in vars(layer).values() if hasattr(x, "stands_for")}
 
 
 def called(layer: Any, operation: Any, arguments: tuple, keywords: dict[str, Any]) -> Any:

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_rmda import _checks, _finite, _tfmot
-from keras_rmda.export.legacy import as_tf_keras, refuse
+from keras_rmda.export.legacy import as_tf_keras, functions_in, refuse
 from keras_rmda.export.samples import first_samples
 from keras_rmda.pruning import strip
 
@@ -58,10 +58,13 @@ def quantization_aware(model: keras.Model, representative_data: Any = None) -> A
     samples = None if representative_data is None else first_samples(model, representative_data)
     legacy = as_tf_keras(strip(model))
     refuse(unfolded_normalizations(legacy), "TensorFlow Model Optimization")
+    functions = functions_in(legacy)
     try:
-        result = optimization.quantize_model(legacy)
+        with _tfmot.tf_keras().utils.custom_object_scope(functions):
+            result = optimization.quantize_model(legacy)
     except Exception as error:  # TensorFlow Model Optimization raises many types
-        refuse(refused_layers(optimization, legacy), "TensorFlow Model Optimization")
+        with _tfmot.tf_keras().utils.custom_object_scope(functions):
+            refuse(refused_layers(optimization, legacy), "TensorFlow Model Optimization")
         raise ValueError(
             f"TensorFlow Model Optimization cannot prepare the model {model.name!r}: {_checks.first_line(error)}"
         ) from error

@@ -10,6 +10,7 @@ import keras
 from keras import ops
 
 from keras_rmda import _checks, _graphs, assignment
+from keras_rmda._copies import Copies
 from keras_rmda.gates.dependent import DIRECTIONS, DependentL0Gate, GateGenerator, SharedL0Gate
 from keras_rmda.gates.hard_concrete import Tensor
 from keras_rmda.gates.layer import L0Gate
@@ -158,13 +159,15 @@ class Insertion:
     def gated(self) -> keras.Model:
         """Return the copy."""
         copies: list[tuple[Any, Any]] = []
+        made: dict[int, list] = {}
+        whole = Copies(self.model, made).whole
 
         def replaced(layer: Any) -> list:
-            copy = _graphs.copied(layer, _graphs.config_of(layer))
+            copy = whole(layer)
             copies.append((layer, copy))
             return [copy, self.standing_behind(layer)] if id(layer) in self.behind else [copy]
 
-        result = _graphs.rebuilt(self.model, replaced)
+        result = _graphs.rebuilt(self.model, replaced, made)
         for layer, copy in copies:
             if getattr(layer, "weights", None):
                 copy.set_weights([ops.convert_to_numpy(variable) for variable in layer.weights])

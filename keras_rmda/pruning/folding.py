@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_rmda.channels.activations import is_homogeneous
+from keras_rmda.channels.functions import is_homogeneous
 from keras_rmda.channels.gates import Multiplies, Vanishes
 from keras_rmda.channels.linear import LooksUp, Writes
 from keras_rmda.channels.simple import Carries

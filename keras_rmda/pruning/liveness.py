@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from keras_rmda.channels.rule import Read, State
-from keras_rmda.channels.sites import WRITTEN, Block, Cut
-from keras_rmda.channels.tensors import fitted
+from keras_rmda.channels.sites import WRITTEN, Block, Call, Cut
+from keras_rmda.channels.tensors import Tensor, fitted
 from keras_rmda.pruning.trace import Trace
 
 
@@ -26,6 +26,7 @@ class Plan:
         state: constants and needs of every tensor.
         cut: which atoms stay.
         reasons: for each representative atom that stays, the number of its reason in `texts`; -1 for none.
+        whys: by number of a tensor, the same for each of its channels that is needed; shaped like its atoms.
         texts: reasons.
     """
 
@@ -33,6 +34,7 @@ class Plan:
     state: State
     cut: Cut
     reasons: np.ndarray
+    whys: dict[int, np.ndarray]
     texts: list[str]
 
 
@@ -49,27 +51,28 @@ def plan(trace: Trace, read: Read, round_to: int = 1) -> Plan:
     """
     state = State(read)
     size = len(trace.ties.parent)
-    decided = Plan(trace, state, Cut(trace.ties, np.zeros(size, bool)), np.full(size, -1), [])
+    decided = Plan(trace, state, Cut(trace.ties, np.zeros(size, bool)), np.full(size, -1), {}, [])
     state.cut = decided.cut
     propagate_constants(trace, state)
-    propagate_needs(decided)
-    for x in trace.tensors:
-        decided.cut.keep[trace.ties.find(x.atoms[state.needs[x.index]])] = True
     for atoms, reason in trace.pinned:
         add(decided, atoms, reason)
-    complete(decided, round_to)
+    sums, before = any(site.rule.sums for site in trace.sites.values()), -1
+    while before != (before := int(decided.cut.keep.sum())):
+        propagate_needs(decided)
+        complete(decided, round_to)
+        if not sums:  # what is added up without weights must be what it was, wherever it stays
+            break
     decided.cut.keep = decided.cut.keep[trace.ties.find(np.arange(size))]
     return decided
 
 
-def add(plan: Plan, atoms: np.ndarray, reason: str) -> None:
-    """Let atoms stay for a reason, unless they have one."""
+def add(plan: Plan, atoms: np.ndarray, reason: str) -> int:
+    """Let atoms stay for a reason, unless they have one; return its number."""
     roots = plan.trace.ties.find(np.asarray(atoms).reshape(-1))
-    new = roots[plan.reasons[roots] < 0]
-    if new.size:
-        plan.texts.append(reason)
-        plan.reasons[new] = len(plan.texts) - 1
+    plan.texts.append(reason)
+    plan.reasons[roots[plan.reasons[roots] < 0]] = len(plan.texts) - 1
     plan.cut.keep[roots] = True
+    return len(plan.texts) - 1
 
 
 def propagate_constants(trace: Trace, state: State) -> None:
@@ -88,12 +91,13 @@ def propagate_constants(trace: Trace, state: State) -> None:
 
 
 def propagate_needs(plan: Plan) -> None:
-    """Fill `state.needs`, and the first reason of every atom that is needed."""
+    """Fill `state.needs`, and the first reason of every channel that is needed."""
     state, trace = plan.state, plan.trace
     state.needs = {x.index: np.zeros(x.atoms.shape, bool) for x in trace.tensors}
+    plan.whys = {x.index: np.full(x.atoms.shape, -1) for x in trace.tensors}
     for y in trace.outputs:
         state.needs[y.index] = np.ones(y.atoms.shape, bool)
-        add(plan, y.atoms, "model output")
+        plan.whys[y.index] = np.full(y.atoms.shape, add(plan, y.atoms, "model output"))
     for call in reversed(trace.calls):
         demands = call.site.rule.demands(call, state)
         if call.masks and any(state.needed(y).any() for y in call.outputs):
@@ -102,7 +106,32 @@ def propagate_needs(plan: Plan) -> None:
             new = mask & ~state.needs[x.index]
             if new.any():
                 state.needs[x.index] = state.needs[x.index] | mask
-                add(plan, x.atoms[new], reason)
+                further = whys_behind(plan, call, x)[new]
+                plan.whys[x.index][new] = np.where(further < 0, add(plan, x.atoms[new], reason), further)
+
+
+def whys_behind(plan: Plan, call: Call, x: Tensor) -> np.ndarray:
+    """Return why the channels are needed that a call makes of those of an input each by itself; -1 for others.
+
+    Who reads a channel behind an activation or a sum, reads it before.
+    """
+    result = np.full(x.atoms.shape, -1)
+    if call.site.opaque or any(letter in call.site.own for letter in WRITTEN):
+        return result
+    for y in call.outputs:
+        whys = plan.whys[y.index]
+        if y.atoms.shape == x.atoms.shape:
+            result = np.where(result < 0, whys, result)
+        elif len(np.unique(y.atoms)) >= len(known := np.unique(x.atoms)):  # the same channels, in another arrangement
+            places = np.searchsorted(known, y.atoms).clip(max=len(known) - 1)
+            found = np.full(len(known), -1)
+            np.maximum.at(found, places[known[places] == y.atoms], whys[known[places] == y.atoms])
+            result = np.where(result < 0, found[np.searchsorted(known, x.atoms)], result)
+    return result
+
+
+OTHER_WIDTH = "instead of a width"
+"""How the reason begins of channels that stay for the sake of another width."""
 
 
 def complete(plan: Plan, round_to: int) -> None:
@@ -110,16 +139,27 @@ def complete(plan: Plan, round_to: int) -> None:
     sites = list(plan.trace.sites.values())
     vectors = [x.atoms.reshape(-1) for x in plan.trace.tensors]
     vectors += [own for site in sites for own in site.own.values() if np.ndim(own) == 1]
-    widths = [own for site in sites if not site.opaque for key, own in site.own.items() if key in WRITTEN]
-    blocks = [(site.name, block) for site in sites if not site.opaque for block in site.rule.blocks(site)]
+    widths = [
+        own
+        for site in sites
+        if not site.opaque
+        for key, own in site.own.items()
+        if key in WRITTEN and np.ndim(own) == 1
+    ]
+    avoided = [(site, wrong) for site in sites if not site.opaque and (wrong := site.rule.avoids(site))]
     before = -1
     while before != (before := int(plan.cut.keep.sum())):
         for atoms in vectors:
             if not plan.cut.stays(atoms).any():
                 # The same one in every tensor that has them, in whatever order.
                 add(plan, plan.trace.ties.find(atoms).min(), "last channel")
-        for name, block in blocks:
+        for name, block in plan.trace.blocks:
             even_out(plan, block, f"groups of equal size in {name}")
+        for site, wrong in avoided:
+            stays = plan.cut.stays(site.own["o"])
+            if int(stays.sum()) in wrong:
+                reason = f"{OTHER_WIDTH} of {site.name} that Keras does not compute rightly"
+                add(plan, site.own["o"][np.flatnonzero(~stays)[:1]], reason)
         if round_to > 1:
             for atoms in widths:
                 stays = plan.cut.stays(atoms)
@@ -130,14 +170,18 @@ def complete(plan: Plan, round_to: int) -> None:
 def even_out(plan: Plan, block: Block, reason: str) -> None:
     """Let more atoms stay until all rows that stay have as many."""
     stays = [plan.cut.stays(matrix) for matrix in block.matrices]
-    rows = np.any([each.any(axis=1) for each in stays], axis=0)
+    rows = np.any([each.any(axis=-1) for each in stays], axis=0)
     if not rows.any():
-        rows[0] = True
+        rows.flat[0] = True
+    if rows.ndim > 1:  # each index of an axis goes as a whole
+        along = [rows.any(axis=tuple(k for k in range(rows.ndim) if k != axis)) for axis in range(rows.ndim)]
+        rows = np.zeros_like(rows)
+        rows[np.ix_(*along)] = True
     least = block.least(int(rows.sum()))
-    counts = [max(min(least, each.shape[1]), int(each[rows].sum(axis=1).max())) for each in stays]
+    counts = [max(min(least, each.shape[-1]), int(each[rows].sum(axis=-1).max())) for each in stays]
     if block.same:
         counts = [max(counts)] * len(counts)
     for matrix, each, count in zip(block.matrices, stays, counts):
-        for row in np.flatnonzero(rows & (each.sum(axis=1) < count)):
+        for row in zip(*np.nonzero(rows & (each.sum(axis=-1) < count))):
             missing = count - each[row].sum()
             add(plan, matrix[row][np.flatnonzero(~each[row])[:missing]], reason)

@@ -13,8 +13,9 @@ from keras import ops
 
 from keras_rmda import _finite
 from keras_rmda.channels.sites import WRITTEN, Cut, Site
+from keras_rmda.channels.tensors import varying
 from keras_rmda.optimizers.models import warn_of_hidden_zeros
-from keras_rmda.pruning.liveness import Plan, plan
+from keras_rmda.pruning.liveness import OTHER_WIDTH, Plan, plan
 from keras_rmda.pruning.trace import as_graph, trace
 
 
@@ -185,7 +186,7 @@ def amounts(plan: Plan, cut: Cut | None = None) -> dict[str, int]:
             count = math.prod(cut.shape(site, name, tuple(variable.shape)))
             found["parameters"] += count
             found["bytes"] += count * bytes_of(variable)
-        found["macs"] += sum(site.rule.macs(call, cut) for call in site.calls)
+        found["macs"] += sum(call.macs(cut) for call in site.calls)
     return found
 
 
@@ -203,7 +204,9 @@ def layer_row(plan: Plan, site: Site) -> LayerReport:
     """Return a layer's row."""
     shapes = [tuple(variable.shape) for _, variable in site.weights()]
     after = [plan.cut.shape(site, name, shape) for (name, _), shape in zip(site.weights(), shapes)]
-    atoms = np.concatenate([written for key, written in site.own.items() if key in WRITTEN] or [np.zeros(0, int)])
+    find, written = plan.trace.ties.find, [own for key, own in site.own.items() if key in WRITTEN]
+    written = [own[0] if own.ndim > 1 and 0 not in varying(find(own)) else own.reshape(-1) for own in written]
+    atoms = np.concatenate([*written, np.zeros(0, int)])
     atoms = np.zeros(0, int) if site.opaque else atoms
     stays = plan.cut.stays(atoms)
     whole = everything(plan)
@@ -212,27 +215,36 @@ def layer_row(plan: Plan, site: Site) -> LayerReport:
         type=type(site.layer).__name__,
         channels=len(atoms),
         removable=int((~stays).sum()),
-        reasons=reasons_of(plan, site, atoms[stays]),
+        reasons=dict(Counter(reasons_of(plan, site, atoms[stays]))),
         parameters=sum(math.prod(shape) for shape in shapes),
         parameters_after=sum(math.prod(shape) for shape in after),
-        macs=sum(site.rule.macs(call, whole) for call in site.calls),
-        macs_after=sum(site.rule.macs(call, plan.cut) for call in site.calls),
+        macs=sum(call.macs(whole) for call in site.calls),
+        macs_after=sum(call.macs(plan.cut) for call in site.calls),
         opaque=site.opaque,
     )
 
 
-def reasons_of(plan: Plan, site: Site, atoms: np.ndarray) -> dict[str, int]:
-    """Return why channels that a layer writes stay; "tied:" where only what they are added to is needed."""
-    own = np.zeros(len(plan.cut.keep), dtype=bool)
+def reasons_of(plan: Plan, site: Site, atoms: np.ndarray) -> list[str]:
+    """Return why each of the channels that a layer writes stays; "tied:" where only what it is added to has to."""
+    find, size = plan.trace.ties.find, len(plan.cut.keep)
+    made, whys, of_roots = np.zeros(size, bool), np.full(size, -1), np.full(size, -1)
+    pins: dict[int, str] = {}
     for call in site.calls:
         for y in call.outputs:
-            own[plan.trace.ties.find(y.atoms[plan.state.needed(y)])] = True
-    roots = plan.trace.ties.find(atoms)
-    texts = [plan.texts[n] if n >= 0 else "last channel" for n in plan.reasons[roots]]
-    structural = ("last channel", "groups of", "multiples of", "opaque", "model")
-    return dict(
-        Counter(
-            text if needed or text.startswith(structural) else f"tied: {text}"
-            for text, needed in zip(texts, own[roots])
-        )
-    )
+            needed = plan.state.needed(y)
+            made[y.atoms] = True
+            for array, numbers in ((whys, y.atoms[needed]), (of_roots, find(y.atoms[needed]))):
+                array[numbers] = np.where(array[numbers] < 0, plan.whys[y.index][needed], array[numbers])
+            if y.index in plan.trace.pins:
+                pins = dict.fromkeys(y.atoms.reshape(-1).tolist(), plan.trace.pins[y.index]) | pins
+    texts = []
+    for atom, root in zip(atoms.tolist(), find(atoms)):
+        # The units of a direction are no channels of the output where both directions are added.
+        why, tied = whys[atom] if made[atom] else of_roots[root], plan.texts[plan.reasons[root]]
+        text = plan.texts[why] if why >= 0 else pins.get(atom)
+        texts.append(text or (tied if tied.startswith(STRUCTURAL) else f"tied: {tied}"))
+    return texts
+
+
+STRUCTURAL = ("last channel", "groups of", "multiples of", OTHER_WIDTH)
+"""How reasons begin that are none of a single channel."""

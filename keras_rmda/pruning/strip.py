@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_rmda import _checks, _compat, _finite, _graphs
-from keras_rmda.channels.sites import Site
+from keras_rmda import _checks, _compat, _finite
+from keras_rmda.channels.tensors import varying
 from keras_rmda.optimizers.models import warn_of_hidden_zeros
-from keras_rmda.pruning.folding import Folding, fold, rescaling
+from keras_rmda.pruning.folding import Folding, fold
 from keras_rmda.pruning.liveness import Plan, plan
+from keras_rmda.pruning.rebuilding import rebuilt_without
 from keras_rmda.pruning.trace import as_graph, trace
-from keras_rmda.pruning.verification import TOLERANCE, VerificationError, difference, outputs_of_both
+from keras_rmda.pruning.verification import (
+    TOLERANCE,
+    Precise,
+    Values,
+    VerificationError,
+    difference,
+    outputs_of_both,
+    run,
+)
 
 
 def strip(
@@ -67,74 +75,10 @@ def strip(
         if strict:
             refuse_opaque(graph, decided)
         folding = fold(decided)
-        small = rebuilt_without(graph, decided, folding)
-        verify(graph, small, decided, folding, tolerance, inputs, model)
+        small, exact = rebuilt_without(graph, decided, folding)
+        with _compat.restored(model.non_trainable_variables):  # which code may assign to when it is called
+            verify(graph, small, decided, folding, tolerance, inputs, model, exact)
     return small
-
-
-def rebuilt_without(model: keras.Model, plan: Plan, folding: Folding) -> keras.Model:
-    """Return a copy of a model with a graph that holds only what the plan keeps, and no gates."""
-    small, made = narrowed(model, plan, folding)
-    for site, new in _with_weights(plan, made):
-        new.set_weights(stripped_weights(plan, site, folding))
-        for old_weight, new_weight in zip(site.layer.weights, new.weights, strict=True):
-            new_weight.trainable = old_weight.trainable
-        _graphs.finalize_states(new)
-    return small
-
-
-def check_can_be_rebuilt(model: keras.Model, plan: Plan) -> None:
-    """Raise `ValueError`, naming the layer, if no copy of a model can be made that holds only what the plan keeps.
-
-    The layers are made and called, without values where they can be, and nothing is left of them.
-    """
-    try:
-        with _compat.without_a_trace(has_values=False):
-            _check_shapes(model, plan)
-    except Exception:  # a layer may need values; if that was not it, the error comes again
-        with _compat.without_a_trace(has_values=True):
-            _check_shapes(model, plan)
-
-
-def _check_shapes(model: keras.Model, plan: Plan) -> None:
-    for site, new in _with_weights(plan, narrowed(model, plan, fold(plan))[1]):
-        shapes = [plan.cut.of(site, name, np.empty(weight.shape, "int8")).shape for name, weight in site.weights()]
-        made = [tuple(weight.shape) for weight in new.weights]
-        if shapes != made:
-            raise ValueError(
-                f"The layer {site.layer.name!r} of type {type(site.layer).__name__} cannot be rebuilt: its "
-                f"`get_config()` makes weights of the shapes {made}, where {shapes} are left."
-            )
-
-
-def _with_weights(plan: Plan, made: dict[int, Any]) -> Iterator[tuple[Site, Any]]:
-    """Yield the sites of layers with weights, with the layers that were made in their places."""
-    for site in plan.trace.sites.values():
-        if getattr(site.layer, "weights", None) and not site.rule.vanishes:
-            [new] = made[id(site.layer)]
-            yield site, new
-
-
-def narrowed(model: keras.Model, plan: Plan, folding: Folding) -> tuple[keras.Model, dict[int, Any]]:
-    """Return the same without the weights of the original, and by `id` of its layers what was made of them."""
-    made: dict[int, Any] = {}
-
-    def resized(layer: Any) -> Any:
-        site = plan.trace.sites[id(layer)]
-        if id(layer) in folding.rescaled:
-            return rescaling(site, folding.rescaled[id(layer)][plan.cut.stays(site.own["c"])])
-        if site.rule.vanishes:
-            return []
-        config = site.rule.config(site, _graphs.config_of(layer), plan.cut)
-        return _graphs.copied(layer, config | replaced_initializers(layer))
-
-    return _graphs.rebuilt(model, resized, made), made
-
-
-def replaced_initializers(layer: Any) -> dict[str, str]:
-    """Return zeros for the initializers of a layer that hold arrays, which have the shapes of uncut weights."""
-    named = {name: value for name, value in vars(layer).items() if name.endswith("_initializer")}
-    return {name: "zeros" for name, value in named.items() if np.ndim(getattr(value, "value", 0)) > 0}
 
 
 def refuse_opaque(model: keras.Model, plan: Plan) -> None:
@@ -145,15 +89,6 @@ def refuse_opaque(model: keras.Model, plan: Plan) -> None:
         raise ValueError(f"The model {model.name!r} has layers that `strip(strict=True)` does not look into: {listed}")
 
 
-def stripped_weights(plan: Plan, site: Site, folding: Folding) -> list[np.ndarray]:
-    """Return a layer's weights, sliced, with absorbed constants and gates, in the layer's own order."""
-    result = []
-    for name, variable in site.weights():
-        value = site.rule.value(site, name, ops.convert_to_numpy(variable), plan.state)
-        result.append(plan.cut.of(site, name, folding.weight(site, name, value)))
-    return result
-
-
 def verify(
     model: keras.Model,
     small: keras.Model,
@@ -162,8 +97,11 @@ def verify(
     tolerance: float | None = None,
     inputs: Any = None,
     original: keras.Model | None = None,
+    exact: Values = (),
 ) -> float:
     """Compare a model, or the subclassed model `original` that it is the graph of, and its stripped version.
+
+    They are compared once more in float64, with values of weights that are not rounded, unless a tolerance is given.
 
     Returns:
         The largest relative difference.
@@ -174,56 +112,53 @@ def verify(
     """
     dtypes = {keras.backend.standardize_dtype(tensor.dtype) for tensor in keras.tree.flatten(model.outputs)}
     dtypes.add(model.dtype_policy.compute_dtype)
-    tolerance = tolerance or max(TOLERANCE.get(dtype, 1e-4) for dtype in dtypes)
+    wanted = tolerance or max(TOLERANCE.get(dtype, 1e-4) for dtype in dtypes)
     flat, a, b = outputs_of_both(model, small, inputs, original)
     worst = max(difference(x, y) for x, y in zip(a, b))
-    if worst <= tolerance:
-        return worst
-    name = first_difference(model, small, plan, folding, flat, tolerance)
+    if worst > wanted:
+        before, after = (run(each, flat)[1] for each in (model, small))
+    else:
+        precise = Precise(model, small, flat, exact) if tolerance is None else None
+        if precise is None or precise.agree:
+            return worst
+        worst, wanted, before, after = precise.difference, precise.tolerance, precise.before, precise.after
+    refuse_unsteady(model, plan, flat)
+    name = first_difference(plan, folding, before, after, wanted)
     raise VerificationError(
-        f"The stripped model differs from {model.name!r} by {worst:.3g} (tolerance {tolerance:g}), first at {name!r}. "
-        "The original is unchanged. Layers that are random at inference and weights that are not finite cannot be "
-        "verified; else this is an error of keras_rmda or of a registered rule."
+        f"The stripped model differs from {model.name!r} by {worst:.3g} (tolerance {wanted:g}), first at {name!r}. "
+        "The original is unchanged. Weights that are not finite cannot be verified; else this is an error of "
+        "keras_rmda or of a registered rule."
     )
 
 
-def first_difference(
-    model: keras.Model, small: keras.Model, plan: Plan, folding: Folding, inputs: list, tolerance: float
-) -> str:
-    """Return the name of the first layer whose needed output channels differ between the two models."""
-    outputs = dict(zip(map(id, plan.trace.calls), outputs_of_calls(model, inputs), strict=True))
+def refuse_unsteady(model: keras.Model, plan: Plan, inputs: list) -> None:
+    """Raise `VerificationError` if a layer of a model computes something else when it is called again."""
+    first, second = (run(model, inputs)[1] for _ in range(2))
+    for call, a, b in zip(plan.trace.calls, first, second, strict=True):
+        if any(difference(x, y) > 0 for x, y in zip(a, b)):
+            raise VerificationError(
+                f"The layer {call.site.name!r} of type {type(call.layer).__name__} computes something else at every "
+                "call: it is random at inference or remembers its calls, so that nothing can be verified. The weights "
+                "of the original are unchanged."
+            )
+
+
+def first_difference(plan: Plan, folding: Folding, before: list, after: list, tolerance: float) -> str:
+    """Return the name of the first layer whose needed output channels differ, for the outputs of calls of both."""
+    outputs = dict(zip(map(id, plan.trace.calls), before, strict=True))
     outputs |= {id(call): outputs[id(gate)][:1] for call, gate in folding.moved}
     kept = [call for call in plan.trace.calls if not call.site.rule.vanishes or id(call.layer) in folding.rescaled]
-    for call, after in zip(kept, outputs_of_calls(small, inputs), strict=True):
-        before = outputs[id(call)]
-        for tensor, x, y in zip(call.outputs, before, after):
+    for call, new in zip(kept, after, strict=True):
+        for tensor, x, y in zip(call.outputs, outputs[id(call)], new):
             atoms, needs = plan.trace.ties.find(tensor.atoms), plan.state.needed(tensor)
-            for axis in range(atoms.ndim):
-                first = np.take(atoms, [0], axis)
-                if (atoms == first).all() or atoms.shape[axis] == 1:
-                    continue
+            axes = varying(atoms)
+            for axis in axes if tensor.batched and tensor.batch == 0 and len(axes) == 1 else ():
                 stays = plan.cut.stays(np.moveaxis(atoms, axis, 0).reshape(atoms.shape[axis], -1)[:, 0])
                 needed = np.moveaxis(needs, axis, 0).reshape(needs.shape[axis], -1).any(axis=1)
                 x = np.compress(needed, x, axis=axis + 1)
                 y = np.compress(needed[stays], y, axis=axis + 1)
-                break
+            if len(axes) > 1:  # rows have positions of their own, which later tensors show
+                continue
             if needs.any() and (x.shape != y.shape or difference(x, y) > tolerance):
                 return call.site.name
     return "the outputs only"
-
-
-def outputs_of_calls(model: keras.Model, inputs: list) -> list[list[np.ndarray]]:
-    """Return the outputs of every call of a layer, in order of execution, those inside of inner models too."""
-    found = []
-
-    def call(node: Any, arguments: tuple, keyword_arguments: dict) -> list:
-        if _graphs.is_inner_graph(node.operation):
-            given = keras.tree.flatten((arguments, _graphs.without_masks(keyword_arguments)))
-            given = [x for x in given if keras.ops.is_tensor(x)]
-            return keras.tree.flatten(_graphs.replayed(node.operation, given, call))
-        outputs = keras.tree.flatten(node.operation(*arguments, **keyword_arguments))
-        found.append([ops.convert_to_numpy(y) for y in outputs])
-        return outputs
-
-    _graphs.replayed(model, [ops.convert_to_tensor(x) for x in inputs], call)
-    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,11 +11,13 @@ import keras
 import numpy as np
 
 from keras_rmda import _graphs, _symbolic
+from keras_rmda._copies import weights_read
 from keras_rmda.channels.gates import Vanishes
 from keras_rmda.channels.rule import OPAQUE
-from keras_rmda.channels.sites import Call, Site
-from keras_rmda.channels.table import RULES, rule_of
+from keras_rmda.channels.sites import Block, Call, Site
+from keras_rmda.channels.table import row_of, rule_of
 from keras_rmda.channels.tensors import Atoms, NotCovered, Shape, Tensor
+from keras_rmda.pruning.widths import blocks_of
 
 
 @dataclass
@@ -27,7 +30,10 @@ class Trace:
         tensors: in the order of their making.
         ties: which atoms are one.
         pinned: atoms that stay whatever the weights are, with reasons.
+        pins: by number, the reasons of tensors that are such as a whole.
         outputs: the model's outputs.
+        blocks: what must stay in equal numbers, with the names of the layers.
+        by_node: the calls, by `id` of the nodes of the model's graph.
     """
 
     sites: dict[int, Site] = field(default_factory=dict)
@@ -35,7 +41,10 @@ class Trace:
     tensors: list[Tensor] = field(default_factory=list)
     ties: Atoms = field(default_factory=Atoms)
     pinned: list[tuple[np.ndarray, str]] = field(default_factory=list)
+    pins: dict[int, str] = field(default_factory=dict)
     outputs: list[Tensor] = field(default_factory=list)
+    blocks: list[tuple[str, Block]] = field(default_factory=list)
+    by_node: dict[int, Call] = field(default_factory=dict)
 
     @property
     def opaque(self) -> dict[str, str]:
@@ -49,7 +58,15 @@ def as_graph(model: keras.Model) -> AbstractContextManager[keras.Model]:
     Raises:
         ValueError: if the model is not built, or is subclassed and its `call` cannot be traced.
     """
-    return _symbolic.as_graph(model, is_known=lambda layer: type(layer) in RULES)
+    return _symbolic.as_graph(model, is_known)
+
+
+def is_known(layer: Any) -> bool:
+    """Return whether the layer table says what a layer does, so that nobody looks at its code."""
+    try:
+        return rule_of(layer) is not None
+    except NotCovered:
+        return row_of(layer) is not None and not _symbolic.is_function(layer)
 
 
 def trace(model: keras.Model) -> Trace:
@@ -72,6 +89,12 @@ def tensors_in(structure: Any) -> list[Tensor]:
     return [x for x in keras.tree.flatten(structure) if isinstance(x, Tensor)]
 
 
+def named(operation: Any, arguments: tuple, keyword_arguments: dict) -> list[tuple[str, Any]]:
+    """Return the arguments of a call with their names."""
+    names = inspect.signature(operation.call).parameters if arguments[1:] else arguments[:1] and ("inputs",)
+    return [*zip(names, arguments), *keyword_arguments.items()]
+
+
 class Builder:
     """Goes through a model and fills a `Trace`."""
 
@@ -90,30 +113,32 @@ class Builder:
         self.trace.outputs = keras.tree.flatten(_graphs.replayed(model, inputs, self.visit))
         for y in self.trace.outputs:
             self.pin("model output", y)
+        self.keep_what_opaque_layers_hold()
         self.keep_what_opaque_layers_read()
-        for x in self.trace.tensors:
-            self.make_rectangular(x)
+        self.trace.blocks = blocks_of(self.trace.tensors, self.trace.calls, self.trace.ties)
         self.find_partners()
         return self.trace
 
-    def make(self, shape: Shape, atoms: np.ndarray | None = None) -> Tensor:
+    def make(self, shape: Shape, atoms: np.ndarray | None = None, batch: int | None = 0) -> Tensor:
         """Register a tensor; without `atoms` it is one atom as a whole."""
         atoms = self.trace.ties.fresh(*[1] * len(shape)) if atoms is None else atoms
-        self.trace.tensors.append(Tensor(len(self.trace.tensors), atoms, tuple(shape)))
+        number = len(self.trace.tensors)
+        self.trace.tensors.append(Tensor(number, atoms, tuple(shape), batch is not None, batch or 0))
         return self.trace.tensors[-1]
 
     def pin(self, reason: str, *tensors: Tensor) -> None:
         """Keep all atoms of the tensors, for a reason."""
         self.trace.pinned += [(x.atoms.reshape(-1), reason) for x in tensors]
+        self.trace.pins = {x.index: reason for x in tensors} | self.trace.pins
 
     def visit(self, node: Any, arguments: tuple, keyword_arguments: dict) -> list[Tensor]:
         """Add the call of a layer, operation or model; return its outputs."""
         operation = node.operation
-        masks = tensors_in([x for key, x in keyword_arguments.items() if key.endswith("mask")])
+        masks = tensors_in([x for key, x in named(operation, arguments, keyword_arguments) if key.endswith("mask")])
         inputs = [x for x in tensors_in((arguments, keyword_arguments)) if all(x is not mask for mask in masks)]
         training = self.training or keyword_arguments.get("training") is True
         if _graphs.is_inner_graph(operation):
-            return self.enter(operation, inputs, training)
+            return self.enter(operation, _graphs.inputs_given(operation, arguments, keyword_arguments), training)
         site = self.trace.sites.get(id(operation))
         if site is None:
             site = self.trace.sites[id(operation)] = Site(operation, OPAQUE, self.prefix + operation.name)
@@ -121,41 +146,68 @@ class Builder:
                 site.rule = rule_of(operation)
             except NotCovered as reason:
                 site.opaque = str(reason)
-        shapes = [tuple(y.shape[1:]) for y in node.output_tensors]
+        full = [tuple(y.shape) for y in node.output_tensors]
         masked = self.has_masks and isinstance(operation, keras.Layer)
-        call = Call(site, inputs, shapes, (arguments, keyword_arguments), masks=masks, masked=masked)
-        atoms: list[np.ndarray | None] = [None] * len(shapes)
+        call = Call(site, inputs, [], (arguments, keyword_arguments), masks=masks, masked=masked, full=full)
+        call.place_batch(OPAQUE.batch_axes(call))
+        atoms: list[np.ndarray | None] = [None] * len(full)
         if not site.opaque:
             try:
-                if training:
+                if training and site.rule.trains:
                     raise NotCovered("training=True, which changes what it computes")
+                call.place_batch(site.rule.batch_axes(call))
                 atoms = site.rule.atoms(call, self.trace.ties)
+                for array, shape in zip(atoms, call.shapes):
+                    if array.ndim != len(shape) or any(n not in (1, size) for n, size in zip(array.shape, shape)):
+                        raise NotCovered(f"an output whose shape is not {shape}, as Keras says")
             except NotCovered as reason:
+                call.place_batch(OPAQUE.batch_axes(call))
                 site.rule, site.opaque = OPAQUE, f"{type(operation).__name__} with {reason}"
                 for earlier in site.calls:
                     self.pin(f"opaque: {site.name}", *earlier.inputs, *earlier.outputs)
-        inner = [array.shape for array in atoms[len(shapes) :]]
-        call.outputs = [self.make(shape, array) for shape, array in zip([*shapes, *inner], atoms)]
+        inner = [array.shape for array in atoms[len(full) :]]
+        batch = [*call.batch, *[0] * len(inner)]
+        call.outputs = [self.make(*each) for each in zip([*call.shapes, *inner], atoms, batch)]
+        copies = site.rule.copies(call) * max((x.copies for x in inputs), default=1)
+        for y in call.outputs:
+            y.copies = copies
         if site.opaque:
             self.pin(f"opaque: {site.name}", *call.inputs, *call.outputs)
         site.calls.append(call)
         self.trace.calls.append(call)
-        return call.outputs[: len(shapes)]
+        self.trace.by_node.setdefault(id(node), call)
+        return call.outputs[: len(full)]
 
-    def enter(self, model: keras.Model, inputs: list[Tensor], training: bool) -> list[Tensor]:
+    def enter(self, model: keras.Model, inputs: list[Tensor | None], training: bool) -> list[Tensor]:
         """Add the calls inside a model; a model that is called again has the same channels at every call."""
         outside = self.prefix, self.training
         self.prefix, self.training = f"{self.prefix}{model.name}/", training
         first = len(self.trace.tensors)
         outputs = keras.tree.flatten(_graphs.replayed(model, inputs, self.visit))
         self.prefix, self.training = outside
-        tensors = [*inputs, *self.trace.tensors[first:]]
+        tensors = [*tensors_in(inputs), *self.trace.tensors[first:]]
         for earlier, x in zip(self.inside.setdefault(id(model), tensors), tensors):
             if earlier is not x and earlier.atoms.shape == x.atoms.shape:
                 self.trace.ties.tie(earlier.atoms, x.atoms)
             elif earlier is not x:
                 self.pin(f"several shapes in {model.name}", earlier, x)
         return outputs
+
+    def keep_what_opaque_layers_hold(self) -> None:
+        """Keep layers whose weights are also those of an opaque layer, or are read by a function of another layer."""
+        sites = self.trace.sites.values()
+        owned = {id(x) for site in sites for x in (site.layer, *getattr(site.layer, "weights", []))}
+        own = {id(v): site for site in sites if not site.opaque for v in getattr(site.layer, "weights", [])}
+        for reader in sites:
+            for weight in weights_read(reader.layer, owned) if own else ():
+                site = own.get(id(weight), reader)
+                if site is not reader and not site.opaque:
+                    site.rule, site.opaque = (
+                        OPAQUE,
+                        f"{type(site.layer).__name__} with weights that {reader.name} has, too",
+                    )
+                    for call in site.calls:
+                        self.pin(f"opaque: {site.name}", *call.inputs, *call.outputs)
 
     def keep_what_opaque_layers_read(self) -> None:
         """Keep generators and gates whose numbers are outputs, or read by a layer that stays as it is."""
@@ -171,15 +223,6 @@ class Builder:
                     for each in site.calls:
                         self.pin(f"opaque: {site.name}", *each.inputs, *each.outputs)
                         kept.update(x.index for x in each.inputs)
-
-    def make_rectangular(self, x: Tensor) -> None:
-        """Tie the atoms of a tensor so that what goes is the same for all positions of all axes but one."""
-        if sum(n > 1 for n in x.atoms.shape) < 2:
-            return
-        atoms = self.trace.ties.find(x.atoms)
-        varying = [axis for axis in range(atoms.ndim) if (atoms != np.take(atoms, [0], axis)).any()]
-        if len(varying) > 1 and not any(x is y for call in self.trace.calls for y in call.outputs[len(call.shapes) :]):
-            x.channels(varying[-1], self.trace.ties)
 
     def find_partners(self) -> None:
         """Let batch normalizations take the constants of the layers without bias right before them."""

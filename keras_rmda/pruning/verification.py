@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
-from keras_rmda import _graphs
+from keras_rmda import _compat, _graphs
 
 TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 1e-1, "float16": 1e-2}
 """Largest accepted difference of outputs, relative to the largest output: rounding, amplified by depth."""
+
+
+SAMPLES, CORNER, MACS = 2, 32, 3e8
+"""What is computed in float64: samples, or positions of one where that would take more multiply-accumulates."""
+
+ROUNDING, LEAST = 10.0, 1e-6
+"""What difference is accepted then: multiples of the model's rounding."""
+
+Values = list[tuple[keras.Variable, Any]]
 
 
 class VerificationError(RuntimeError):
@@ -70,7 +80,7 @@ def outputs_of_both(
     other: keras.Model,
     inputs: Any = None,
     original: keras.Model | None = None,
-    values: list[tuple[keras.Variable, Any]] | None = None,
+    values: Values | None = None,
 ) -> tuple[list, list, list]:
     """Run a model and what was made of it on the same inputs.
 
@@ -88,6 +98,7 @@ def outputs_of_both(
         ValueError: if the model cannot run on the inputs.
         VerificationError: if only the other cannot.
     """
+    flat = None
     try:
         flat = random_inputs(model) if inputs is None else flat_inputs(model, inputs)
         with keras.StatelessScope(values) if values else contextlib.nullcontext():
@@ -97,6 +108,10 @@ def outputs_of_both(
         if inputs is None:
             which = "random inputs, so that nothing can be verified: call this with `inputs=...`"
         reason = " ".join(str(error).split())[:200]
+        layer = None if flat is None else failing(model, flat)
+        reason = (
+            reason if layer is None else f"The layer {layer.name!r} of type {type(layer).__name__} raises: {reason}"
+        )
         raise ValueError(f"The model {model.name!r} cannot run on {which}. ({reason})") from error
     try:
         b = _graphs.call(other, flat)
@@ -106,3 +121,116 @@ def outputs_of_both(
             f"error of keras_rmda or of a registered rule. ({' '.join(str(error).split())[:200]})"
         ) from error
     return flat, a, b
+
+
+def failing(model: keras.Model, inputs: list) -> Any:
+    """Return the layer or operation of a model that raises an error, or None."""
+    called = []
+
+    def call(node: Any, arguments: tuple, keyword_arguments: dict) -> Any:
+        called.append(node.operation)
+        return node.operation(*arguments, **keyword_arguments)
+
+    try:
+        _graphs.replayed(model, [ops.convert_to_tensor(x) for x in inputs], call)
+    except Exception:
+        return called[-1] if called else None
+    return None
+
+
+class Precise:
+    """Two models that must compute the same, in float64: it tells functions apart that are close to each other.
+
+    The difference that is accepted is that between the first model in float64 and in its own types, times `ROUNDING`.
+    Large models get a corner of their inputs, as far as they take it.
+
+    Args:
+        model, other: models with graphs.
+        inputs: a flat list for both.
+        exact: weights of both with values that are not rounded to their types; the others have their own.
+
+    Attributes:
+        difference, tolerance: that of the outputs, and what is accepted; 0 if they cannot be computed so.
+        before, after: the outputs of all calls of both.
+    """
+
+    def __init__(self, model: keras.Model, other: keras.Model, inputs: list, exact: Values):
+        self.model, self.other, self.exact = model, other, exact
+        self.difference = self.tolerance = 0.0
+        self.before: list = []
+        self.after: list = []
+        with contextlib.suppress(Exception):  # not every code can compute in another type, nor other sizes
+            self.compare(cheap(model, inputs))
+
+    @property
+    def agree(self) -> bool:
+        """Whether the models compute the same, or cannot be computed in float64."""
+        return self.difference <= self.tolerance
+
+    def compare(self, inputs: list) -> None:
+        """Compute both models."""
+        with keras.StatelessScope(self.exact):
+            own, _ = run(self.model, inputs)
+        exact = [(v, ops.convert_to_tensor(value, "float64")) for v, value in self.exact]
+        values = [(v, ops.cast(v.value, "float64")) for v in _floats(self.model)]
+        with _compat.in_float64([self.model], [*values, *exact]):
+            a, self.before = run(self.model, inputs)
+        if any(y.dtype != "float64" for y in a if "float" in str(y.dtype)):
+            return
+        values = [(v, ops.cast(v.value, "float64")) for v in _floats(self.other)]
+        # What is made of a model must not look at its weights.
+        hidden = [(v, np.broadcast_to(np.nan, tuple(v.shape))) for v in _floats(self.model)]
+        with _compat.in_float64([self.other], [*values, *exact, *hidden]):
+            b, self.after = run(self.other, inputs)
+        self.tolerance = max(LEAST, ROUNDING * max(map(difference, a, own)))
+        self.difference = max(map(difference, a, b))
+
+
+def work(model: keras.Model) -> int:
+    """Return about how many multiply-accumulates a model makes for a sample: its weights, at every position."""
+    found = 0
+    for node in _graphs.nodes(model):
+        if _graphs.is_inner_graph(node.operation):
+            found += work(node.operation)
+        else:
+            positions = max(math.prod(n or 1 for n in y.shape[1:-1]) for y in node.output_tensors)
+            found += positions * sum(math.prod(v.shape) for v in getattr(node.operation, "weights", []))
+    return found
+
+
+def cheap(model: keras.Model, inputs: list) -> list:
+    """Return inputs that a model can be computed on in float64 without delay: few samples, or a corner of one."""
+    macs = work(model)
+    is_open = all(x.shape[0] is None for x in model.inputs)
+    few = [x[:SAMPLES] for x in inputs] if is_open else inputs
+    if macs * len(few[0]) <= MACS:
+        return few
+    corner = (slice(None, 1 if is_open else None), *[slice(CORNER)] * (max(np.ndim(x) for x in few) - 2))
+    result = [x[corner[: max(1, np.ndim(x) - 1)]] for x in few]
+    share = max(np.size(x) for x in result) / max(np.size(x) for x in few)
+    if macs * len(few[0]) * share > MACS:
+        raise ValueError("too much work")
+    return result
+
+
+def run(model: keras.Model, inputs: list) -> tuple[list[np.ndarray], list[list[np.ndarray]]]:
+    """Return the outputs of a model, and those of every call of a layer, those inside of inner models too.
+
+    The calls are in order of execution. Inputs may have other sizes than the model's, if its layers can do with them.
+    """
+    found = []
+
+    def call(node: Any, arguments: tuple, keyword_arguments: dict) -> list:
+        if _graphs.is_inner_graph(node.operation):
+            given = _graphs.inputs_given(node.operation, arguments, keyword_arguments)
+            return keras.tree.flatten(_graphs.replayed(node.operation, given, call))
+        outputs = keras.tree.flatten(node.operation(*arguments, **keyword_arguments))
+        found.append([ops.convert_to_numpy(y) for y in outputs])
+        return outputs
+
+    outputs = _graphs.replayed(model, [ops.convert_to_tensor(x) for x in inputs], call)
+    return [ops.convert_to_numpy(y) for y in keras.tree.flatten(outputs)], found
+
+
+def _floats(model: keras.Model) -> list:
+    return [v for v in model.variables if "float" in keras.backend.standardize_dtype(v.dtype)]

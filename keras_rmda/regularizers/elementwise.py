@@ -137,6 +137,7 @@ class ElasticNet(ElementwiseRegularizer):
         root = ops.sqrt(d) / ops.sqrt(d + as_type_of(w, step) * as_type_of(w, self._l2))
         return soft_threshold(w, threshold(w, step, self._l1, d)) * root * root
 
+    @in_full_precision
     def subgradient(self, w: Tensor) -> Tensor:
         return self._l1 * ops.sign(w) + self._l2 * ops.convert_to_tensor(w)
 

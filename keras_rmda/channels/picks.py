@@ -1,0 +1,189 @@
+"""Rules of movements that take tensors apart: slices, splits, indices."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from keras_rmda.channels.moves import Move, Moves, full_axis, inner_axis, linked
+from keras_rmda.channels.positions import axis_of, first_half, index_of, key_of, shifts_of
+from keras_rmda.channels.rule import Demand, State
+from keras_rmda.channels.sites import Block, Call, Cut, Site
+from keras_rmda.channels.tensors import Atoms, NotCovered, matrix
+
+
+def staying(call: Call, cut: Cut, axis: int) -> np.ndarray | None:
+    """Return what stays along an axis of the first input, the batch axis counted; None where nothing goes."""
+    x = call.inputs[0]
+    axis = inner_axis(x, axis)
+    stays = np.ones(1, bool) if x.atoms.shape[axis] == 1 else cut.along(x, axis)
+    return None if stays.all() else stays
+
+
+@dataclass(frozen=True)
+class Splits(Moves):
+    """One tensor becomes several; args as of `Moves`."""
+
+    def blocks_of_rows(self, call: Call) -> list[Block] | None:
+        [x] = call.inputs
+        if axis_of(call) != full_axis(x, x.width):
+            return []
+        return (
+            linked(matrix(x), *(matrix(y) for y in call.outputs)) if len(call.outputs[0].full) == len(x.full) else None
+        )
+
+    def config(self, site: Site, config: dict[str, Any], cut: Cut) -> dict[str, Any]:
+        call = site.calls[0]
+        axis, asked = inner_axis(call.inputs[0], axis_of(call)), config.get("indices_or_sections")
+        if asked is None or staying(call, cut, axis_of(call)) is None:
+            return config
+        sizes = [int(cut.sizes(y)[axis]) for y in call.outputs]
+        even = isinstance(asked, int) and len(set(sizes)) == 1
+        return config | {"indices_or_sections": asked if even else np.cumsum(sizes)[:-1].tolist()}
+
+
+@dataclass(frozen=True)
+class Takes(Moves):
+    """Positions by a constant index; args as of `Moves`."""
+
+    def blocks_of_rows(self, call: Call) -> list[Block] | None:
+        return None if axis_of(call) == full_axis(call.inputs[0], call.inputs[0].width) else []
+
+    def atoms(self, call: Call, ties: Atoms) -> list[np.ndarray]:
+        [x], axis = call.inputs, axis_of(call)
+        if index_of(call).ndim > 1 and x.with_batch(x.atoms).shape[axis] > 1:
+            raise NotCovered("an index of several axes into channels")
+        return super().atoms(call, ties)
+
+    def arguments(self, call: Call, cut: Cut, given: tuple[tuple, dict]) -> tuple[tuple, dict]:
+        stays = staying(call, cut, axis_of(call))
+        if stays is None:
+            return given
+        index = index_of(call) % len(stays)
+        new = np.cumsum(stays)[index[stays[index]] if index.ndim else index] - 1
+        arguments, keyword_arguments = given
+        return ((arguments or (keyword_arguments["x"],))[0], new.astype("int32")), {}
+
+
+@dataclass(frozen=True)
+class Indexes(Moves):
+    """`x[key]` with numbers and slices; args as of `Moves`."""
+
+    def atoms(self, call: Call, ties: Atoms) -> list[np.ndarray]:
+        [x] = call.inputs
+        for part, axis in key_of(call):
+            if isinstance(part, slice) and axis != (x.batch if x.batched else None):
+                atoms = np.moveaxis(x.atoms, inner_axis(x, axis), 0)
+                if len(atoms) == 1:
+                    continue
+                _, stop, step = part.indices(len(atoms))
+                if step < -1:
+                    raise NotCovered(f"the index {part} into channels")
+                # Of every so many channels one: they go together, so that the same one of those that stay is taken.
+                for first in range(0, stop, step) if step > 1 else ():
+                    ties.tie(atoms[first : first + 1], atoms[first : first + step])
+        return super().atoms(call, ties)
+
+    def blocks_of_rows(self, call: Call) -> list[Block] | None:
+        [x], [y] = call.inputs, call.outputs
+        parts = {axis: part for part, axis in key_of(call) if axis is not None}
+        part = slice(None) if x.width is None else parts[full_axis(x, x.width)]
+        if part == slice(None):
+            return []
+        if not isinstance(part, slice):
+            return None
+        start = min(part.indices(x.atoms.shape[x.width])[:2]) + (part.step is not None and part.step < 0)
+        return linked(matrix(x), matrix(y), matrix(x, slice(start)))
+
+    def arguments(self, call: Call, cut: Cut, given: tuple[tuple, dict]) -> tuple[tuple, dict]:
+        key = []
+        for part, axis in key_of(call):
+            stays = None if axis is None or part == slice(None) else self._staying(call, cut, axis)
+            key.append(part if stays is None else cut_slice(part, stays))
+        return (given[0][0], tuple(key) if key != [part for part, _ in key_of(call)] else given[0][1]), {}
+
+    @staticmethod
+    def _staying(call: Call, cut: Cut, axis: int) -> np.ndarray | None:
+        x = call.inputs[0]
+        return None if x.batched and axis == x.batch else staying(call, cut, axis)
+
+
+def cut_slice(part: int | slice, stays: np.ndarray) -> int | slice:
+    """Return an index into positions for those of them that stay."""
+    before = np.concatenate([[0], np.cumsum(stays)]).tolist()
+    if not isinstance(part, slice):
+        return before[part % len(stays)]
+    start, stop, step = part.indices(len(stays))
+    if step < 0:
+        first, last = before[stop + 1], before[start + 1]
+        return slice(last - 1, first - 1 if first else None, -1)
+    first = start - start % step
+    return slice(before[first] + start % step, before[max(start, stop)], part.step)
+
+
+@dataclass(frozen=True)
+class Repeats(Moves):
+    """Positions several times, each as often or not; args as of `Moves`."""
+
+    def blocks_of_rows(self, call: Call) -> list[Block] | None:
+        [x] = call.inputs
+        alike = np.ndim(call.layer.repeats) == 0 or axis_of(call) != full_axis(x, x.width)
+        return [] if alike else None
+
+    def config(self, site: Site, config: dict[str, Any], cut: Cut) -> dict[str, Any]:
+        call = site.calls[0]
+        stays, repeats = staying(call, cut, axis_of(call)), np.asarray(call.layer.repeats)
+        return config if stays is None or repeats.size == 1 else config | {"repeats": repeats[stays].tolist()}
+
+
+@dataclass(frozen=True)
+class Rolls(Moves):
+    """Positions shifted in a circle; args as of `Moves`."""
+
+    def blocks_of_rows(self, call: Call) -> list[Block] | None:
+        [x] = call.inputs
+        return None if full_axis(x, x.width) in shifts_of(call)[1] else []
+
+    def config(self, site: Site, config: dict[str, Any], cut: Cut) -> dict[str, Any]:
+        call, new = site.calls[0], []
+        for shift, axis in zip(*shifts_of(call)):
+            stays = staying(call, cut, axis)
+            new.append(shift if stays is None else int(stays[len(stays) - shift % len(stays) :].sum()))
+        single = isinstance(config["axis"], int)
+        return config | {"shift": new[0] if single else new}
+
+
+@dataclass(frozen=True)
+class Halves(Moves):
+    """`ops.glu`: the first half of an axis, each channel times a function of one of the second; args as of `Moves`."""
+
+    move: Move = first_half
+
+    def _halves(self, call: Call, array: np.ndarray) -> list[np.ndarray]:
+        """Return both halves of an array like the atoms, or twice the array where it does not change along the axis."""
+        axis = inner_axis(call.inputs[0], axis_of(call))
+        return [array, array] if array.shape[axis] == 1 else np.split(array, 2, axis)
+
+    def atoms(self, call: Call, ties: Atoms) -> list[np.ndarray]:
+        first, second = self._halves(call, call.inputs[0].atoms)
+        ties.tie(first, second)
+        return [first]
+
+    def constants(self, call: Call, state: State) -> list[np.ndarray]:
+        first, second = self._halves(call, state.constants(call.inputs[0]))
+        return [np.where(first == 0, 0.0, first / (1 + np.exp(-second)))]
+
+    def demands(self, call: Call, state: State) -> list[Demand]:
+        [x], needed = call.inputs, state.needed(call.outputs[0])
+        zero = self._halves(call, state.constants(x) == 0)[0]
+        axis = inner_axis(x, axis_of(call))
+        wanted = needed if x.atoms.shape[axis] == 1 else np.concatenate([needed, needed & ~zero], axis)
+        return [(x, wanted, f"read by {call.site.name}")]
+
+    def blocks_of_rows(self, call: Call) -> list[Block] | None:
+        [x] = call.inputs
+        if axis_of(call) != full_axis(x, x.width):
+            return []
+        return linked(matrix(x), *np.split(matrix(x), 2, -1))
