@@ -322,6 +322,30 @@ def test_bad_arguments(model, tmp_path, monkeypatch, arguments, message):
     assert not list(tmp_path.iterdir())
 
 
+class Subclassed(keras.Model):
+    """A model whose inputs have no names before it is traced."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = L.Dense(8, "relu")
+        self.shift = self.add_weight(shape=(8,), initializer="ones", name="shift")
+
+    def call(self, x):
+        return keras.ops.mean(self.dense(x) + self.shift, axis=1)
+
+
+def test_subclassed_models_are_stripped_first(tmp_path):
+    model = Subclassed()
+    with pytest.raises(ValueError, match="built Keras model"):
+        kr.export_tflite(model, tmp_path / "model.tflite")
+    model(np.ones((1, 5, 3), "float32"))
+    with pytest.raises(ValueError, match="with `strip=True` only"):
+        kr.export_tflite(model, tmp_path / "model.tflite", strip=False)
+    assert kr.export_tflite(model, tmp_path / "model.tflite").max_difference < 1e-5
+    data = np.random.default_rng(0).normal(size=(8, 5, 3)).astype("float32")
+    kr.export_tflite(model, tmp_path / "int8.tflite", "int8", representative_data=data)
+
+
 def test_bad_folders(model, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         kr.export_tflite(model, tmp_path / "nowhere" / "m.tflite")

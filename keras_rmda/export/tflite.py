@@ -11,7 +11,7 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from keras_rmda import _checks, _compat, _files, _finite, _tfmot
+from keras_rmda import _checks, _compat, _files, _finite, _graphs, _tfmot
 from keras_rmda.export.benchmark import Interpreter
 from keras_rmda.export.contents import parsed
 from keras_rmda.export.samples import first_samples
@@ -103,8 +103,14 @@ def export_tflite(
     for name, value in (("strip", strip), ("sparse", sparse), ("int8_io", int8_io)):
         _checks.truth(name, value)
     aware = _tfmot.is_of_tf_keras(model)
-    if not aware and (not isinstance(model, keras.Model) or not model.built or not model.inputs):
-        raise ValueError(f"`model` must be a built Keras model with known inputs. Received: model={model!r}")
+    is_model = aware or (isinstance(model, keras.Model) and model.built)
+    if is_model and strip and not aware and not _graphs.has_graph(model):
+        model, strip = stripped(model), False  # a subclassed model gets inputs with names
+    if not is_model or not getattr(model, "inputs", None):
+        raise ValueError(
+            "`model` must be a built Keras model with known inputs; a subclassed one has them with `strip=True` only. "
+            f"Received: model={model!r}"
+        )
     if int8_io and quantization != "int8":
         raise ValueError(f'`int8_io` goes with quantization="int8". Received: quantization={quantization!r}')
     if aware and (quantization, sparse) != ("int8", False):
