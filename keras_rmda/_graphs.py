@@ -171,7 +171,7 @@ def _rebuilt_on(
             if is_inner_graph(layer):
                 given = inputs_given(layer, arguments, keyword_arguments)
                 fresh = [
-                    fresh_input(x, x.shape if y is None else (x.shape[0], *y.shape[1:]))
+                    fresh_input(x, x.shape if y is None else (*x.shape[:1], *y.shape[1:]))
                     for x, y in zip(inputs_of(layer), given, strict=True)
                 ]
                 made[id(layer)] = [_rebuilt_on(layer, fresh, replace, made, arguments_of)]
