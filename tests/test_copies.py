@@ -326,6 +326,7 @@ def test_a_layer_whose_configuration_has_too_much(tmp_path):
     again.load_weights(tmp_path / "small.weights.h5")
 
 
+@pytest.mark.filterwarnings("ignore:Layer InputLayer does not have a `quantize`")  # Keras 3.15 says so of every model
 @TENSORFLOW
 def test_quantized_layers_stay():
     i = keras.Input((8,))
@@ -439,6 +440,7 @@ class Backbone(keras.Model):
         super().__init__(*named(), **arguments)
 
 
+@pytest.mark.filterwarnings("ignore:The structure of `inputs`")  # an input more than the model has
 @pytest.mark.parametrize("more", [False, True])
 def test_nested_functional_subclasses_of_any_structure(more, tmp_path):
     left, right = Backbone(name="left"), Backbone(name="right")
