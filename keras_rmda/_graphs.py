@@ -177,6 +177,8 @@ def _rebuilt_on(
                 made[id(layer)] = [_rebuilt_on(layer, fresh, replace, made, arguments_of)]
             else:
                 replaced = replace(layer)
+                if replaced is not layer and is_inner_graph(replaced):
+                    replaced = _on_shapes_of(replaced, tensors_in((arguments, keyword_arguments)))
                 made[id(layer)] = replaced if isinstance(replaced, list) else [replaced]
         return made[id(layer)]
 
@@ -207,6 +209,15 @@ def _rebuilt_on(
     result.dtype_policy = model.dtype_policy
     result._trainable = model._trainable  # the setter would also set those of all layers inside
     return result
+
+
+def _on_shapes_of(graph: keras.Model, given: list) -> keras.Model:
+    """Return the graph of a layer's code on the shapes that it gets: layers before it may declare others."""
+    old = inputs_of(graph)
+    if all(x.shape[1:] == y.shape[1:] or None in x.shape[1:] + y.shape[1:] for x, y in zip(old, given)):
+        return graph
+    fresh = [fresh_input(x, (*x.shape[:1], *y.shape[1:])) for x, y in zip(old, given, strict=True)]
+    return _rebuilt_on(graph, fresh, lambda layer: layer, {}, lambda node, *given: given)
 
 
 def is_inner_graph(operation: Any) -> bool:

@@ -134,6 +134,32 @@ def test_products_with_weights_are_those_of_layers(name):
     assert small.get_layer("b").kernel.shape == (12, 6)
 
 
+class Positions(L.Layer):
+    """A table of positions that is asked for numbers which are a weight of the layer."""
+
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.table = L.Embedding(9, 16, name="table")
+
+    def build(self, shape):
+        self.numbers = self.add_weight(shape=(1, 9), dtype="int32", trainable=False, name="numbers")
+        self.numbers.assign(np.arange(9)[None])
+        self.table.build()
+
+    def call(self, x):
+        return x + self.table(self.numbers)
+
+
+def test_layers_may_be_called_on_weights():
+    inputs = keras.Input((9, 5))
+    positions = Positions(name="own")
+    model = keras.Model(inputs, L.Dense(6, name="b")(positions(L.Dense(16, name="a")(inputs))))
+    ignore(model, "b")
+    assert kr.analyze(model).opaque == {}
+    small = stripped(model)
+    assert small.count_params() == 6 * 12 + 9 * 12 + 9 + 13 * 6
+
+
 def test_products_of_several_kinds():
     """A matrix from the left, a depthwise convolution, a table of words, a normalization."""
     model = between(layer_of(lambda self, x: ops.matmul(self.w, x), w=(4, 9)))

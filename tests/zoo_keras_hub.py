@@ -34,7 +34,20 @@ from keras_rmda.pruning.verification import difference
 
 MODELS = {name: kind for kind, models in KINDS.items() for name in models}
 
-INEXACT: dict[str, str] = {}
+INEXACT: dict[str, str] = {
+    "XLNetBackbone": "coupled_groups: NoGroupsError",
+    "Gemma3nBackbone": "coupled_groups: NoGroupsError",
+    "Gemma4Backbone": "coupled_groups: NoGroupsError",
+    "GptOssBackbone": "coupled_groups: NoGroupsError",
+    "Qwen3MoeBackbone": "coupled_groups: NoGroupsError",
+    "Qwen3_5Backbone": "coupled_groups: NoGroupsError",
+    "Qwen3_5MoeBackbone": "coupled_groups: NoGroupsError",
+    "DeiTBackbone": "coupled_groups: NoGroupsError",
+    "DeiTImageClassifier": "coupled_groups: NoGroupsError",
+    "PaliGemmaBackbone": "strip: VerificationError",
+    "PaliGemmaCausalLM": "strip: VerificationError",
+    "StableDiffusion3Backbone": "strip: VerificationError",
+}
 """Models that are not stripped, or have no groups, and why."""
 
 SECONDS = 120

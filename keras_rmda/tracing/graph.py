@@ -111,11 +111,12 @@ class Graph:
             raise Untraceable(f"it makes a layer {type(a.operation).__name__} of open sizes")
         if a.operation.weights and id(a.operation) not in self.layers:
             raise Untraceable(f"it calls the layer {a.operation.name!r}, whose weights it does not have")
-        if not any(self._symbol(x).batched for x in a.places):
+        batched = any(self._symbol(x).batched for x in a.places)
+        if not batched and any(shape[:1] != (1,) for shape in a.shapes):
             raise Untraceable(f"it calls the layer {a.operation.name!r} on its own weights")
         arguments, keyword_arguments = keras.tree.map_structure(self._tensor, self._arguments(a, b))
         outputs = keras.tree.flatten(a.operation(*arguments, **keyword_arguments))
-        return [Symbol(y) for y in outputs if y is not None]
+        return [Symbol(y if batched else with_axes(y, 1), batched) for y in outputs if y is not None]
 
     def _called(self, a: Step, b: Step) -> list[Symbol]:
         """Call an operation as the code does."""
