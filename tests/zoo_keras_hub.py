@@ -65,8 +65,9 @@ UNSAVED = frozenset([
 ])  # fmt: skip
 """Models that are stripped exactly, but not read back from a `.keras` file, which the originals are.
 
-Keras does not read back some operations with arguments that are None, nor layers that are both in a model and in one
-inside.
+In those looked at: a layer that declares fewer outputs than it makes (ESM), a function that nobody registered, which
+the class of the original layer puts in by itself (CLIP), a layer that is both in a model and in one inside
+(AlbertMaskedLM).
 """
 
 SECONDS = 120
