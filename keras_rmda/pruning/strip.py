@@ -149,7 +149,8 @@ def first_difference(plan: Plan, folding: Folding, before: list, after: list, to
     outputs |= {id(call): outputs[id(gate)][:1] for call, gate in folding.moved}
     kept = [call for call in plan.trace.calls if not call.site.rule.vanishes or id(call.layer) in folding.rescaled]
     for call, new in zip(kept, after, strict=True):
-        for tensor, x, y in zip(call.outputs, outputs[id(call)], new):
+        for tensor, *pair in zip(call.outputs, outputs[id(call)], new):
+            x, y = map(ops.convert_to_numpy, pair)
             atoms, needs = plan.trace.ties.find(tensor.atoms), plan.state.needed(tensor)
             axes = varying(atoms)
             for axis in axes if tensor.batched and tensor.batch == 0 and len(axes) == 1 else ():
