@@ -27,7 +27,14 @@ READERS = (
 )  # fmt: skip
 
 
-def outputs_of_calls(model, inputs, change=None, at=()):
+def uneven(y, number):
+    """Return numbers that are not the same at all positions, as no attention tells apart; zeros stay zeros."""
+    if "float" not in keras.backend.standardize_dtype(y.dtype):
+        return y
+    return y * ops.cast(0.9 + 0.2 * np.random.default_rng(number).random(tuple(y.shape)), y.dtype)
+
+
+def outputs_of_calls(model, inputs, change=None, at=(), is_uneven=False):
     """Return the outputs of every call, where those of the calls numbered `at` are changed on the way."""
     found = []
 
@@ -37,6 +44,8 @@ def outputs_of_calls(model, inputs, change=None, at=()):
             given = [x for x in given if ops.is_tensor(x)]
             return keras.tree.flatten(_graphs.replayed(node.operation, given, call))
         made = keras.tree.flatten(node.operation(*arguments, **keyword_arguments))
+        if is_uneven:
+            made = [uneven(y, len(found)) for y in made]
         if len(found) in at:
             made = [y + ops.cast(change(len(found), k, y.shape), y.dtype) for k, y in enumerate(made)]
         found.append([ops.convert_to_numpy(y) for y in made])
@@ -53,13 +62,17 @@ def differ(a, b):
 
 
 def check_reasons(model, random, most=25):
-    """Raise if a reason of some channels of a model is not so; return how many have been looked at."""
+    """Raise if a reason of some channels of a model is not so; return how many have been looked at.
+
+    Numbers can hide what a layer reads: units that a ReLU makes 0 for all samples, a key that is the same at all
+    positions. Of the random graphs 0 to 180 five have such a channel among 25: 64, 103, 104, 130, 160.
+    """
     with as_graph(model) as graph:
         traced = trace(graph)
         decided = plan(traced, ops.convert_to_numpy)
         find, calls = traced.ties.find, traced.calls
         inputs = random_inputs(graph)
-        plain = outputs_of_calls(graph, inputs)
+        plain, varied = (outputs_of_calls(graph, inputs, is_uneven=each) for each in (False, True))
         of_site = {s.name: [k for k, call in enumerate(calls) if call.site is s] for s in traced.sites.values()}
         channels = []
         for site in traced.sites.values():
@@ -78,11 +91,13 @@ def check_reasons(model, random, most=25):
                 mask = np.broadcast_to(calls[number].outputs[k].atoms == atom, tuple(shape)[1:])
                 return mask * size * (1 + np.random.default_rng(0).random(tuple(shape)))
 
-            def changes(calls_of=None, noise=noise, at=at):
+            def changes(calls_of=None, is_uneven=False, noise=noise, at=at):
                 """Return whether another value of the channel changes outputs of the model, or of these calls."""
+                before, ends = varied if is_uneven else plain
                 for size in (1.0, -1.0, 1e6, -1e6):
-                    made, ends = outputs_of_calls(graph, inputs, lambda *of, size=size: noise(*of, size=size), at)
-                    pairs = [(plain[1], ends)] if calls_of is None else [(plain[0][k], made[k]) for k in calls_of]
+                    change = lambda *of, size=size: noise(*of, size=size)  # noqa: E731
+                    made, changed = outputs_of_calls(graph, inputs, change, at, is_uneven)
+                    pairs = [(ends, changed)] if calls_of is None else [(before[k], made[k]) for k in calls_of]
                     if any(differ(*pair) for pair in pairs):
                         return True
                 return False
@@ -101,10 +116,10 @@ def check_reasons(model, random, most=25):
                 else:
                     assert any(why == told and (find(atoms) == root).any() for atoms, why in traced.pinned), where
             elif text == "model output":
-                assert not is_written or changes(), where
+                assert not is_written or changes(is_uneven=True), where
             elif text.startswith(READERS):
                 if reader(text) != site.name and is_written:
-                    assert changes(of_site[reader(text)]), where
+                    assert changes(of_site[reader(text)], is_uneven=True), where
             elif text == "last channel":
                 tensors = [x.atoms for x in traced.tensors]
                 tensors += [own for s in traced.sites.values() for own in s.own.values() if np.ndim(own) == 1]
