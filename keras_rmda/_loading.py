@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from pathlib import Path
 
 import keras
@@ -20,6 +21,14 @@ def load(path: str | Path, compile: bool = False) -> keras.Model:
     """
     if not Path(path).is_file():
         raise ValueError(f"MODEL: there is no such file. Received: {str(path)!r}")
+    with warnings.catch_warnings(record=True) as caught:  # of no interest if there is an error
+        model = _loaded(path, compile)
+    for each in caught:
+        warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+    return model
+
+
+def _loaded(path: str | Path, compile: bool) -> keras.Model:
     if compile:
         with contextlib.suppress(Exception):  # losses and metrics of the user's own are not known here
             return keras.models.load_model(path)

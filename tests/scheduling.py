@@ -29,6 +29,7 @@ SLOW = {
     r"test_saves_loads_and_trains|test_training_is_resumed|test_gates_learn|test_momentum_grows|test_kernels_trained": (
         "training of what has been stripped, of gates, through stages, at low rank"
     ),
+    r"test_damage\.py": "damaged files",
     r"test_target\.py::test_(every_mode|other_metrics|a_target_in_units|widths)": "targets in other modes and units",
 }
 """What `make test-fast` leaves out."""
@@ -38,6 +39,7 @@ ONE_BY_ONE = [
     "test_distribute.py",
     "test_readme.py",
     "test_demo.py",
+    "test_damage.py",
     "test_scale.py",
     "test_applications.py",
     "test_graphs.py",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from keras_rmda import _checks
 from keras_rmda.export.micro import MICRO_OPERATORS, Buffer, planned
 from keras_rmda.export.operations import multiply_accumulates
 from keras_rmda.pruning.report import table
@@ -196,13 +197,19 @@ def content_of(path: str | Path) -> bytes:
 
 def parsed(content: bytes, path: Path) -> Contents:
     """Return the contents of what is in a file, or will be; raise `ValueError` if it is damaged."""
+    try:
+        result = _contents(content, path)
+        result.to_dict()  # numbers and sizes that do not fit each other
+    except Exception as error:  # flatbuffers raises many types for truncated files
+        reason = f"{type(error).__name__}: {_checks.first_line(error)}"[:200]
+        raise ValueError(f"The file is damaged ({reason}). Received: {str(path)!r}") from error
+    return result
+
+
+def _contents(content: bytes, path: Path) -> Contents:
     from ai_edge_litert import schema_py_generated as schema
 
-    try:
-        model = schema.ModelT.InitFromPackedBuf(content, 0)
-    except Exception as error:  # flatbuffers raises many types for truncated files
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"The file is damaged ({reason}). Received: {str(path)!r}") from error
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
     graph = model.subgraphs[0]
     stored = [_stored_bytes(buffer) for buffer in model.buffers]
     names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
