@@ -7,15 +7,16 @@ from typing import Any
 import keras
 
 
-def residual(filters: tuple[int, ...], blocks: int) -> keras.Model:
+def residual(filters: tuple[int, ...], blocks: int, epsilon: float = 1e-3) -> keras.Model:
     """Return a residual network for images of 32 x 32 and 10 classes, with 1 x 1 shortcuts where the width changes.
 
-    (16, 32, 64) with 3 blocks each is ResNet-20, (64, 128, 256, 512) with 2 blocks each is ResNet-18.
+    (16, 32, 64) with 3 blocks each is ResNet-20, (64, 128, 256, 512) with 2 blocks each is ResNet-18. `epsilon` is that
+    of the batch normalization, 1e-5 in PyTorch.
     """
 
     def normalized(x: Any, filters: int, size: int, strides: int = 1) -> Any:
         x = keras.layers.Conv2D(filters, size, strides, padding="same", use_bias=False)(x)
-        return keras.layers.BatchNormalization(momentum=0.9)(x)
+        return keras.layers.BatchNormalization(momentum=0.9, epsilon=epsilon)(x)
 
     inputs = keras.Input((32, 32, 3))
     x = keras.layers.ReLU()(normalized(inputs, filters[0], 3))

@@ -35,6 +35,7 @@ OPTIMIZERS = {"Adam (Keras)": (lambda jit, model: keras.optimizers.Adam(1e-3), 7
 
 
 NETWORKS = {
+    "resnet18": lambda: residual((64, 128, 256, 512), 2),
     "resnet20": lambda: residual((16, 32, 64), 3),
     "resnet50": lambda: keras.applications.ResNet50(weights=None),
 }
@@ -67,7 +68,7 @@ if __name__ == "__main__":
     parser.add_argument("--network", choices=tuple(NETWORKS), default="resnet50")
     parser.add_argument("--jit-update", choices=("auto", "true", "false"), default="auto")
     parser.add_argument("--rounds", type=int, default=21)
-    parser.add_argument("--batch-size", type=int, default=32, help="of a whole training step")
+    parser.add_argument("--batch-size", type=int, default=32, help="of a whole training step; 0 for none")
     parser.add_argument("--only", nargs="*", default=list(OPTIMIZERS), help="names of rows")
     arguments = parser.parse_args()
     jit = {"auto": "auto", "true": True, "false": False}[arguments.jit_update]
@@ -83,6 +84,7 @@ if __name__ == "__main__":
     for name, each in times.items():
         median = np.median(each)
         floor = OPTIMIZERS[name][1] * 4 * size / speed
-        print(f"| {name} | {median * 1e3:.1f} | {median / adam:.2f} | {floor * 1e3:.1f} |")
-    step = training_step(model, arguments.batch_size)
-    print(f"A training step on {arguments.batch_size} images with RMDA, coupled: {step * 1e3:.0f} ms")
+        print(f"| {name} | {median * 1e3:.2f} | {median / adam:.2f} | {floor * 1e3:.2f} |")
+    if arguments.batch_size:
+        step = training_step(model, arguments.batch_size)
+        print(f"A training step on {arguments.batch_size} images with RMDA, coupled: {step * 1e3:.0f} ms")

@@ -218,6 +218,27 @@ def runs_on_cpu() -> bool:
     return not sys.modules["torch"].cuda.is_available() if keras.backend.backend() == "torch" else False
 
 
+@contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    """Let products and convolutions of float32 have all of its bits: the default of GPUs rounds to TensorFloat-32.
+
+    The 10 bits that it keeps hide what a verification looks for.
+    """
+    backend = "cpu" if runs_on_cpu() else keras.backend.backend()
+    with contextlib.ExitStack() as stack:
+        if backend == "tensorflow":
+            config = sys.modules["tensorflow"].config.experimental
+            stack.callback(config.enable_tensor_float_32_execution, config.tensor_float_32_execution_enabled())
+            config.enable_tensor_float_32_execution(False)
+        elif backend == "jax":
+            stack.enter_context(sys.modules["jax"].default_matmul_precision("highest"))
+        elif backend == "torch":
+            cudnn = sys.modules["torch"].backends.cudnn  # its products have all bits unless a user wants otherwise
+            stack.callback(setattr, cudnn, "allow_tf32", cudnn.allow_tf32)
+            cudnn.allow_tf32 = False
+        yield
+
+
 @functools.cache
 def misplaces_biases() -> bool:
     """Return whether `ops.add` adds a bias of shape (1, n, 1) along the last axis of (batch, n, n).

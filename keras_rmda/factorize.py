@@ -142,6 +142,7 @@ def thin_layers(layer: Any, rank: int, names: set[str], copies: Copies) -> tuple
     return copies.resized(layer, config, plain | only_kernel), copies.resized(layer, config, plain | no_strides)
 
 
+@_compat.full_precision()
 def verify(
     model: keras.Model,
     thin: keras.Model,
@@ -158,8 +159,6 @@ def verify(
     """
     # The first thin layer rounds to its compute dtype, whatever the dtype of the model's outputs.
     dtypes = {layer.compute_dtype for layer in _compat.layers_of(model) if layer.weights}
-    if "float32" in dtypes and not _compat.runs_on_cpu():
-        dtypes.add("float16")  # TensorFloat-32, the default of GPUs, multiplies with as many bits
     tolerance = max((TOLERANCE.get(dtype, 1e-4) for dtype in dtypes), default=1e-4)
     flat, a, b = outputs_of_both(model, thin, inputs, original, truncated)
     worst = max(difference(x, y) for x, y in zip(a, b))

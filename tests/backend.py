@@ -67,3 +67,18 @@ def gradient(function, x):
     x = torch.tensor(x, requires_grad=True)
     function(x).backward()
     return number(x.grad)
+
+
+def has_all_bits():
+    """Return whether a GPU would multiply float32 with all of its bits now."""
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        return not tf.config.experimental.tensor_float_32_execution_enabled()
+    if BACKEND == "jax":
+        import jax
+
+        return jax.config.jax_default_matmul_precision == "highest"
+    import torch
+
+    return not torch.backends.cudnn.allow_tf32

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from backend import hidden
+from backend import has_all_bits, hidden
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers as L
@@ -364,6 +364,27 @@ def test_a_fixed_batch_is_respected():
     model = randomize(keras.Model(inputs, L.Dense(3, name="d")(x)))
     zero(model, "d", 0, [0])
     assert kr.strip(model).get_layer("a").units == 7
+
+
+def test_verification_computes_with_all_bits(monkeypatch):
+    """GPUs round what has been summed in another order to other values."""
+
+    @keras.saving.register_keras_serializable(package="tests")
+    class Rounding(L.Layer):
+        calls = 0
+
+        def call(self, x):
+            Rounding.calls += 1
+            return x if has_all_bits() else (1.0 + 1e-3 * self.calls) * hidden(x)
+
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, L.Dense(3)(Rounding()(L.Dense(8, name="d")(inputs))))
+    zero(model, "d", 1, [0, 2])
+    with pytest.raises(VerificationError):
+        kr.strip(model)
+    monkeypatch.setattr("keras_rmda._compat.runs_on_cpu", lambda: False)
+    kr.strip(model)
+    assert not has_all_bits()
 
 
 def test_a_model_that_is_random_at_inference_cannot_be_verified():

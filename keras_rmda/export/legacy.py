@@ -150,6 +150,7 @@ def copy_weights(layer: Any, copy: Any) -> None:
         copy.set_weights(weights)
 
 
+@_compat.full_precision()
 def verify(model: keras.Model, copy: Any) -> None:
     """Compare both models on random inputs.
 

@@ -162,6 +162,7 @@ def made_up(model: keras.Model) -> list[dict[str, np.ndarray]]:
     return [{t.name: x[k : k + 1] for t, x in zip(model.inputs, arrays)} for k in range(len(arrays[0]))]
 
 
+@_compat.full_precision()
 def compared(
     model: keras.Model, content: bytes, samples: list[dict[str, np.ndarray]], names: dict[str, str]
 ) -> tuple[float, float]:

@@ -89,6 +89,7 @@ def refuse_opaque(model: keras.Model, plan: Plan) -> None:
         raise ValueError(f"The model {model.name!r} has layers that `strip(strict=True)` does not look into: {listed}")
 
 
+@_compat.full_precision()
 def verify(
     model: keras.Model,
     small: keras.Model,
