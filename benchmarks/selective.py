@@ -24,8 +24,10 @@ import removable
 from experiment import Experiment, command_line, print_table
 
 import keras_rmda as kr
+from keras_rmda.export import flat
 from keras_rmda.export.benchmark import Interpreter
 from keras_rmda.export.contents import read_contents
+from keras_rmda.export.slim import slimmed
 
 RECIPES = {
     "weights int8": "weight_only_wi8_afp32", "dynamic int8": "dynamic_wi8_afp32", "int8": "static_wi8_ai8",
@@ -46,6 +48,16 @@ def quantized(path: Path, recipe: list[dict[str, Any]], samples: np.ndarray) -> 
     return bytes(made.quantize(ranges, enable_progress_report=False).quantized_model)
 
 
+def named(path: Path) -> Path:
+    """Write a file whose tensors have names, by which recipes choose layers, beside one whose tensors have none."""
+    model = flat.read(path.read_bytes())
+    for number, tensor in enumerate(model.subgraphs[0].tensors):
+        tensor.name = tensor.name or f"/{number}/"
+    target = path.with_name(f"named-{path.name}")
+    target.write_bytes(flat.written(model))
+    return target
+
+
 def for_layer(recipe: list[dict[str, Any]], name: str) -> dict[str, Any]:
     """Return the rule of a recipe for the layer whose output has this name."""
     return recipe[0] | {"regex": re.escape(name) + ".*"}
@@ -59,10 +71,11 @@ def compare(data: Any, part: str, float32: keras.Model, folder: Path, runs: int)
     for form in (None, "dynamic", "int8", "int16x8"):
         name = f"converter {form or 'float32'}"
         paths[name] = kr.export_tflite(float32, folder / f"{part}-{form}.tflite", form, samples).path
-    base = paths["converter float32"]
+    base = named(paths["converter float32"])
     for name, recipe in RECIPES.items():
         paths[f"ai-edge-quantizer {name}"] = folder / f"{part}-{recipe}.tflite"
-        paths[f"ai-edge-quantizer {name}"].write_bytes(quantized(base, getattr(recipes, recipe)(), samples))
+        content = quantized(base, getattr(recipes, recipe)(), samples)
+        paths[f"ai-edge-quantizer {name}"].write_bytes(slimmed(content))
     expected, rows = Interpreter(base).predict(data.x_test), []
     accuracy = lambda found: f"{100 * np.mean(found.argmax(-1) == data.y_test):.2f}"  # noqa: E731
     times = kr.benchmark_tflite(list(paths.values()), runs=runs)
@@ -82,7 +95,7 @@ def compare(data: Any, part: str, float32: keras.Model, folder: Path, runs: int)
     order, rows = sorted(names, key=change.get, reverse=True), []
     for count in (0, 1, 2, 4, 8, len(order) // 2, len(order)):
         content = quantized(base, [*four, *(for_layer(eight, name) for name in order[:count])], samples)
-        rows.append([str(count), f"{len(content):,}", accuracy(Interpreter.of(content).predict(data.x_test))])
+        rows.append([str(count), f"{len(slimmed(content)):,}", accuracy(Interpreter.of(content).predict(data.x_test))])
     print_table(f"{part}, weights int4 but in some layers", ["layers in int8", "bytes", "accuracy %"], rows)
 
 

@@ -11,6 +11,7 @@ import functools
 import inspect
 import random
 import sys
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -251,16 +252,21 @@ def misplaces_biases() -> bool:
 
 @contextlib.contextmanager
 def quiet_tensorflow() -> Iterator[None]:
-    """Silence TensorFlow's Python logger; a conversion logs a listing of every variable and function."""
+    """Silence TensorFlow's Python loggers; a conversion logs a listing of every variable and function."""
     import logging
 
-    logger = logging.getLogger("tensorflow")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    if "tensorflow" in sys.modules:
+        sys.modules["tensorflow"].get_logger()  # which keeps the stream of its first call
+    root, loggers = logging.getLogger(), [logging.getLogger(name) for name in ("tensorflow", "absl")]
+    handlers, levels = list(root.handlers), [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
-        logger.setLevel(level)
+        root.handlers[:] = handlers  # the first message of absl adds one
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)
 
 
 def replace_variable(layer: keras.Layer, old: keras.Variable, new: keras.Variable) -> None:
@@ -272,6 +278,18 @@ def replace_variable(layer: keras.Layer, old: keras.Variable, new: keras.Variabl
     layer._tracker.lock()
 
 
+ADDING_LOSSES: weakref.WeakSet[keras.Layer] = weakref.WeakSet()
+"""Layers whose code has called `add_loss` while it was traced."""
+
+
+def declares_outputs(layer: Any) -> bool:
+    """Return whether a layer of somebody's says by a method of its own, not by its code, what its outputs are."""
+    if type(layer).__module__.startswith("keras.") or isinstance(layer, keras.Model):
+        return False
+    names = ("compute_output_shape", "compute_output_spec")
+    return isinstance(layer, keras.Layer) and any(getattr(type(layer), x) is not getattr(keras.Layer, x) for x in names)
+
+
 @contextlib.contextmanager
 def tolerant_symbols(read: Callable[[keras.Variable], None] | None = None) -> Iterator[None]:
     """Let code do with symbolic tensors what Keras 3.15 allows with numbers only, and tell which weights it reads.
@@ -279,7 +297,7 @@ def tolerant_symbols(read: Callable[[keras.Variable], None] | None = None) -> It
     That is, index them by a slice or None that is in no tuple, give layers `training` by position, and None for what is
     None by itself; and let layers return None beside tensors, as attention does for a cache that there is none of, and
     something else than they declare. `read` is called where the number of a weight is asked for outside of the layers
-    that the code calls.
+    that the code calls; and there `x == y` is a tensor, as of numbers, and not False, and losses are not added.
     """
     getitem, call, init = keras.KerasTensor.__getitem__, keras.Layer.__call__, Node.__init__
     value, symbolic_call = keras.Variable.value, keras.Layer.symbolic_call
@@ -299,20 +317,26 @@ def tolerant_symbols(read: Callable[[keras.Variable], None] | None = None) -> It
         finally:
             depth[0] -= 1
 
+    def dense_symbol(x: Any) -> Any:  # Keras 3.15 calls twice a tensor sparse
+        return keras.KerasTensor(x.shape, dtype=x.dtype) if isinstance(x, keras.KerasTensor) else x
+
     def by_code(layer: keras.Layer, *arguments: Any, **keyword_arguments: Any) -> Any:
-        declares = keras.Layer.compute_output_shape, keras.Layer.compute_output_spec
-        own = (type(layer).compute_output_shape, type(layer).compute_output_spec)
-        if own == declares or type(layer).__module__.startswith("keras.") or isinstance(layer, keras.Model):
+        if not declares_outputs(layer) or "compute_output_spec" in vars(layer):  # another context has told
             return symbolic_call(layer, *arguments, **keyword_arguments)
         try:
-            made = keras.src.backend.compute_output_spec(layer.call, *arguments, **keyword_arguments)
+            given = keras.tree.map_structure(dense_symbol, (arguments, keyword_arguments))
+            made = keras.src.backend.compute_output_spec(layer.call, *given[0], **given[1])
         except Exception:  # the code does not take the sizes that Keras tries
             return symbolic_call(layer, *arguments, **keyword_arguments)
+        with contextlib.suppress(Exception):  # whatever the user's code raises
+            declared = layer.compute_output_spec(*arguments, **keyword_arguments)
+            if len(keras.tree.flatten(made)) == len(keras.tree.flatten(declared)):
+                made = declared
+        vars(layer)["compute_output_spec"] = lambda *_, **__: made  # Keras 3.8 notes the call with what this gives
         try:
-            declared = symbolic_call(layer, *arguments, **keyword_arguments)
-        except Exception:  # whatever the user's code raises
-            return made
-        return declared if len(keras.tree.flatten(made)) == len(keras.tree.flatten(declared)) else made
+            return symbolic_call(layer, *arguments, **keyword_arguments)
+        finally:
+            del vars(layer)["compute_output_spec"]
 
     def without_none(node: Any, operation: Any, call_args: Any = None, call_kwargs: Any = None, outputs: Any = None):
         init(node, operation, call_args, call_kwargs, [x for x in keras.tree.flatten(outputs) if x is not None])
@@ -322,13 +346,22 @@ def tolerant_symbols(read: Callable[[keras.Variable], None] | None = None) -> It
             read(variable)
         return value.fget(variable)
 
+    def equal(x: keras.KerasTensor, y: Any) -> Any:
+        is_plain = depth[0] or read is None or not (hasattr(y, "shape") or isinstance(y, int | float))
+        return x is y if is_plain else keras.ops.equal(x, y)
+
+    eq, add_loss = keras.KerasTensor.__eq__, keras.Layer.add_loss
+    if read is not None:
+        keras.Layer.add_loss = lambda layer, loss: ADDING_LOSSES.add(layer)  # Keras takes no symbolic losses
+    keras.KerasTensor.__eq__ = equal
     keras.KerasTensor.__getitem__ = lambda x, key: getitem(x, key if isinstance(key, tuple | int) else (key,))
     keras.Layer.__call__, Node.__init__, keras.Layer.symbolic_call = by_name, without_none, by_code
     keras.Variable.value = property(told)
     try:
         yield
     finally:
-        keras.KerasTensor.__getitem__, keras.Layer.__call__ = getitem, call
+        keras.KerasTensor.__getitem__, keras.Layer.__call__, keras.KerasTensor.__eq__ = getitem, call, eq
+        keras.Layer.add_loss = add_loss
         Node.__init__, keras.Layer.symbolic_call = init, symbolic_call
         if is_own:
             keras.Variable.value = value

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+from keras import ops
 from keras.src.models.functional import Functional  # the class of `keras.Model(inputs, outputs)`
 
 from keras_rmda._compat import layers_of, tolerant_symbols
@@ -65,6 +66,24 @@ def inputs_given(model: keras.Model, arguments: tuple, keyword_arguments: dict[s
         names = [x.name for x in functional(model).inputs]
         given = {key: given[key] for key in wanted} if isinstance(wanted, dict) else [given[name] for name in names]
     return keras.tree.flatten(given)
+
+
+def is_fitted(model: keras.Model, arguments: tuple, keyword_arguments: dict[str, Any]) -> bool:
+    """Return whether a call gives a model with a graph tensors of as many axes as its inputs have."""
+    given = inputs_given(model, arguments, keyword_arguments)
+    return all(x is None or len(x.shape) == len(y.shape) for x, y in zip(given, inputs_of(model), strict=True))
+
+
+def fitted(model: keras.Model, arguments: tuple, keyword_arguments: dict[str, Any]) -> tuple[tuple, dict]:
+    """Return the arguments of a call of a model with a graph, with a last axis of size 1 added or left out.
+
+    Keras does so by itself where an input has it and the tensor has not, or the other way round.
+    """
+    changed: dict[int, Any] = {}
+    for x, y in zip(inputs_given(model, arguments, keyword_arguments), inputs_of(model), strict=True):
+        if x is not None and len(x.shape) != len(y.shape):
+            changed[id(x)] = ops.squeeze(x, -1) if len(x.shape) > len(y.shape) else ops.expand_dims(x, -1)
+    return keras.tree.map_structure(lambda x: changed.get(id(x), x), (arguments, keyword_arguments))
 
 
 def replayed(model: keras.Model, inputs: list, call: Callable[[Any, tuple, dict], Any]) -> Any:
@@ -132,6 +151,7 @@ def rebuilt(
     replace: Callable[[Any], Any],
     made: dict[int, Any] | None = None,
     arguments_of: Callable[[Any, tuple, dict], tuple[tuple, dict]] = lambda node, *given: given,
+    graph_of: Callable[[Any, tuple, dict], Any] = lambda layer, *given: layer,
 ) -> keras.Model:
     """Return an uncompiled copy of a model's graph in which each layer is `replace(layer)`.
 
@@ -145,10 +165,12 @@ def rebuilt(
         replace: called once with each layer or raw operation that is no model with a graph.
         made: by `id`, what has been made of layers so far.
         arguments_of: called with (node, arguments, keyword arguments) of each call in the copy; returns other ones.
+        graph_of: called before `replace` with (layer, arguments, keyword arguments) of the first call in the copy;
+            returns what stands for the layer.
     """
     inputs = [fresh_input(x, x.shape) for x in inputs_of(model)]
     with tolerant_symbols():
-        return _rebuilt_on(model, inputs, replace, {} if made is None else made, arguments_of)
+        return _rebuilt_on(model, inputs, replace, {} if made is None else made, arguments_of, graph_of)
 
 
 def fresh_input(tensor: Any, batch_shape: tuple) -> Any:
@@ -162,7 +184,12 @@ def fresh_input(tensor: Any, batch_shape: tuple) -> Any:
 
 
 def _rebuilt_on(
-    model: keras.Model, inputs: list, replace: Callable[[Any], Any], made: dict[int, Any], arguments_of: Callable
+    model: keras.Model,
+    inputs: list,
+    replace: Callable[[Any], Any],
+    made: dict[int, Any],
+    arguments_of: Callable,
+    graph_of: Callable,
 ) -> keras.Model:
     """Return a copy of a model that takes these tensors of `keras.Input`."""
 
@@ -174,16 +201,17 @@ def _rebuilt_on(
                     fresh_input(x, x.shape if y is None else (*x.shape[:1], *y.shape[1:]))
                     for x, y in zip(inputs_of(layer), given, strict=True)
                 ]
-                made[id(layer)] = [_rebuilt_on(layer, fresh, replace, made, arguments_of)]
+                made[id(layer)] = [_rebuilt_on(layer, fresh, replace, made, arguments_of, graph_of)]
             else:
-                replaced = replace(layer)
-                if replaced is not layer and is_inner_graph(replaced):
-                    replaced = _on_shapes_of(replaced, tensors_in((arguments, keyword_arguments)))
+                replaced = replace(graph_of(layer, arguments, keyword_arguments))
                 made[id(layer)] = replaced if isinstance(replaced, list) else [replaced]
         return made[id(layer)]
 
     def call(node: Any, arguments: tuple, keyword_arguments: dict) -> Any:
-        layers, operation = new(node.operation, arguments, keyword_arguments), node.operation
+        operation = node.operation
+        if is_inner_graph(operation) and not is_fitted(operation, arguments, keyword_arguments):
+            arguments, keyword_arguments = fitted(operation, arguments, keyword_arguments)
+        layers = new(operation, arguments, keyword_arguments)
         if layers and has_graph(layers[0]):
             if not has_graph(operation):  # a block's, which takes all tensors as one argument
                 tensors = tensors_in((arguments, keyword_arguments))
@@ -200,24 +228,15 @@ def _rebuilt_on(
         return functools.reduce(lambda x, layer: layer(x), others, outputs)
 
     outputs = replayed(model, inputs, call)
-    if isinstance(model, keras.Sequential):
+    if type(model) is keras.Sequential:
         layers = [layer for old in model.layers for layer in made[id(old)]]
         result = keras.Sequential([inputs[0], *layers], name=model.name)
     else:
-        structured = keras.tree.pack_sequence_as(model.input, inputs)
+        structured = keras.tree.pack_sequence_as(functional(model).input, inputs)
         result = Functional(structured, outputs, name=model.name)
     result.dtype_policy = model.dtype_policy
     result._trainable = model._trainable  # the setter would also set those of all layers inside
     return result
-
-
-def _on_shapes_of(graph: keras.Model, given: list) -> keras.Model:
-    """Return the graph of a layer's code on the shapes that it gets: layers before it may declare others."""
-    old = inputs_of(graph)
-    if all(x.shape[1:] == y.shape[1:] or None in x.shape[1:] + y.shape[1:] for x, y in zip(old, given)):
-        return graph
-    fresh = [fresh_input(x, (*x.shape[:1], *y.shape[1:])) for x, y in zip(old, given, strict=True)]
-    return _rebuilt_on(graph, fresh, lambda layer: layer, {}, lambda node, *given: given)
 
 
 def is_inner_graph(operation: Any) -> bool:

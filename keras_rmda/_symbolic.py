@@ -13,6 +13,7 @@ from keras_rmda import _graphs
 from keras_rmda._compat import layers_of
 from keras_rmda._graphs import has_graph, nodes
 from keras_rmda.tracing import Untraceable, dtype_for, traced, traced_model
+from keras_rmda.tracing.containers import graph_of, is_container
 
 IsKnown = Callable[[keras.Layer], bool]
 """Tells layers that must not be looked into, since it is known what they do."""
@@ -62,10 +63,22 @@ def _graph_of(model: keras.Model) -> keras.Model:
     if not isinstance(model, keras.Model) or _graphs.has_graph(model):
         nodes(model)
         return model
-    known = model.built and (getattr(_graphs.functional(model), "inputs", None) or model.get_build_config())
-    if not known:
+    if not model.built:
         raise ValueError(
             f"The model {model.name!r} is not built: it has no shapes and no weights yet. Call it on data first."
+        )
+    known = getattr(_graphs.functional(model), "inputs", None) or model.get_build_config()
+    if not known:
+        cause = innermost(model)
+        raise ValueError(
+            f"The model {model.name!r} of type {type(model).__name__} is subclassed, and nobody knows the shapes of "
+            f"its inputs: Keras cannot run the `call` of {cause.name!r} of type {type(cause).__name__} on symbolic "
+            "tensors, as `model(keras.Input(...))` shows; write it with `keras.ops` that take sizes of None, too."
+        )
+    if isinstance(known, dict) and "input_shape" not in known:
+        raise ValueError(
+            f"The model {model.name!r} of type {type(model).__name__} is subclassed, and its `build` takes several "
+            "shapes: write it with one argument for all inputs, or as a Functional model."
         )
 
     def symbolic(shape: Any, name: str | None = None) -> Any:
@@ -89,19 +102,41 @@ def _graph_of(model: keras.Model) -> keras.Model:
         ) from why
 
 
+def innermost(model: keras.Model) -> keras.Layer:
+    """Return the innermost layer whose `call` Keras could not run on symbolic tensors, for a model built by numbers.
+
+    Keras builds what has layers inside by such a run, and notes the shapes of inputs only where that works.
+    """
+    consists = lambda layer: getattr(layer, "_layers", []) and not type(layer).__module__.startswith("keras.")  # noqa: E731
+    failed = [layer for layer in layers_of(model) if consists(layer) and not layer.get_build_config()]
+    is_last = lambda layer: not any(x in failed for x in layers_of(layer) if x is not layer)  # noqa: E731
+    return next(filter(is_last, failed), model)
+
+
 def _expanded(model: keras.Model, is_known: IsKnown) -> keras.Model:
-    """Return a model in which the blocks of a model with a graph are models with graphs."""
+    """Return a model in which the blocks of a model with a graph are models with graphs, and get what they take."""
     calls: dict[int, list] = {}
+    is_fitted = True
     for node in _nodes_inside(model):
-        if _is_code(node.operation) and not is_known(node.operation):
+        if _graphs.is_inner_graph(node.operation):
+            is_fitted = is_fitted and _graphs.is_fitted(node.operation, node.arguments.args, node.arguments.kwargs)
+        if is_container(node.operation) or (_is_code(node.operation) and not is_known(node.operation)):
             calls.setdefault(id(node.operation), []).append(node)
     graphs = {}
-    for key, of in calls.items():
-        try:
-            graphs[key] = _expanded(_traced(of), is_known)
-        except Untraceable as why:
-            UNTRACEABLE[of[0].operation] = str(why)
-    return _graphs.rebuilt(model, lambda layer: graphs.get(id(layer), layer)) if graphs else model
+
+    def expanded(layer: Any, *given: Any) -> Any:
+        """Return the graph of a block, on what it gets from the graphs of those before it: they may declare others."""
+        if id(layer) in calls:
+            try:
+                graphs[id(layer)] = _expanded(_traced(calls[id(layer)], given), is_known)
+            except Untraceable as why:
+                UNTRACEABLE[layer] = str(why)
+        return graphs.get(id(layer), layer)
+
+    if not calls and is_fitted:
+        return model
+    result = _graphs.rebuilt(model, lambda layer: layer, graph_of=expanded)
+    return result if graphs or not is_fitted else model
 
 
 def _nodes_inside(model: keras.Model) -> Iterator[Any]:
@@ -124,8 +159,8 @@ def is_function(layer: Any) -> bool:
     return type(layer) in (keras.layers.Lambda, keras.layers.Activation)
 
 
-def _traced(calls: list) -> keras.Model:
-    """Return the graph of a layer's code, if it says the same at all of its calls."""
+def _traced(calls: list, first: tuple[tuple, dict]) -> keras.Model:
+    """Return the graph of a layer's code on these arguments of the first call, if all calls say the same."""
     layer = calls[0].operation
     if layer.activity_regularizer is not None:
         raise Untraceable("it has an activity regularizer")
@@ -134,7 +169,13 @@ def _traced(calls: list) -> keras.Model:
         raise Untraceable("it is called with training=True")
     if len({_signature(each, layer) for each in given}) > 1:
         raise Untraceable("it is called in several ways, or on several shapes")
-    return traced(layer, *given[0])
+    arguments, keyword_arguments = first
+    trace = graph_of if is_container(layer) else traced
+    graph = trace(layer, arguments, {key: x for key, x in keyword_arguments.items() if key != "training"})
+    made, declared = len(keras.tree.flatten(graph.outputs)), len(calls[0].output_tensors)
+    if made != declared:
+        raise Untraceable(f"it returns {made} tensors, and declares {declared}")
+    return graph
 
 
 def _signature(arguments: Any, layer: keras.Layer) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import os
 import sys
 from collections.abc import Iterator
@@ -61,6 +62,26 @@ def quantization() -> Any:
 def is_of_tf_keras(model: Any) -> bool:
     """Return whether a model is one of tf_keras, without importing that."""
     return "tf_keras" in sys.modules and isinstance(model, sys.modules["tf_keras"].Model)
+
+
+def can_quantize(layer: Any) -> bool:
+    """Return whether TensorFlow Model Optimization has a way to quantize a layer of tf_keras.
+
+    Its registry is private; `quantize_model` asks it in the same way, and raises for the first layer that it lacks.
+    """
+    registry = importlib.import_module(
+        "tensorflow_model_optimization.python.core.quantization.keras.default_8bit.default_8bit_quantize_registry"
+    )
+    return registry.Default8BitQuantizeRegistry().supports(layer)
+
+
+def readers(layer: Any, model: Any) -> list:
+    """Return the nodes of a tf_keras model that read what a layer makes.
+
+    `layer.outbound_nodes` has those of other models, too: a model of what is inside another gets nodes of its own.
+    """
+    nodes = [node for nodes in model._nodes_by_depth.values() for node in nodes]
+    return [node for node in nodes if any(each.layer is layer for each in node.parent_nodes)]
 
 
 def keep_zeros(variable: Any) -> None:

@@ -101,6 +101,8 @@ def parser() -> Parser:
     export.add_argument("--no-strip", action="store_true", help="keep channels that cannot matter, and gates")
     export.add_argument("--sparse", action="store_true", help="store the places of nonzero weights, not zeros")
     export.add_argument("--int8-io", action="store_true", help="int8 inputs and outputs too")
+    export.add_argument("--batch", type=int, help="samples at once (default: any number, or 1 where it must be fixed)")
+    export.add_argument("--micro", action="store_true", help="a file that runs on microcontrollers, or an error")
 
     bench = command("bench", commands.run_bench, "compare the latency of TensorFlow Lite files")
     bench.add_argument("files", metavar="FILE", nargs="+", help="a .tflite file")

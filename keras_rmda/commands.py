@@ -128,14 +128,15 @@ def run_export(options: argparse.Namespace) -> None:
     """`keras-rmda export`."""
     _files.check_target(options.out, ".tflite", "OUT")
     data = _arrays.read("--representative-data", options.representative_data) if options.representative_data else None
-    how = {"strip": not options.no_strip, "sparse": options.sparse, "int8_io": options.int8_io}
+    how = {"strip": not options.no_strip, "sparse": options.sparse, "int8_io": options.int8_io, "micro": options.micro}
+    how["batch"] = options.batch
     file = export_tflite(load_structured(options.model), options.out, options.quantization, data, **how)
     figures = asdict(file) | {"path": str(file.path)}
     if options.json:
         print(json.dumps(figures))
         return
     cells = {key: f"{value:.3g}" if isinstance(value, float) else value for key, value in figures.items()}
-    shown = {key.replace("_", " "): cell for key, cell in cells.items() if key not in ("operators", "not_micro")}
+    shown = {key.replace("_", " "): cell for key, cell in cells.items() if not isinstance(cell, (dict, tuple))}
     print(table(tuple(shown), [tuple(shown.values())]))
 
 

@@ -122,18 +122,28 @@ def removable(traced: Trace, parts: str, free: set[int]) -> dict[int, tuple[Any,
             candidates[roots] = False
     for atoms, _ in traced.pinned:
         candidates[traced.ties.find(atoms)] = False
+    helpers, helped = np.zeros_like(candidates), np.zeros_like(candidates)
+    for site in traced.sites.values():
+        for name, variable in site.weights():
+            if id(variable) in free and name and not site.opaque:
+                for letter in set(site.rule.helps(name)) & site.own.keys():  # a single number has no channels
+                    helpers[traced.ties.find(site.own[letter])] = True
     while True:
         found = {}
         for site in traced.sites.values():
             for name, variable in site.weights():
                 if id(variable) in free and name and not site.opaque:
-                    ids = belongs_to(traced, site, name, parts, candidates)
+                    ids = belongs_to(traced, site, name, parts, candidates, helped)
                     if ids is not None and (ids >= 0).any():
                         found[id(variable)] = (variable, ids)
         stays = kept_by_converter(traced, found)
-        if not stays.any():
+        unread = candidates.copy()
+        unread[atoms_in(found)] = False
+        more = helpers & ~helped & (unread | stays)
+        if not (stays.any() or more.any()):
             return found
-        candidates[stays] = False
+        helped |= more
+        candidates[stays & ~more] = False
 
 
 def atoms_in(found: dict[int, tuple[Any, np.ndarray]]) -> np.ndarray:
@@ -141,16 +151,22 @@ def atoms_in(found: dict[int, tuple[Any, np.ndarray]]) -> np.ndarray:
     return np.unique(np.concatenate([ids[ids >= 0] for _, ids in found.values()] or [np.zeros(0, int)]))
 
 
-def belongs_to(traced: Trace, site: Site, name: str, parts: str, candidates: np.ndarray) -> np.ndarray | None:
-    """Return the atoms that the elements of a weight belong to, -1 for none, in a shape that broadcasts with it."""
+def belongs_to(
+    traced: Trace, site: Site, name: str, parts: str, candidates: np.ndarray, helped: np.ndarray
+) -> np.ndarray | None:
+    """Return the atoms that the elements of a weight belong to, -1 for none, in a shape that broadcasts with it.
+
+    What multiplies channels belongs to those that are `helped` as if it read them: a sum reads what it adds up without
+    weights.
+    """
     letters = "".join(site.axes[name])
     roles = {"readers": (site.rule.reads(name),), "all": (site.rule.writes(name), site.rule.reads(name))}[parts]
     ids = None
-    for role in roles:
+    for role, which in (*((role, candidates) for role in roles), (site.rule.helps(name), candidates & helped)):
         letter = next((each for each in letters if each in role and np.ndim(site.own.get(each)) > 0), None)
         if letter is not None:
             atoms = traced.ties.find(site.own[letter])
-            laid = site.marked(name, letter, np.where(candidates[atoms], atoms, -1))
+            laid = site.marked(name, letter, np.where(which[atoms], atoms, -1))
             ids = laid if ids is None or (ids < 0).all() else ids if (ids >= 0).all() else np.where(ids < 0, laid, ids)
     return ids
 

@@ -12,6 +12,7 @@ from keras import ops
 
 from keras_rmda import _checks, _compat, _finite, _graphs
 from keras_rmda._copies import Copies
+from keras_rmda._saving import made_savable
 from keras_rmda.channels.linear import WritesInGroups
 from keras_rmda.channels.table import rule_of
 from keras_rmda.channels.tensors import NotCovered
@@ -94,6 +95,7 @@ def _factorized(model: keras.Model, tolerance: float, inputs: Any, original: ker
         if weights:
             layer.set_weights(weights)
             _graphs.finalize_states(layer)
+    made_savable(thin, original, made)
     exact = [
         (variable, value)
         for layer, weights in filled

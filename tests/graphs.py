@@ -36,6 +36,30 @@ class Block(L.Layer):
         return y + (x if other is None else other)
 
 
+class Queried(L.Layer):
+    """Positions, averaged with weights from products with an own vector, or other uses of own weights."""
+
+    def __init__(self, kind, **arguments):
+        super().__init__(**arguments)
+        self.kind = kind
+
+    def build(self, shape):
+        self.q = self.add_weight(shape=(shape[-1],), name="q")
+        self.a = self.add_weight(shape=(shape[-1], 2), name="a")
+        self.b = self.add_weight(shape=(2, 3), name="b")
+
+    def call(self, x):
+        if self.kind == "low_rank":
+            return ops.matmul(x, ops.matmul(self.a, self.b))
+        scores = {
+            "sum": lambda: ops.sum(x * self.q, axis=-1),
+            "matmul": lambda: ops.matmul(x, self.q[:, None])[..., 0],
+            "einsum": lambda: ops.einsum("bnc,c->bn", ops.tanh(x), self.q),
+            "tensordot": lambda: ops.tensordot(x, self.q * 2.0, axes=1),
+        }[self.kind]()
+        return ops.sum(ops.softmax(scores, axis=1)[..., None] * x, axis=1)
+
+
 class Graph:
     """Grows a random graph; `self.tensors` holds what has not been used as the last of its branch."""
 
@@ -141,6 +165,7 @@ class Graph:
                 ("abc,cd->abd", (None, self.width()), "d"),
                 ("abc,cd->abd", (None, self.width()), None),
                 ("...x,xy->...y", self.width(), "y"),
+                *[("abc,bcd->abd", (x.shape[1], self.width()), self.pick("d", "bd", None))] * (x.shape[1] is not None),
             )
             return L.EinsumDense(equation, output_shape=shape, bias_axes=bias, activation="relu")(x)
         if kind == "normalization":
@@ -277,6 +302,8 @@ class Graph:
             return layer(layer(x)) if self.some() else L.Add()([layer(x), layer(L.Activation("tanh")(x))])
         if kind == "distributed" and rank > 0:
             inner = self.pick(L.Dense(self.width(), activation="relu"), L.BatchNormalization(), L.LayerNormalization())
+            if None not in x.shape[2:] and self.some(0.3):
+                inner = keras.Sequential([keras.Input(x.shape[2:]), inner, L.Dense(self.width()), L.ReLU()])
             return L.TimeDistributed(inner)(x)
         if None in x.shape[1:]:
             return None
@@ -315,8 +342,10 @@ class Graph:
         kind = self.pick(
             "rnn", "both_ways", "attention", "grouped_attention", "cross", "states", "heads", "by_hand", "by_hand",
             "by_hand",
-            "scores", "gram", "cell",
+            "scores", "gram", "cell", "queried",
         )  # fmt: skip
+        if kind == "queried":
+            return Queried(self.pick("sum", "matmul", "einsum", "tensordot", "low_rank"))(x)
         if kind == "by_hand" and x.shape[1]:
             return self.attention_by_hand(x)
         if kind == "scores":
@@ -328,6 +357,7 @@ class Graph:
             return ops.matmul(L.Dense(d)(x), ops.swapaxes(L.Dense(d)(x), 1, 2)) @ x
         if kind == "cell":
             cell = self.pick(L.SimpleRNNCell, L.LSTMCell, L.GRUCell)(self.width())
+            cell = [cell, L.GRUCell(self.width())] if self.some(0.3) else cell
             return L.RNN(cell, return_sequences=self.some())(x)
         recurrent = self.pick(L.SimpleRNN, L.LSTM, L.GRU)
         arguments = {"use_bias": self.some(0.8), "return_sequences": self.some(0.7)}

@@ -23,6 +23,7 @@ SLOW = {
     r"test_backup\.py|test_export\.py::.*(kill|full_disk)|test_cli\.py::test_(as_a_process|train)": (
         "trainings and files that are interrupted, processes"
     ),
+    r"test_export_models\.py::.*(over_time|written_out|crash|full_disk|states)": "loops, states",
     r"[\[-](RAMDA|ProxSGD|ProxAdamW|LinBreg|AdaBreg|DessiLBI)[\]-]|test_reference.*-(eager|graph)-": (
         "algorithms other than RMDA; their references but under XLA"
     ),

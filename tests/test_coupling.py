@@ -5,7 +5,7 @@ import contextlib
 import keras
 import numpy as np
 import pytest
-from backend import hidden
+from backend import hidden, only_tensorflow
 from graphs import Graph
 from keras import layers as L
 from keras import ops
@@ -309,3 +309,56 @@ def test_the_proof_leaves_no_trace():
         assert name == found[0][0]
         for a, b in zip(numbers, found[0][1], strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+QUERIES = {
+    "sum": lambda q, x: ops.sum(x * q, axis=-1),
+    "sum_of_a_function": lambda q, x: ops.sum(ops.tanh(x) * q, axis=-1),
+    "matmul": lambda q, x: ops.matmul(x, q[:, None])[..., 0],
+    "matmul_of_a_vector": lambda q, x: ops.matmul(x, q),
+    "dot_of_twice": lambda q, x: ops.squeeze(ops.dot(x, ops.expand_dims(q * 2.0, -1)), -1),
+    "einsum": lambda q, x: ops.einsum("bnc,c->bn", x, q),
+    "tensordot": lambda q, x: ops.tensordot(x, q, axes=1),
+}
+
+
+@pytest.mark.parametrize("name", QUERIES)
+@only_tensorflow
+def test_a_vector_whose_products_are_summed_reads_channels(name):
+    class Pooling(L.Layer):
+        def __init__(self, **arguments):
+            super().__init__(**arguments)
+            self.dense = L.Dense(12, name="dense")
+
+        def build(self, shape):
+            self.dense.build(shape)
+            self.q = self.add_weight(shape=(12,), name="q")
+
+        def call(self, x):
+            weights = ops.softmax(QUERIES[name](self.q, self.dense(x)), axis=1)
+            return ops.sum(weights[..., None] * x, axis=1)
+
+    inputs = keras.Input((None, 8))
+    model = keras.Model(inputs, L.Dense(3)(Pooling(name="pooling")(inputs)))
+    groups = kr.coupled_groups(model)
+    assert [(path, np.size(ids)) for path, ids in groups.members.items()] == [("pooling/q", 12)]
+    q = next(weight for weight in model.weights if weight.path.endswith("q"))
+    q.assign(np.arange(12.0) % 3)
+    small = kr.strip(model)
+    assert small.count_params() == model.count_params() - 4 * (8 + 1 + 1)
+    x = np.random.default_rng(0).normal(size=(2, 5, 8)).astype("float32")
+    assert np.abs(model(x) - small(x)).max() < 1e-5
+
+
+@only_tensorflow
+def test_what_weights_read_is_not_in_groups_with_what_scales_it():
+    class Scale(L.Layer):
+        def build(self, shape):
+            self.q = self.add_weight(shape=(shape[-1],), name="q")
+
+        def call(self, x):
+            return x * self.q
+
+    inputs = keras.Input((8,))
+    model = keras.Model(inputs, L.Dense(3, name="last")(Scale()(L.Dense(6)(inputs))))
+    assert list(kr.coupled_groups(model).members) == ["last/kernel"]

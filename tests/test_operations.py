@@ -403,8 +403,7 @@ def test_what_is_not_covered_says_why():
     x = keras.Input((5, 4))
     for y, reason in (
         (ops.einsum("bnc,bnc,bnd->bnd", x, x, dense(4, "b")(x)), "3 inputs"),
-        (L.TimeDistributed(keras.Sequential([dense(3, "a")]))(x), "Sequential"),
-        (L.RNN([L.GRUCell(3), L.GRUCell(2)])(x), "a StackedRNNCells inside"),
+        (L.RNN([L.GRUCell(3), L.GRUCell(2)], return_state=True)(x)[0], "a StackedRNNCells inside"),
         (L.Attention(score_mode="concat")([x, x]), "score_mode='concat'"),
         (L.Dot(axes=2, normalize=True)([x, x]), "normalize=True"),
         (ops.take(dense(3, "a")(x), [[0, 1], [1, 2]], axis=-1), "an index of several axes into channels"),

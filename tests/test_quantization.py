@@ -8,11 +8,13 @@ import keras
 import numpy as np
 import processes
 import pytest
+import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter
 from backend import hidden
 from keras import layers as L
 
 import keras_rmda as kr
+from keras_rmda.export.benchmark import Interpreter as FileInterpreter
 from keras_rmda.export.contents import read_contents
 from keras_rmda.export.legacy import Unsupported, as_tf_keras
 from keras_rmda.pruning.verification import difference
@@ -181,6 +183,12 @@ REFUSED = {
     "normalization behind a transposed convolution": through(
         L.Conv2DTranspose(4, 3), L.BatchNormalization(name="refused")
     ),
+    "normalization behind an activation": through(
+        L.Conv2D(4, 3, activation="relu"), L.BatchNormalization(name="refused")
+    ),
+    "normalization behind the activation of a dense layer": through(
+        L.Dense(4, activation="relu"), L.BatchNormalization(name="refused")
+    ),
     "activation of a layer": through(L.Conv2D(3, 3, activation="elu", name="refused")),
     "activation that tf_keras lacks": through(L.Activation("hard_silu", name="refused")),
     "function": through(L.Lambda(lambda x: 2 * x, name="refused")),
@@ -195,6 +203,159 @@ def test_what_cannot_be_is_named(case):
         kr.quantization_aware(REFUSED[case])
     names = [layer.name for layer in REFUSED[case].layers if f"'{layer.name}'" in str(error.value)]
     assert names == [layer.name for layer in REFUSED[case].layers if "refused" in layer.name]
+
+
+def test_why_a_normalization_behind_an_activation_is_refused():
+    with pytest.raises(Unsupported, match="has an activation; make that a layer behind"):
+        kr.quantization_aware(REFUSED["normalization behind an activation"])
+
+
+def small(*front, shape=(12, 12, 3), dtype="float32"):
+    """A network behind the layers of `front`."""
+    keras.utils.set_random_seed(0)
+    x = inputs = keras.Input(shape, dtype=dtype, name="image")
+    for layer in front:
+        x = layer(x)
+    x = L.GlobalAveragePooling2D()(L.Conv2D(6, 3, activation="relu", padding="same")(x))
+    return keras.Model(inputs, L.Dense(3, name="scores")(x))
+
+
+BYTES = np.clip(IMAGES * 40 + 128, 0, 255)
+FRONT = {
+    "rescaling": (lambda: small(L.Rescaling(1 / 127.5, -1.0)), BYTES),
+    "bytes": (lambda: small(L.Rescaling(1 / 255), dtype="uint8"), BYTES.astype("uint8")),
+    "normalization": (lambda: small(L.Normalization(mean=[0.1, 0.2, 0.3], variance=[1.0, 2.0, 3.0])), IMAGES),
+    "sizes": (lambda: small(L.Resizing(8, 8)), IMAGES),
+    "random": (lambda: small(L.RandomFlip(), L.RandomRotation(0.2), L.RandomZoom(0.1), L.GaussianNoise(0.5)), IMAGES),
+    "both": (lambda: small(L.Rescaling(1 / 127.5, -1.0), L.RandomContrast(0.3), L.RandomTranslation(0.1, 0.1)), BYTES),
+    "a model inside": (lambda: small(keras.Sequential([L.Rescaling(2.0), L.RandomFlip()])), IMAGES),
+}
+
+
+@pytest.fixture(scope="module", params=FRONT)
+def with_front(request):
+    make, data = FRONT[request.param]
+    model = make()
+    return model, data, kr.quantization_aware(model, data)
+
+
+def test_preprocessing_at_the_inputs_stays_in_float(with_front):
+    model, data, aware = with_front
+    expected = np.asarray(model(data, training=False))
+    assert difference(expected, np.asarray(aware(data, training=False))) < 0.05
+    assert [x.name for x in aware.inputs] == ["image"]
+    assert len(aware.trainable_variables) == 4
+    assert [name.endswith("scores") for name in aware.output_names] == [True]
+
+
+PREPROCESSING = {
+    "a power of two": lambda: [L.Rescaling(1 / 2)],
+    "an offset": lambda: [L.Rescaling(1 / 127.5, -1.0)],
+    "by channel": lambda: [L.Normalization(mean=[0.1, 0.2, 0.3], variance=[1.0, 2.0, 3.0])],
+    "of all numbers": lambda: [L.Normalization(axis=None, mean=0.1, variance=2.0), L.RandomFlip()],
+}
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("front", PREPROCESSING)
+def test_normalizations_behind_preprocessing_are_folded(front, padding):
+    keras.utils.set_random_seed(0)
+    x = inputs = keras.Input((12, 12, 3))
+    for layer in PREPROCESSING[front]():
+        x = layer(x)
+    x = L.ReLU()(L.BatchNormalization()(L.Conv2D(6, 3, padding=padding, use_bias=False)(x)))
+    x = L.ReLU()(L.BatchNormalization()(L.Conv2D(4, 3, padding=padding, use_bias=False)(x)))
+    model = trained_normalizations(keras.Model(inputs, L.Dense(3)(L.GlobalAveragePooling2D()(x))))
+    aware = kr.quantization_aware(model, IMAGES)
+    assert difference(np.asarray(model(IMAGES, training=False)), np.asarray(aware(IMAGES, training=False))) < 0.05
+
+
+def test_a_normalization_that_is_not_all_that_reads_a_layer_is_refused_behind_preprocessing():
+    x = inputs = keras.Input((12, 12, 3))
+    x = L.Conv2D(6, 3, padding="same")(L.Rescaling(0.5)(x))
+    outputs = L.GlobalAveragePooling2D()(L.Add()([x, L.BatchNormalization()(x)]))
+    with pytest.raises(Unsupported, match="must be all that reads one of"):
+        kr.quantization_aware(keras.Model(inputs, outputs))
+
+
+class Mixer(keras.Model):
+    """A subclassed model."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.pool, self.scores = L.Conv2D(6, 3), L.GlobalAveragePooling2D(), L.Dense(3)
+
+    def call(self, inputs):
+        """Call functions of Keras, too."""
+        return self.scores(self.pool(keras.activations.relu(self.conv(inputs))))
+
+
+@pytest.mark.parametrize("data", [None, IMAGES], ids=["without data", "with data"])
+def test_subclassed_models(data, tmp_path):
+    keras.utils.set_random_seed(0)
+    model = Mixer()
+    expected = np.asarray(model(IMAGES))
+    aware = kr.quantization_aware(model, data)
+    if data is not None:
+        assert difference(expected, np.asarray(aware(IMAGES, training=False))) < 0.05
+        file = kr.export_tflite(aware, tmp_path / "m.tflite", "int8", IMAGES)
+        assert difference(expected, FileInterpreter(file.path).predict(IMAGES)) < 0.1
+
+
+def test_a_subclassed_model_that_is_not_built_says_so():
+    with pytest.raises(ValueError, match="is not built"):
+        kr.quantization_aware(Mixer())
+
+
+@pytest.mark.parametrize("int8_io", [False, True])
+def test_it_is_exported(with_front, tmp_path, int8_io):
+    """With data, and without."""
+    model, data, aware = with_front
+    file = kr.export_tflite(aware, tmp_path / "m.tflite", "int8", None if int8_io else data, int8_io=int8_io)
+    found = FileInterpreter(file.path).predict(data[:8])
+    expected = np.asarray(model(data[:8], training=False))
+    assert difference(expected, found) < 0.1
+
+
+def test_random_layers_act_in_training_only():
+    aware = kr.quantization_aware(small(L.RandomFlip()), IMAGES)
+    assert np.array_equal(aware(IMAGES, training=False), aware(IMAGES, training=False))
+    assert difference(np.asarray(aware(IMAGES, training=False)), np.asarray(aware(IMAGES, training=True))) > 1e-3
+
+
+def test_what_trains_at_the_inputs_is_no_preprocessing():
+    with pytest.raises(Unsupported, match="refused"):
+        kr.quantization_aware(small(L.PReLU(name="refused")))
+
+
+def test_several_inputs_go_by_name(tmp_path):
+    """Also where the converter has another order than the model, with and without data."""
+    vectors = RANDOM.normal(size=(48, 4)).astype("float32")
+    for names in (("image", "meta"), ("meta", "image")):
+        image, meta = keras.Input((12, 12, 3), name=names[0]), keras.Input((4,), name=names[1])
+        x = L.GlobalAveragePooling2D()(L.Conv2D(6, 3, activation="relu")(L.Rescaling(0.5)(image)))
+        model = keras.Model([image, meta], L.Dense(2)(L.Concatenate()([x, meta])))
+        given = {names[0]: IMAGES, names[1]: vectors}
+        aware = kr.quantization_aware(model, given | {"more": vectors})
+        for data in (given, [IMAGES, vectors], None):
+            file = kr.export_tflite(aware, tmp_path / "m.tflite", "int8", data)
+            assert file.max_difference < 0.05
+            found = FileInterpreter(file.path).predict(given)
+            assert difference(np.asarray(model([IMAGES, vectors])), found) < 0.1
+
+
+@pytest.mark.parametrize("activation", [None, "relu"])
+def test_transposed_convolutions(tmp_path, activation):
+    if activation and tf.__version__ < "2.19":
+        pytest.skip("the converter of TensorFlow 2.18 writes a file that nothing runs")
+    inputs = keras.Input((12, 12, 3))
+    x = L.Conv2D(5, 3, strides=2, padding="same", activation="relu")(inputs)
+    outputs = L.Conv2DTranspose(4, 2, strides=2, activation=activation)(x)
+    model = keras.Model(inputs, L.Conv2D(2, 1)(L.Concatenate()([outputs, inputs])))
+    aware = kr.quantization_aware(model, IMAGES)
+    file = kr.export_tflite(aware, tmp_path / "m.tflite", "int8", IMAGES)
+    assert file.max_difference < 0.05
+    assert difference(np.asarray(model(IMAGES)), FileInterpreter(file.path).predict(IMAGES)) < 0.1
 
 
 def test_constants_in_operations_are_refused():

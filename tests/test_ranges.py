@@ -141,3 +141,69 @@ def test_masks_may_be_given_by_position():
     weights = L.Softmax()(scores, L.Lambda(lambda x: x[..., :5] > -2.0)(x))
     model = keras.Model(inputs, L.Dense(3)(weights))
     assert not [name for name in kr.analyze(model).opaque if "softmax" in name]
+
+
+def padded(x, y):
+    missing = ops.shape(x)[1] - ops.shape(y)[1]
+    return x + ops.pad(y, [[0, 0], [missing, 0], [0, 0]])
+
+
+def last(x, y):
+    return x[:, -ops.shape(y)[1] :] + y
+
+
+def repeated(x, y):
+    return x + ops.repeat(y, ops.shape(x)[1] // ops.shape(y)[1], axis=1)
+
+
+def branched(x, y):
+    ops.shape(x)[1] + 1
+    return x + (y if ops.shape(x)[1] == ops.shape(y)[1] else ops.mean(y, axis=1, keepdims=True))
+
+
+class OfTwo(L.Layer):
+    """A function of two tensors, with units before it."""
+
+    def __init__(self, function, **arguments):
+        super().__init__(**arguments)
+        self.function = function
+        self.wide, self.narrow = L.Dense(12, activation="relu", name="wide"), L.Dense(8, name="narrow")
+
+    def build(self, *shapes):
+        self.wide.build((None, None, 8))
+        self.narrow.build((None, None, 12))
+
+    def compute_output_shape(self, shape, *others):
+        return shape
+
+    def call(self, x, y):
+        return self.function(self.narrow(self.wide(x)), y)
+
+
+@pytest.mark.parametrize("function", [padded, last, repeated, branched])
+def test_what_depends_on_two_open_sizes_is_not_taken_for_one(function):
+    x, y = inputs = [keras.Input((None, 8)), keras.Input((None, 8))]
+    model = keras.Model(inputs, L.Dense(3)(L.Dense(12)(OfTwo(function, name="two")(x, y))))
+    assert halved(model).members
+    small = kr.strip(model)
+    assert small.count_params() < model.count_params()
+    for n, m in ((12, 6), (8, 8), (30, 5)):
+        data = [numbers(2, n, 8), numbers(2, m, 8)]
+        assert difference(model(data), small(data)) < 1e-5
+
+
+def cross(x, y):
+    b, n, m = ops.shape(x)[0], ops.shape(x)[1], ops.shape(y)[1]
+    queries, keys = ops.reshape(x, (b, n, 2, 4)), ops.reshape(y, (b, m, 2, 4))
+    scores = ops.softmax(ops.einsum("bnhk,bmhk->bhnm", queries, keys))
+    return x + ops.reshape(ops.einsum("bhnm,bmhk->bnhk", scores, keys), (b, n, 8))
+
+
+def test_open_sizes_that_differ_are_traced():
+    x, y = inputs = [keras.Input((None, 8)), keras.Input((None, 8))]
+    model = keras.Model(inputs, L.Dense(3)(L.Dense(12)(OfTwo(cross, name="two")(x, y))))
+    halved(model)
+    small = kr.strip(model)
+    assert kr.analyze(model).opaque == {}
+    data = [numbers(2, 12, 8), numbers(2, 5, 8)]
+    assert difference(model(data), small(data)) < 1e-5

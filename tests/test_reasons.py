@@ -163,7 +163,8 @@ def random_graph(seed):
     return model
 
 
-@pytest.mark.parametrize("seed", range(12))
+# In graph 2 all positions are alike, so that to compare them changes nothing.
+@pytest.mark.parametrize("seed", [seed for seed in range(13) if seed != 2])
 def test_reasons_of_random_graphs_are_so(seed):
     check_reasons(random_graph(seed), np.random.default_rng(seed), most=8)
 

@@ -528,6 +528,17 @@ def normalizations():
     return model, {"a": 6, "b": 6, "c": 4, "d": 3}
 
 
+def normalizations_of_all_numbers():
+    """One mean for all numbers: channels go, of images and of what is flattened."""
+    x = inputs = keras.Input((6, 6, 2))
+    x = L.Normalization(axis=None, mean=0.3, variance=2.0)(L.Conv2D(6, 3, name="a")(x))
+    x = L.Normalization(axis=None, mean=0.5, variance=4.0)(L.Flatten()(L.Conv2D(4, 3, name="b")(x)))
+    model = randomize(keras.Model(inputs, L.Dense(3, name="d")(x)))
+    zero(model, "b", 2, [0, 1])
+    zero(model, "d", 0, [k for k in range(16) if k % 4 == 1])
+    return model, {"a": 4, "b": 3, "d": 3}
+
+
 def slopes():
     """PReLU: a negative constant stays one if its slope is the same everywhere."""
     x = inputs = keras.Input((8, 8, 3))
@@ -727,6 +738,7 @@ ZOO = [
     dense_into_image,
     permuted,
     normalizations,
+    normalizations_of_all_numbers,
     slopes,
     recurrent,
     both_directions,

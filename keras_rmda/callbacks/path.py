@@ -11,6 +11,7 @@ from keras import ops
 
 from keras_rmda import _checks, _graphs
 from keras_rmda._copies import Copies
+from keras_rmda._saving import made_savable
 from keras_rmda.optimizers.models import optimizers_of
 from keras_rmda.optimizers.notes import Note, notes_of
 from keras_rmda.regularizers import ProximalRegularizer
@@ -155,6 +156,7 @@ class SolutionPath(keras.callbacks.Callback):
         model = self._recorded
         made: dict[int, list] = {}
         ticket = _graphs.rebuilt(model, Copies(model, made).whole, made)
+        made_savable(ticket, model, made)
         ticket.set_weights(self._initial_weights)
         for old, new in zip(model.trainable_variables, ticket.trainable_variables, strict=True):
             if old.path in support:

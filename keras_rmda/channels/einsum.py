@@ -21,8 +21,8 @@ class WritesEinsum(Writes):
     """`EinsumDense`: reads along the axes that the equation contracts, writes along those that it makes.
 
     Where one of both are two, heads and the positions in each, heads "G" go as a whole, and each keeps as many
-    positions.
-    Of more axes the last is cut.
+    positions. Of more axes the last is cut. Where the kernel has an axis of the input that stays one of the output, as
+    that of experts, all positions there have the same channels.
     """
 
     weights: Mapping[str, str] = field(default_factory=lambda: {"kernel": "io", "bias": "o"})
@@ -53,7 +53,7 @@ class WritesEinsum(Writes):
         inputs, kernel, outputs = specification(layer)
         read = [letter for letter in inputs if letter in kernel and letter not in outputs]
         written = [letter for letter in outputs if letter in kernel and letter not in inputs]
-        if not read or not written or set(inputs) & set(kernel) & set(outputs):
+        if not read or not written:
             raise NotCovered(f"equation={layer.equation!r}")
         heads = len(read) * len(written) == 2 and set(layer.bias_axes or "") in (set(), set(written))
         return tuple("".join(letters if heads else letters[-1:]) for letters in (read, written))
@@ -94,7 +94,9 @@ class WritesEinsum(Writes):
 
     def _is_complete(self, layer: Any) -> bool:
         """Return whether the layer writes only along the axes that are cut, with a number for each or none to add."""
-        inputs, kernel, _ = specification(layer)
+        inputs, kernel, outputs = specification(layer)
+        if set(inputs) & set(kernel) & set(outputs):  # another kernel at each position there
+            return False
         written = "".join(letter for letter in kernel if letter not in inputs)
         ends = self._ends(layer)[1]
         return len(written) == len(ends) and set(layer.bias_axes or "") in (set(), set(ends))

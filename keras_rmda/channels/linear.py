@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from keras_rmda import _compat
-from keras_rmda.channels.activations import evaluate
+from keras_rmda.channels.constants import evaluate
 from keras_rmda.channels.functions import is_elementwise, is_of_any_width
 from keras_rmda.channels.rule import Demand, Read, Rule, State
 from keras_rmda.channels.sites import Block, Call, Cut, Site, channel_axis, sizes
@@ -231,13 +231,14 @@ class WritesInGroups(Writes):
 
 @dataclass(frozen=True)
 class LooksUp(Rule):
-    """`Embedding`: channels from a table."""
+    """`Embedding`: channels from a table, one row for each number: all positions of the numbers stay, or none."""
 
     weights: Mapping[str, str] = field(default_factory=lambda: {"embeddings": ".o"})
     widths: Mapping[str, str] = field(default_factory=lambda: {"output_dim": "o"})
 
     def atoms(self, call: Call, ties: Atoms) -> list[np.ndarray]:
-        [shape] = call.shapes
+        [shape], numbers = call.shapes, call.inputs[0].atoms.reshape(-1)
+        ties.tie(numbers[:1], numbers)
         return [along(call.fresh("o", ties, shape[-1]), len(shape), len(shape) - 1)]
 
     def constants(self, call: Call, state: State) -> list[np.ndarray]:

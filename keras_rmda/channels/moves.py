@@ -193,7 +193,7 @@ class Joins(Moves):
         axis, arrays = axis_of(call, rank=rank), [x.with_batch(array) for x, array in zip(call.inputs, arrays)]
         if any(array.ndim == rank and array.shape[axis] > 1 for array in arrays):
             return None
-        if all(array.size == 1 for array in arrays):
+        if all(array.size == 1 for array in arrays) and call.full[0][axis] is not None:
             return None
         laid = [array if array.ndim == rank else np.expand_dims(array, axis) for array in arrays]
         return [array.squeeze(call.batch[0]) for array in np.broadcast_arrays(*laid)]

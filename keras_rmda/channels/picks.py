@@ -9,9 +9,9 @@ import numpy as np
 
 from keras_rmda.channels.moves import Move, Moves, full_axis, inner_axis, linked
 from keras_rmda.channels.positions import axis_of, first_half, index_of, key_of, shifts_of
-from keras_rmda.channels.rule import Demand, State
+from keras_rmda.channels.rule import Demand, Rule, State
 from keras_rmda.channels.sites import Block, Call, Cut, Site
-from keras_rmda.channels.tensors import Atoms, NotCovered, matrix
+from keras_rmda.channels.tensors import Atoms, NotCovered, along, matrix
 
 
 def staying(call: Call, cut: Cut, axis: int) -> np.ndarray | None:
@@ -136,6 +136,49 @@ class Repeats(Moves):
         call = site.calls[0]
         stays, repeats = staying(call, cut, axis_of(call)), np.asarray(call.layer.repeats)
         return config if stays is None or repeats.size == 1 else config | {"repeats": repeats[stays].tolist()}
+
+
+@dataclass(frozen=True)
+class Spreads(Rule):
+    """One number repeated for as many channels as are read: `ops.repeat`, `tile` or `broadcast_to` along the last axis.
+
+    Args:
+        otherwise: the rule where something else is repeated, too.
+        target: the configuration key that holds the numbers of repeats, or the shape.
+    """
+
+    otherwise: Moves
+    target: str
+
+    def rule(self, layer: Any) -> Rule:
+        """Return the rule for this very operation."""
+        node = layer._inbound_nodes[-1]
+        [x], [y] = node.input_tensors, node.output_tensors
+        only_last = len(x.shape) == len(y.shape) > 1 and x.shape[:-1] == y.shape[:-1] and x.shape[-1:] == (1,)
+        return self if only_last and y.shape[-1] not in (None, 1) else self.otherwise
+
+    def batch_axes(self, call: Call) -> list[int | None]:
+        return self.otherwise.batch_axes(call)
+
+    def atoms(self, call: Call, ties: Atoms) -> list[np.ndarray]:
+        [x], [shape] = call.inputs, call.shapes
+        numbers = x.atoms.reshape(-1)
+        ties.tie(numbers[:1], numbers)
+        return [along(call.fresh("c", ties, shape[-1]), len(shape), len(shape) - 1)]
+
+    def constants(self, call: Call, state: State) -> list[np.ndarray]:
+        values = state.constants(call.inputs[0])
+        return [values if values.size == 1 else np.full([1] * values.ndim, np.nan)]
+
+    def demands(self, call: Call, state: State) -> list[Demand]:
+        [x], needed = call.inputs, state.needed(call.outputs[0]).any()
+        return [(x, np.full(x.atoms.shape, needed), f"read by {call.site.name}")]
+
+    def config(self, site: Site, config: dict[str, Any], cut: Cut) -> dict[str, Any]:
+        count, asked = int(cut.stays(site.own["c"]).sum()), config[self.target]
+        if isinstance(asked, list | tuple):
+            return config | {self.target: (*asked[:-1], count)}
+        return config | {self.target: count}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import layers as L
 
-from keras_rmda.channels.activations import evaluate
+from keras_rmda.channels.constants import evaluate
 from keras_rmda.channels.functions import is_elementwise
 from keras_rmda.channels.rule import Demand, Read, Rule, State
 from keras_rmda.channels.sites import Block, Call, Cut, Site, sizes

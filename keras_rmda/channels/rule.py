@@ -77,6 +77,13 @@ class Rule:
         """Return the letters of the channels that a weight of this name writes or scales, if it has them."""
         return "oqc"
 
+    def helps(self, name: str) -> str:
+        """Return the letters of the channels that are read without weights where a weight of this name is zero.
+
+        A zero may multiply what a sum reads. It counts where no weight reads a channel that could then go.
+        """
+        return ""
+
     def letters(self, layer: Any) -> Mapping[str, str | Sequence[str]]:
         """Return `weights` for this very layer."""
         return getattr(self, "weights", {})

@@ -47,7 +47,10 @@ class Carries(Rule):
     def _by_channel(self, call: Call) -> bool:
         """Return whether the layer has a channel axis; else every number is changed in the same way."""
         return (
-            bool(self.weights or self.arrays) or self.mixes_positions or len(call.full[0]) != len(call.inputs[0].full)
+            any(self.letters(call.layer).values())
+            or bool(self.arrays)
+            or self.mixes_positions
+            or len(call.full[0]) != len(call.inputs[0].full)
         )
 
     def batch_axes(self, call: Call) -> list[int | None]:

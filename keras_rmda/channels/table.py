@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import keras
@@ -14,25 +11,38 @@ from keras import layers as L
 
 from keras_rmda import _compat, _graphs
 from keras_rmda._symbolic import UNTRACEABLE
-from keras_rmda.channels.activations import evaluate, normalized, only_zero, pooled, unchanged
 from keras_rmda.channels.attention import Attends
+from keras_rmda.channels.borders import Pads, Resizes, resized, spatial_padding
+from keras_rmda.channels.callables import at_inference, is_elementwise_at_inference, of_activation, of_lambda
+from keras_rmda.channels.constants import (
+    activated,
+    applied,
+    everything,
+    has_zero_gamma,
+    normalized,
+    only_zero,
+    pooled,
+    product,
+    rescaled,
+    scaled,
+    unchanged,
+)
 from keras_rmda.channels.contraction import Contracts, Sums
+from keras_rmda.channels.convolutions import Separates, convolution, depthwise, overlaps, pads, separable
 from keras_rmda.channels.einsum import WritesEinsum
-from keras_rmda.channels.equations import of_batch_dot, of_dot, of_einsum, of_matmul, of_tensordot
+from keras_rmda.channels.equations import of_batch_dot, of_operation
 from keras_rmda.channels.functions import (
     ARITHMETIC,
     COMPARISONS,
     ELEMENTWISE_LAYERS,
     UNARY,
     has_arrays,
-    is_elementwise,
-    is_of_any_width,
 )
 from keras_rmda.channels.keras_hub import row_of as row_of_keras_hub
-from keras_rmda.channels.linear import Linear, LooksUp, Reverses, Writes, WritesInGroups
+from keras_rmda.channels.linear import LooksUp, Reverses, Writes
 from keras_rmda.channels.merges import Merges
 from keras_rmda.channels.moves import Accumulates, Joins, Moves, Reduces, Reshapes
-from keras_rmda.channels.picks import Halves, Indexes, Repeats, Rolls, Splits, Takes
+from keras_rmda.channels.picks import Halves, Indexes, Repeats, Rolls, Splits, Spreads, Takes
 from keras_rmda.channels.positions import (
     broadcasted,
     concatenated,
@@ -52,167 +62,24 @@ from keras_rmda.channels.positions import (
     vector_repeated,
 )
 from keras_rmda.channels.recurrent import Recurs
-from keras_rmda.channels.rule import Demand, Read, Rule, State
+from keras_rmda.channels.rule import Rule
 from keras_rmda.channels.scores import Scores
-from keras_rmda.channels.simple import Carries, Mixes, only_input
-from keras_rmda.channels.sites import Call, Cut, Site
-from keras_rmda.channels.tensors import NotCovered, Tensor, along, fitted
-from keras_rmda.channels.weights import Counts, ForEach, Holds
+from keras_rmda.channels.simple import Carries, Mixes
+from keras_rmda.channels.slopes import Slopes
+from keras_rmda.channels.tensors import NotCovered
+from keras_rmda.channels.weights import Counts, ForEach, Given, Holds, OfNoSample, Steps, StepsAgain, of_other_layer
 from keras_rmda.channels.wrappers import Distributes
-from keras_rmda.tracing import ForEachSample, Weight
+from keras_rmda.tracing import (
+    AsOneSample,
+    ForEachSample,
+    Numbers,
+    SamplesAsSteps,
+    StepsAsSamples,
+    Weight,
+    WeightOf,
+    WithoutSamples,
+)
 from keras_rmda.tracing.ranges import Range
-
-# ---- convolutions
-
-
-def pads(layer: Any) -> bool:
-    """Return whether a convolution sees zeros beyond the border, so that a constant input is none at the border."""
-    return getattr(layer, "padding", "valid") != "valid" and any(size > 1 for size in layer.kernel_size)
-
-
-def overlaps(layer: Any) -> bool:
-    """Return whether the positions of a transposed convolution are sums of different parts of the kernel."""
-    return any(size > 1 for size in (*layer.kernel_size, *layer.strides))
-
-
-def separable(layer: Any, read: Read) -> Linear:
-    """Return the effect of a depthwise kernel followed by a pointwise one."""
-    depthwise, pointwise = read(layer.depthwise_kernel), read(layer.pointwise_kernel)
-    *_, n, m = depthwise.shape
-    depthwise = depthwise.reshape(-1, n, m)
-    pointwise = pointwise.reshape(n, m, -1)
-    kernel = np.einsum("im,imo->io", depthwise.astype("float64").sum(axis=0), pointwise)
-    reads = np.any([(depthwise[..., j] != 0).any(axis=0)[:, None] & (pointwise[:, j] != 0) for j in range(m)], axis=0)
-    return Linear(kernel[None, :, None], reads[None])
-
-
-@dataclass(frozen=True)
-class Separates(Writes):
-    """Separable convolutions: "j" are the channels between the two kernels, several for each input."""
-
-    def atoms(self, call: Call, ties: Any) -> list[np.ndarray]:
-        written = super().atoms(call, ties)
-        call.site.own["j"] = np.repeat(call.site.own["i"], call.layer.depth_multiplier)
-        return written
-
-    def reads(self, name: str) -> str:
-        return "ij"
-
-
-def convolution(n: int) -> Callable[[Any], Rule]:
-    """Return the choice between the rules of convolutions over `n` axes with and without groups."""
-    whole = Writes({"kernel": "." * n + "io", "bias": "o"}, {"filters": "o"}, has_borders=pads)
-    letters = {"kernel": (*"." * n, "p", "Gq"), "bias": ("Gq",)}
-    grouped = WritesInGroups(letters, {"filters": "Gq", "groups": "G"}, has_borders=pads)
-    return lambda layer: grouped if layer.groups > 1 else whole
-
-
-def depthwise(n: int) -> Rule:
-    """Return the rule of depthwise convolutions over `n` axes."""
-    letters = {"kernel": (*"." * n, "Gp", "q"), "bias": ("Gq",)}
-    return WritesInGroups(
-        letters,
-        {"depth_multiplier": "q"},
-        linear=lambda kernel: kernel.reshape(*kernel.shape[:-2], 1, *kernel.shape[-2:]),
-        has_borders=pads,
-        groups=lambda layer: layer.kernel.shape[-2],
-    )
-
-
-# ---- constants of single layers
-
-
-def activated(layer: Any, values: np.ndarray, read: Read) -> np.ndarray:
-    """The layer itself tells what it makes of a constant."""
-    return evaluate(layer, layer.call, values)
-
-
-def parametric(layer: Any, values: np.ndarray, read: Read) -> np.ndarray:
-    """PReLU: positive constants stay; others are multiplied by a slope, if that is the same at all positions."""
-    slopes = fitted(read(layer.alpha).astype("float64"), values)
-    return np.where((values >= 0) | np.isnan(values), values, values * slopes)
-
-
-def rescaled(layer: Any, values: np.ndarray, read: Read) -> np.ndarray:
-    """Rescaling by a number, or by numbers for channels or positions, which make no constants where they differ."""
-    scale, offset = (np.asarray(getattr(layer, name), "float64") for name in ("scale", "offset"))
-    rows = [x.reshape(-1, x.shape[-1] if x.ndim else 1) for x in (scale, offset)]
-    scale, offset = (np.where((x == x[0]).all(axis=0), x[0], np.nan) for x in rows)
-    return np.where((scale == 0) | (values == 0), 0.0, values * scale) + offset
-
-
-def scaled(layer: Any, values: np.ndarray, read: Read) -> np.ndarray:
-    """One factor for each channel."""
-    gamma = read(layer.gamma).astype("float64")
-    return np.where(gamma == 0, 0.0, values * gamma)
-
-
-def has_zero_gamma(layer: Any, read: Read) -> np.ndarray:
-    """Return for each channel whether it is multiplied by zero."""
-    return read(layer.gamma) == 0 if layer.gamma is not None else np.zeros(layer.moving_mean.shape, bool)
-
-
-def everything(layer: Any, read: Read) -> np.ndarray:
-    """No output depends on its input."""
-    return np.ones(1, bool)
-
-
-def product(layer: Any, operands: list) -> np.ndarray:
-    """Zero times anything is zero."""
-    zero = np.any(np.broadcast_arrays(*(np.asarray(x) == 0 for x in operands)), axis=0)
-    result = operands[0]
-    for each in operands[1:]:
-        result = result * each
-    return np.where(zero, 0.0, result)
-
-
-# ---- choices by layer
-
-
-def of_activation(layer: Any) -> Rule:
-    """Return the rule of an `Activation`: each number by itself, or all channels together."""
-    if is_elementwise(layer.activation):
-        return Carries(constant=activated)
-    if is_of_any_width(layer.activation):
-        return Mixes()
-    raise NotCovered(untraceable(layer))
-
-
-def is_elementwise_at_inference(layer: keras.Layer) -> bool:
-    """Return whether a layer of a user's own, such as a DropPath, changes at inference each number by itself, or none.
-
-    Its code is not replaced by a graph, since it does something else at training.
-    """
-    tried = layer in UNTRACEABLE and "training" in inspect.signature(layer.call).parameters
-    return tried and not layer.weights and is_elementwise(partial(layer.call, training=False))
-
-
-def at_inference(layer: keras.Layer, values: np.ndarray, read: Read) -> np.ndarray:
-    """The layer itself tells what it makes of a constant."""
-    return evaluate(layer, partial(layer.call, training=False), values)
-
-
-def untraceable(layer: Any) -> str:
-    """Return why a layer that is a function is not traced."""
-    return f"a function that cannot be traced: {UNTRACEABLE.get(layer, 'nobody has tried to')}"
-
-
-@dataclass(frozen=True)
-class Maps(Carries):
-    """A `Lambda` whose function changes each number by itself."""
-
-    def config(self, site: Site, config: dict[str, Any], cut: Cut) -> dict[str, Any]:
-        known = config.get("output_shape")  # Keras finds it; a tuple is that of all channels
-        return config | ({"output_shape": None} if isinstance(known, list | tuple) else {})
-
-
-def of_lambda(layer: Any) -> Rule:
-    """Return the rule of a `Lambda`, unless it is a block."""
-    if layer.mask is not None:
-        raise NotCovered("a mask of its own")
-    if not is_elementwise(layer):
-        raise NotCovered(untraceable(layer))
-    return Maps(constant=activated)
 
 
 def one_axis(layer: Any) -> str | None:
@@ -221,71 +88,14 @@ def one_axis(layer: Any) -> str | None:
     return None if isinstance(axis, int) and axis != 0 else f"axis={layer.axis}"
 
 
-def spatial_padding(operation: Any) -> str | None:
-    """`ops.pad` must not make channels; the last axis is taken for theirs."""
-    return None if tuple(operation.pad_width[-1]) == (0, 0) else f"pad_width={operation.pad_width}"
+def of_normalization(layer: Any) -> Rule:
+    """Return the rule of a `Normalization`: by channel, or of each number alike with `axis=None`."""
+    if layer.axis in (None, ()):
+        return Carries({"adapt_mean": "", "adapt_variance": "", "count": ""})
+    return Carries(
+        {"adapt_mean": "c", "adapt_variance": "c", "count": ""}, arrays=("mean", "variance"), refusal=one_axis
+    )
 
-
-@dataclass(frozen=True)
-class Pads(Carries):
-    """`ops.pad`: a constant stays one behind a border of the same number, or of itself."""
-
-    def constants(self, call: Call, state: State) -> list[np.ndarray]:
-        [values] = super().constants(call, state)
-        if call.layer.mode != "constant":
-            return [values]
-        border = [x for x in keras.tree.flatten(call.arguments) if not isinstance(x, Tensor) and x is not None]
-        return [np.where(values == (border[0] if border else 0.0), values, np.nan)]
-
-
-@dataclass(frozen=True)
-class Resizes(Carries):
-    """`Resizing`, which Keras calls with training=True wherever nobody says otherwise, and which does not mind."""
-
-    trains = False
-
-
-def resized(layer: Any, values: np.ndarray, read: Read) -> np.ndarray:
-    """A constant image keeps its constant, except behind a border of another number."""
-    return np.where(values == layer.fill_value, values, np.nan) if layer.pad_to_aspect_ratio else values
-
-
-@dataclass(frozen=True)
-class Slopes(Carries):
-    """PReLU: slopes along any axes, whose letters are their numbers. One of them is that of the channels."""
-
-    def letters(self, layer: Any) -> dict[str, str]:
-        return {"alpha": "".join("." if n == 1 else str(axis) for axis, n in enumerate(layer.alpha.shape))}
-
-    def groups_by(self, layer: Any) -> dict[str, str]:
-        rank = len(layer.alpha.shape)
-        return {"alpha": "." * rank if rank in (layer.shared_axes or ()) else "." * (rank - 1) + "c"}
-
-    def writes(self, name: str) -> str:
-        return "0123456789"
-
-    def atoms(self, call: Call, ties: Any) -> list[np.ndarray]:
-        [x], own = only_input(call), call.site.own
-        varying = [axis for axis, n in enumerate(x.atoms.shape) if n > 1]
-        channels = varying[-1] if varying else len(x.shape) - 1
-        atoms = x.channels(channels, ties)
-        for axis, n in enumerate(call.layer.alpha.shape):
-            known = atoms if axis == channels else n
-            if np.ndim(own.setdefault(str(axis), known)) != np.ndim(known):
-                raise NotCovered("channels along another axis at another call")
-            if axis == channels:
-                call.register(str(axis), atoms, ties)
-        return [along(atoms, len(x.shape), channels)] if varying else [x.atoms]
-
-    def constants(self, call: Call, state: State) -> list[np.ndarray]:
-        return [parametric(call.layer, fitted(state.constants(call.inputs[0]), call.outputs[0].atoms), state.read)]
-
-    def demands(self, call: Call, state: State) -> list[Demand]:
-        [x], [y] = call.inputs, call.outputs
-        return [(x, np.broadcast_to(state.needed(y), x.atoms.shape), f"read by {call.site.name}")]
-
-
-# ---- the table
 
 # These layers change each number by itself, or nothing at inference.
 SILENT = (
@@ -358,9 +168,7 @@ RULES: dict[type, Rule | Callable[[Any], Rule]] = {
     **dict.fromkeys(ELEMENTWISE_LAYERS, Carries(constant=activated)),
     L.PReLU: Slopes(),
     L.Rescaling: Carries(constant=rescaled, arrays=("scale", "offset")),
-    L.Normalization: Carries(
-        {"adapt_mean": "c", "adapt_variance": "c", "count": ""}, arrays=("mean", "variance"), refusal=one_axis
-    ),
+    L.Normalization: of_normalization,
     _compat.LayerScale: Carries({"gamma": "c"}, {"projection_dim": "c"}, constant=scaled, ignores=has_zero_gamma),
     **dict.fromkeys(SILENT, Carries(constant=unchanged)),
     **dict.fromkeys(GLOBAL_POOLING, Carries(mixes_positions=True, constant=unchanged)),
@@ -370,7 +178,13 @@ RULES: dict[type, Rule | Callable[[Any], Rule]] = {
     L.Resizing: Resizes(mixes_positions=True, constant=resized),
     **{getattr(L, name): rule for name, rule in MERGES.items()},
     Weight: Holds(),
+    WeightOf: of_other_layer,
     ForEachSample: ForEach(),
+    WithoutSamples: OfNoSample(),
+    AsOneSample: OfNoSample(is_batched=True),
+    StepsAsSamples: Steps(),
+    SamplesAsSteps: StepsAgain(),
+    Numbers: Given(),
     Range: Counts(),
     _compat.CustomScaleLayer: Merges(lambda layer, xs: xs[0] + xs[1] * layer.scale),
     L.Concatenate: CONCATENATES,
@@ -406,22 +220,19 @@ OPERATIONS: dict[str, Rule] = {
     "LogSoftmax": Mixes(),
     "Normalize": Mixes(ignores_zeros=True),
     "Concatenate": CONCATENATES,
-    "Matmul": Contracts(of_matmul),
-    "Einsum": Contracts(of_einsum),
-    "Dot": Contracts(of_dot),
-    "Tensordot": Contracts(of_tensordot),
+    **dict.fromkeys(("Matmul", "Einsum", "Dot", "Tensordot"), Contracts(of_operation)),
     "Sum": Sums(),
     "Reshape": Reshapes(target="newshape"),
     "ExpandDims": Reshapes(),
     "Squeeze": Reshapes(),
-    "BroadcastTo": Moves(broadcasted, "shape"),
+    "BroadcastTo": Spreads(Moves(broadcasted, "shape"), "shape").rule,
     "Transpose": Moves(transposed),
     "Swapaxes": Moves(transposed),
     "Moveaxis": Moves(transposed),
     "Flip": Moves(flipped),
     "Roll": Rolls(rolled),
-    "Repeat": Repeats(repeated),
-    "Tile": Moves(tiled),
+    "Repeat": Spreads(Repeats(repeated), "repeats").rule,
+    "Tile": Spreads(Moves(tiled), "repeats").rule,
     "GetItem": Indexes(indexed),
     "Take": Takes(taken),
     "Split": Splits(split),
@@ -437,13 +248,6 @@ OPERATIONS: dict[str, Rule] = {
     "Pad": Pads(mixes_positions=True, constant=unchanged, refusal=spatial_padding),
 }
 """Rules of the operations of `keras.ops` that are no layers, by the names of their classes."""
-
-
-def applied(operation: Any, values: np.ndarray) -> np.ndarray:
-    """Return an operation of one argument on constants, with NaN, which stands for "not constant", kept."""
-    dtype = "float32" if keras.backend.backend() == "jax" else "float64"
-    result = keras.ops.convert_to_numpy(operation.call(keras.ops.convert_to_tensor(values, dtype)))
-    return np.where(np.isnan(values), np.nan, result.astype("float64"))
 
 
 def register_rule(layer_class: type, rule: Rule) -> None:
@@ -487,10 +291,27 @@ def rule_of(layer: Any) -> Rule:
         raise NotCovered(reason)
     try:
         rule = rule if isinstance(rule, Rule) else rule(layer)
+        check_activity_regularizer(layer)
         rule.check(layer)
     except NotCovered as reason:
         raise NotCovered(f"{type(layer).__name__} with {reason}") from None
     return rule
+
+
+def check_activity_regularizer(layer: Any) -> None:
+    """Raise `NotCovered` if an activity regularizer takes what a layer gives, but not a channel less."""
+    regularizer = getattr(layer, "activity_regularizer", None)
+    nodes = getattr(layer, "_inbound_nodes", []) if regularizer is not None else []
+    for shape in {tuple(n or 1 for n in y.shape) for node in nodes for y in node.output_tensors}:
+        try:
+            regularizer(keras.ops.zeros(shape))
+        except Exception:  # whatever the user's code raises, at this batch already
+            continue
+        try:
+            regularizer(keras.ops.zeros((*shape[:-1], max(shape[-1] - 1, 1))))
+        except Exception as error:  # whatever the user's code raises
+            reason = " ".join(str(error).split())[:100]
+            raise NotCovered(f"an activity regularizer that takes {shape[-1]} channels only ({reason})") from None
 
 
 def axes_of(layer: Any) -> dict[str, str]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
 
 from keras_rmda.channels.rule import Demand, Rule, State
 from keras_rmda.channels.sites import Call, Cut, Site
-from keras_rmda.channels.tensors import Atoms, along
+from keras_rmda.channels.tensors import Atoms, NotCovered, along
 
 
 def channel_axis_of(shape: tuple[int, ...]) -> int | None:
@@ -21,6 +22,9 @@ def channel_axis_of(shape: tuple[int, ...]) -> int | None:
 @dataclass(frozen=True)
 class Holds(Rule):
     """A weight as a tensor: constants along its channels, if it does not vary along other axes."""
+
+    def helps(self, name: str) -> str:
+        return "c"
 
     def letters(self, layer: Any) -> Mapping[str, str]:
         axis = channel_axis_of(layer.shape)
@@ -54,6 +58,77 @@ class ForEach(Rule):
 
     def demands(self, call: Call, state: State) -> list[Demand]:
         return [(call.inputs[0], state.needed(call.outputs[0]), f"read by {call.site.name}")]
+
+
+@dataclass(frozen=True)
+class OfNoSample(ForEach):
+    """A tensor that is the same for all samples, without the axis in the place of the batch axis, or with it again."""
+
+    is_batched: bool = False
+
+    def batch_axes(self, call: Call) -> list[int | None]:
+        [x] = call.inputs
+        if x.batched is self.is_batched or x.batch:
+            raise NotCovered("numbers of a layer that nobody looks into, which may be those of samples")
+        return [0 if self.is_batched else None]
+
+
+@dataclass(frozen=True)
+class Steps(ForEach):
+    """Steps that become samples: all have the same channels."""
+
+    def atoms(self, call: Call, ties: Atoms) -> list[np.ndarray]:
+        [x] = call.inputs
+        ties.tie(x.atoms[:1], x.atoms)
+        return [x.atoms[0]]
+
+    def constants(self, call: Call, state: State) -> list[np.ndarray]:
+        values = state.constants(call.inputs[0])
+        return [np.where((values == values[:1]).all(axis=0), values[0], np.nan)]
+
+    def demands(self, call: Call, state: State) -> list[Demand]:
+        [x], needed = call.inputs, state.needed(call.outputs[0])
+        return [(x, np.broadcast_to(needed, x.atoms.shape), f"read by {call.site.name}")]
+
+    def copies(self, call: Call) -> Fraction | int:
+        return call.inputs[0].shape[0] or 1
+
+
+@dataclass(frozen=True)
+class StepsAgain(ForEach):
+    """Samples that become the steps of others, whose own numbers do not matter."""
+
+    def atoms(self, call: Call, ties: Atoms) -> list[np.ndarray]:
+        return [call.inputs[0].atoms[None]]
+
+    def constants(self, call: Call, state: State) -> list[np.ndarray]:
+        return [state.constants(call.inputs[0])[None]]
+
+    def demands(self, call: Call, state: State) -> list[Demand]:
+        return [(call.inputs[0], state.needed(call.outputs[0])[0], f"read by {call.site.name}")]
+
+    def copies(self, call: Call) -> Fraction | int:
+        return 1 if call.shapes[0][0] is None else Fraction(1, call.shapes[0][0])
+
+
+def of_other_layer(layer: Any) -> Rule:
+    """Refuse a weight that another layer has: both would have to lose the same of it."""
+    name = getattr(layer.layer, layer.weight).name
+    raise NotCovered(f"the weight {name!r} of {layer.layer.name}, which code uses in an operation of its own")
+
+
+@dataclass(frozen=True)
+class Given(Rule):
+    """Numbers that are given, without a batch axis."""
+
+    def batch_axes(self, call: Call) -> list[int | None]:
+        return [None]
+
+    def atoms(self, call: Call, ties: Atoms) -> list[np.ndarray]:
+        return [ties.fresh(*[1] * len(shape)) for shape in call.shapes]
+
+    def demands(self, call: Call, state: State) -> list[Demand]:
+        return []
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from keras_rmda._symbolic import UNTRACEABLE
 from keras_rmda.channels.rule import Demand, Rule, State
 from keras_rmda.channels.sites import Block, Call, Cut, Site
 from keras_rmda.channels.tensors import Atoms, NotCovered, Tensor
@@ -29,6 +30,8 @@ class Distributes(Rule):
     def check(self, layer: Any) -> None:
         if isinstance(layer.layer, type(layer)):
             raise NotCovered("another one inside")
+        if layer in UNTRACEABLE:  # a model, or a block
+            raise NotCovered(UNTRACEABLE[layer])
         self.rule_of(layer.layer).check(layer.layer)
 
     def _inner(self, site: Site) -> Site:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from keras_rmda import _checks
-from keras_rmda.export.micro import MICRO_OPERATORS, Buffer, planned
+from keras_rmda.export.fitness import unfit
+from keras_rmda.export.micro import buffers, persistent_bytes, planned
 from keras_rmda.export.operations import multiply_accumulates
 from keras_rmda.pruning.report import table
 
@@ -25,6 +26,7 @@ class FileTensor:
         bytes: of its values in memory.
         stored: bytes of its values in the file, 0 if it is computed.
         channels: how many scales it is quantized with, 0 for none.
+        open_axes: the axes whose size is open.
     """
 
     name: str
@@ -33,6 +35,7 @@ class FileTensor:
     bytes: int
     stored: int
     channels: int
+    open_axes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,25 +53,36 @@ class FileOperator:
 
 
 @dataclass(frozen=True)
-class Contents:
-    """What is in a file.
+class FileGraph:
+    """A graph of a file: the main one, or what a loop or a branch runs.
 
     Attributes:
-        path: the file.
-        bytes: its size.
-        operators: of the main graph, in order of execution.
-        tensors: of the main graph.
+        operators: in order of execution.
+        tensors: all tensors.
         inputs, outputs: numbers of tensors.
-        signatures: names of inputs and outputs, by the name of the signature.
     """
 
-    path: Path
-    bytes: int
     operators: tuple[FileOperator, ...]
     tensors: tuple[FileTensor, ...]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Contents(FileGraph):
+    """What is in a file: its main graph, and those inside.
+
+    Attributes:
+        path: the file.
+        bytes: its size.
+        signatures: names of inputs and outputs, by the name of the signature.
+        inner: the graphs that operators of the main one run.
+    """
+
+    path: Path
+    bytes: int
     signatures: dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
+    inner: tuple[FileGraph, ...]
 
     @property
     def operator_counts(self) -> dict[str, int]:
@@ -77,8 +91,15 @@ class Contents:
 
     @property
     def not_micro(self) -> tuple[str, ...]:
-        """Operators that TensorFlow Lite for Microcontrollers does not have."""
-        return tuple(sorted(set(self.operator_counts) - MICRO_OPERATORS))
+        """What TensorFlow Lite for Microcontrollers does not run: operators, with types where it has others."""
+        return tuple(sorted({reason for graph in (self, *self.inner) for reason in unfit(graph)}))
+
+    def made_by(self, number: int, through: tuple[str, ...]) -> str:
+        """Return the operator that a tensor is made by, before those named in `through`; "" for an input."""
+        for operator in reversed(self.operators):
+            if number in operator.outputs:
+                return self.made_by(operator.inputs[0], through) if operator.name in through else operator.name
+        return ""
 
     @property
     def arena_bytes(self) -> int:
@@ -86,7 +107,7 @@ class Contents:
 
         Operators that ask for memory of their own beyond their tensors need more.
         """
-        return planned(self._buffers()) + self._persistent_bytes()
+        return planned(buffers(self)) + persistent_bytes(self)
 
     def rows(self) -> list[dict[str, Any]]:
         """Return one flat dictionary for each operator; a constant counts for the first that reads it."""
@@ -127,44 +148,14 @@ class Contents:
 
     def __str__(self) -> str:
         rows = [tuple(row.values()) for row in self.rows()]
-        micro = "all operators are" if not self.not_micro else f"{', '.join(self.not_micro)}: not"
+        micro = "runs the file" if not self.not_micro else f"does not run: {', '.join(self.not_micro)}"
         return "\n".join(
             [
                 f"{self.path}: {self.bytes:,} bytes",
                 table(("operator", "output", "type", "MACs", "bytes of weights"), rows),
-                f"tensor arena about {self.arena_bytes:,} bytes; {micro} in TensorFlow Lite for Microcontrollers",
+                f"tensor arena about {self.arena_bytes:,} bytes; TensorFlow Lite for Microcontrollers {micro}",
             ]
         )
-
-    def _buffers(self) -> list[Buffer]:
-        """Return the tensors that are computed, with the first and the last operator that use them."""
-        last = len(self.operators)
-        first_use = dict.fromkeys(self.inputs, 0)
-        last_use = dict.fromkeys(self.outputs, last)
-        for step, operator in enumerate(self.operators):
-            for number in operator.outputs:
-                first_use.setdefault(number, step)
-                last_use.setdefault(number, step)
-            for number in operator.inputs:
-                last_use[number] = max(step, last_use.get(number, step))
-        return [
-            Buffer(self.tensors[number].bytes, begin, last_use.get(number, begin))
-            for number, begin in sorted(first_use.items())
-            if not self.tensors[number].stored
-        ]
-
-    def _persistent_bytes(self) -> int:
-        """Return what stays for the whole run: descriptions of tensors and operators, multipliers of channels.
-
-        Fitted to the recordings of TFLM on a 64-bit machine for 12 files of 6 networks; the largest error is 211 bytes.
-        """
-        channels = 0
-        for operator in self.operators:
-            if "CONV" in operator.name:
-                channels += self.tensors[operator.outputs[0]].shape[-1]
-            elif operator.name == "FULLY_CONNECTED" and self.tensors[operator.inputs[1]].dtype == "INT8":
-                channels += self.tensors[operator.inputs[1]].channels
-        return 475 + 24 * len(self.tensors) + 167 * len(self.operators) + 8 * channels
 
 
 def read_contents(path: str | Path) -> Contents:
@@ -210,7 +201,6 @@ def _contents(content: bytes, path: Path) -> Contents:
     from ai_edge_litert import schema_py_generated as schema
 
     model = schema.ModelT.InitFromPackedBuf(content, 0)
-    graph = model.subgraphs[0]
     stored = [_stored_bytes(buffer) for buffer in model.buffers]
     names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
     dtypes = {value: name for name, value in vars(schema.TensorType).items() if isinstance(value, int)}
@@ -227,18 +217,23 @@ def _contents(content: bytes, path: Path) -> Contents:
         dtype = dtypes[each.type]
         scales = [] if each.quantization is None or each.quantization.scale is None else each.quantization.scale
         size = math.ceil(math.prod(abs(n) for n in shape) * BITS.get(dtype, 32) / 8)
-        return FileTensor(each.name.decode() if each.name else "", shape, dtype, size, stored[each.buffer], len(scales))
+        signature = shape if each.shapeSignature is None else each.shapeSignature
+        is_open = tuple(axis for axis, n in enumerate(signature) if n < 0)
+        name = each.name.decode() if each.name else ""
+        return FileTensor(name, shape, dtype, size, stored[each.buffer], len(scales), is_open)
 
+    def graph(each: schema.SubGraphT) -> tuple:
+        operators = (
+            FileOperator(operator_name(one.opcodeIndex), _numbers(one.inputs), _numbers(one.outputs))
+            for one in each.operators or ()
+        )
+        return tuple(operators), tuple(map(tensor, each.tensors)), _numbers(each.inputs), _numbers(each.outputs)
+
+    main, *inner = map(graph, model.subgraphs)
     return Contents(
+        *main,
         path,
         len(content),
-        tuple(
-            FileOperator(operator_name(each.opcodeIndex), _numbers(each.inputs), _numbers(each.outputs))
-            for each in graph.operators or ()
-        ),
-        tuple(tensor(each) for each in graph.tensors),
-        _numbers(graph.inputs),
-        _numbers(graph.outputs),
         {
             each.signatureKey.decode(): (
                 tuple(sorted(one.name.decode() for one in each.inputs or ())),
@@ -246,6 +241,7 @@ def _contents(content: bytes, path: Path) -> Contents:
             )
             for each in model.signatureDefs or ()
         },
+        tuple(FileGraph(*each) for each in inner),
     )
 
 

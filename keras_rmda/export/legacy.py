@@ -29,6 +29,9 @@ OPERATIONS: dict[str, Callable[[Any, Any, str], Any]] = {
     "Add": lambda layers, operation, name: layers.Add(name=name),
     "Concatenate": lambda layers, operation, name: layers.Concatenate(operation.axis, name=name),
     "Relu": lambda layers, operation, name: layers.ReLU(name=name),
+    "ReLU": lambda layers, operation, name: layers.ReLU(
+        operation.max_value, operation.negative_slope, operation.threshold, name=name
+    ),
     "Relu6": lambda layers, operation, name: layers.ReLU(6.0, name=name),
 }
 """Operations of `keras.ops` in a graph, such as x + y, as layers."""
@@ -58,6 +61,7 @@ def as_tf_keras(model: keras.Model) -> Any:
 
     def call(node: Any, arguments: tuple, keywords: dict[str, Any]) -> Any:
         operation, keywords = node.operation, _graphs.without_masks(keywords)
+        keywords = {key: value for key, value in keywords.items() if key != "training"}  # as the whole model is called
         if _graphs.is_inner_graph(operation):
             return _graphs.replayed(operation, _graphs.inputs_given(operation, arguments, keywords), call)
         try:

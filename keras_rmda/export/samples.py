@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -11,6 +11,11 @@ import numpy as np
 SAMPLES = 200
 """How many samples are used, at most."""
 
+FORMS = (
+    "`representative_data` must be an array, a list or dict of arrays, one for each input; a list of samples; a "
+    "tf.data.Dataset, a PyDataset, a generator or a callable that makes one, of batches or samples."
+)
+
 
 def representative_samples(model: keras.Model, data: Any) -> Iterator[dict[str, np.ndarray]]:
     """Yield inputs of one sample each, by name.
@@ -18,22 +23,14 @@ def representative_samples(model: keras.Model, data: Any) -> Iterator[dict[str, 
     Raises:
         ValueError: if names, numbers or shapes do not fit the model, or there is no sample.
     """
-    names = [tensor.name for tensor in model.inputs]
     count = 0
-    for batch in _batches(data):
-        arrays = _in_order(batch, names)
-        for array, tensor in zip(arrays, model.inputs):
-            expected = tuple(tensor.shape[1:])
-            fits = array.ndim == len(expected) + 1 and all(n in (None, m) for n, m in zip(expected, array.shape[1:]))
-            if not fits:
-                raise ValueError(
-                    f"`representative_data` for the input {tensor.name!r} must have shape (samples, "
-                    f"{', '.join(map(str, expected))}). Received: shape={array.shape}"
-                )
-        lengths = {len(array) for array in arrays}
+    items, axes = _items(model, data)
+    for item in items:
+        arrays = _with_samples(model, _in_order(model, item), axes)
+        lengths = sorted({len(array) for array in arrays})
         if len(lengths) > 1:
-            raise ValueError(f"`representative_data` has inputs of different lengths. Received: {sorted(lengths)}")
-        for k in range(lengths.pop()):
+            raise ValueError(f"`representative_data` has inputs of different lengths. Received: {lengths}")
+        for k in range(lengths[0]):
             count += 1
             yield {
                 t.name: array[k : k + 1].astype(keras.backend.standardize_dtype(t.dtype))
@@ -43,40 +40,101 @@ def representative_samples(model: keras.Model, data: Any) -> Iterator[dict[str, 
         raise ValueError("`representative_data` has no samples.")
 
 
-def _batches(data: Any) -> Iterable:
-    if isinstance(data, (Mapping, Sequence, np.ndarray)):
-        return [data]
-    if isinstance(data, Callable) and not hasattr(data, "element_spec"):
-        return data()
-    if isinstance(data, Iterator):
-        return data
-    if hasattr(data, "element_spec"):
-        return (batch[0] if isinstance(batch, tuple) else batch for batch in data)
-    if hasattr(data, "__array__"):
-        return [np.asarray(data)]
-    raise ValueError(
-        "`representative_data` must be an array, a list or dict of arrays, a tf.data.Dataset, a generator or a "
-        "callable. "
-        f"Received: {type(data).__name__}"
-    )
-
-
-def _in_order(batch: Any, names: list[str]) -> list[np.ndarray]:
-    if isinstance(batch, Mapping):
-        if set(batch) != set(names):
-            raise ValueError(f"`representative_data` must have the inputs {names}. Received: {sorted(map(str, batch))}")
-        batch = [batch[name] for name in names]
-    elif not isinstance(batch, (list, tuple)):
-        batch = [batch]
-    if len(batch) != len(names):
-        raise ValueError(f"`representative_data` must have {len(names)} inputs. Received: {len(batch)}")
-    arrays = [np.asarray(array) for array in batch]
-    for array in arrays:
-        if array.dtype.kind not in "fiub" or not np.isfinite(array).all():
-            raise ValueError(f"`representative_data` must be finite numbers. Received: dtype={array.dtype}")
-    return arrays
-
-
 def first_samples(model: keras.Model, data: Any) -> list[dict[str, np.ndarray]]:
     """Return the first 200 samples at most."""
     return [sample for _, sample in zip(range(SAMPLES), representative_samples(model, data))]
+
+
+def _items(model: keras.Model, data: Any) -> tuple[Iterable, tuple[int, ...]]:
+    """Return the parts of data that hold inputs, and how many axes they may have before those of one sample."""
+    whole, parts = (1,), (1, 0)
+    if isinstance(data, (Mapping, np.ndarray)):
+        return [data], whole
+    if isinstance(data, (list, tuple)):
+        return (data, parts) if _are_parts(model, data) else ([data], whole)
+    if isinstance(data, keras.utils.PyDataset):
+        return (data[k] for k in range(_length(data))), parts
+    if isinstance(data, Callable) and not hasattr(data, "element_spec"):
+        return _items(model, data())
+    if isinstance(data, Iterator) or hasattr(data, "element_spec"):
+        return data, parts
+    if hasattr(data, "__array__"):
+        return [np.asarray(data)], whole
+    if isinstance(data, Iterable) and not isinstance(data, (str, bytes)):  # a loader of another library
+        return data, parts
+    raise ValueError(f"{FORMS} Received: {type(data).__name__}")
+
+
+def _length(data: keras.utils.PyDataset) -> int:
+    """Return how many batches to ask a PyDataset for; those without an end have more than enough."""
+    batches = data.num_batches
+    return SAMPLES if batches is None else batches
+
+
+def _are_parts(model: keras.Model, items: list | tuple) -> bool:
+    """Return whether a list holds samples or batches one after the other, not one array for each input."""
+    are_nested = [isinstance(item, (Mapping, list, tuple)) for item in items]
+    if any(are_nested):
+        return all(are_nested) or not are_nested[0]  # else (inputs, targets)
+    if len(items) == len(model.inputs) and all(_fits(np.shape(x), t, 1) for x, t in zip(items, model.inputs)):
+        return False
+    return len(model.inputs) == 1 and all(any(_fits(np.shape(x), model.inputs[0], k) for k in (0, 1)) for x in items)
+
+
+def _fits(shape: tuple, tensor: Any, axes: int) -> bool:
+    """Return whether a shape is that of a sample behind some axes."""
+    expected = tuple(tensor.shape[1:])
+    return len(shape) == len(expected) + axes and all(n in (None, m) for n, m in zip(expected, shape[axes:]))
+
+
+def _in_order(model: keras.Model, item: Any) -> list[np.ndarray]:
+    """Return the arrays of a part in the order of the inputs, without targets and weights of samples."""
+    names = [tensor.name for tensor in model.inputs]
+    if (
+        isinstance(item, (list, tuple))
+        and 1 < len(item) <= 3
+        and (isinstance(item[0], (Mapping, list, tuple)) or len(item) != len(names))
+    ):
+        item = item[0]  # (inputs, targets) or (inputs, targets, weights of samples)
+    if isinstance(item, Mapping):
+        missing = [name for name in names if name not in item]
+        if missing:
+            raise ValueError(
+                f"`representative_data` must have the inputs {names}; {missing} are missing. "
+                f"Received: {sorted(map(str, item))}"
+            )
+        item = [item[name] for name in names]
+    elif not isinstance(item, (list, tuple)):
+        item = [item]
+    if len(item) != len(names):
+        raise ValueError(f"`representative_data` must have {len(names)} inputs, {names}. Received: {len(item)}")
+    return [_numbers(array, name) for array, name in zip(item, names)]
+
+
+def _numbers(array: Any, name: str) -> np.ndarray:
+    try:
+        array = np.asarray(array)
+    except Exception as error:  # what has no numbers raises many types
+        raise ValueError(f"{FORMS} Received for the input {name!r}: {type(array).__name__}") from error
+    if array.dtype.kind not in "fiub":
+        raise ValueError(f"`representative_data` must be numbers. Received for the input {name!r}: {array.dtype}")
+    if not np.isfinite(array).all():
+        what = "NaN" if np.isnan(array).any() else "infinite numbers"
+        raise ValueError(
+            f"`representative_data` must be finite: leave out the samples that are not. Received for the input "
+            f"{name!r}: {what} in {int((~np.isfinite(array)).sum())} of {array.size} numbers"
+        )
+    return array
+
+
+def _with_samples(model: keras.Model, arrays: list[np.ndarray], axes: tuple[int, ...]) -> list[np.ndarray]:
+    """Return arrays with samples first; `axes` are how many may stand before those of one sample."""
+    for count in axes:
+        if all(_fits(array.shape, tensor, count) for array, tensor in zip(arrays, model.inputs)):
+            return arrays if count else [array[None] for array in arrays]
+    array, tensor = next((x, t) for x, t in zip(arrays, model.inputs) if not _fits(x.shape, t, 1))
+    shape = ", ".join(map(str, tensor.shape[1:]))
+    raise ValueError(
+        f"`representative_data` for the input {tensor.name!r} must have shape (samples, {shape})"
+        f"{f', or ({shape}) for one sample' if 0 in axes else ''}. Received: shape={array.shape}"
+    )

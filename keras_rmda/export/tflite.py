@@ -2,35 +2,35 @@
 
 from __future__ import annotations
 
-import re
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import keras
 import numpy as np
 
-from keras_rmda import _checks, _compat, _files, _finite, _graphs, _tfmot
-from keras_rmda.export.benchmark import Interpreter
+from keras_rmda import _checks, _files, _finite, _graphs, _tfmot
+from keras_rmda.export.comparison import (
+    TOLERANCE,
+    Comparison,
+    check_by_trial,
+    check_sizes,
+    compared,
+    has_open_sizes,
+    made_up,
+)
 from keras_rmda.export.contents import parsed
+from keras_rmda.export.conversion import CALIBRATED
+from keras_rmda.export.converter import convert
+from keras_rmda.export.fitness import advice
+from keras_rmda.export.prepared import prepared, stripped
+from keras_rmda.export.progress import progress
 from keras_rmda.export.samples import first_samples
+from keras_rmda.export.slim import slimmed
 from keras_rmda.optimizers.models import warn_of_hidden_zeros
-from keras_rmda.pruning import strip
-from keras_rmda.pruning.verification import difference, random_inputs
 
 QUANTIZATIONS = (None, "float16", "dynamic", "int8", "int16x8")
-CALIBRATED = ("int8", "int16x8")
-"""What the quantizer needs samples for."""
-
-CHECKED = 16
-"""How many samples a file is checked on, at most."""
-
-TOLERANCE = 1e-3
-"""Largest accepted difference of a float32 file, relative to the largest output; far above rounding."""
-
-SCOPE = r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*"
-"""What TensorFlow takes for the name of a scope."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,19 @@ class TFLiteFile:
         quantization: as asked for.
         arena_bytes: the tensor arena that TensorFlow Lite for Microcontrollers needs, within some hundred bytes.
         operators: how many operators there are of each name.
-        not_micro: those that TensorFlow Lite for Microcontrollers does not have; none for a file that it can run.
-        max_difference: of the outputs from those of the Keras model, on the samples of the check.
-        agreement: share of these samples with the same largest output, where there are several outputs to compare.
+        not_micro: what TensorFlow Lite for Microcontrollers does not run: operators, with types where it has others;
+            none for a file that it runs.
+        max_difference: of the outputs from those of the Keras model, relative to the largest number of an output.
+        agreement: share of the compared samples with the same largest class, for outputs that a softmax or the loss of
+            the model makes classes; None if there are none.
+        batch: how many samples it takes at once; None for any number.
+        changes: what the file does otherwise than the model, in words: a fixed batch, loops that are written out,
+            float32 in the place of another type.
+        differences: by output the difference of its worst channel, relative to the channel's own range.
+        samples: how many samples of the representative data were used.
+        compared: how many samples were compared.
+        micro_difference: as `max_difference`, of what TensorFlow Lite for Microcontrollers computes, on up to 4 of
+            them; None where tflite-micro is not installed, or the file is not for it, or too large to try.
     """
 
     path: Path
@@ -55,7 +65,13 @@ class TFLiteFile:
     operators: dict[str, int]
     not_micro: tuple[str, ...]
     max_difference: float
-    agreement: float
+    agreement: float | None
+    batch: int | None = None
+    changes: tuple[str, ...] = ()
+    differences: dict[str, float] = field(default_factory=dict)
+    samples: int = 0
+    compared: int = 0
+    micro_difference: float | None = None
 
 
 def export_tflite(
@@ -66,6 +82,8 @@ def export_tflite(
     strip: bool = True,
     sparse: bool = False,
     int8_io: bool = False,
+    batch: int | None = None,
+    micro: bool = False,
 ) -> TFLiteFile:
     """Write a model as a TensorFlow Lite file, and check the file against the model.
 
@@ -78,13 +96,19 @@ def export_tflite(
         quantization: None for float32; "float16", weights only; "dynamic", int8 weights; "int8", weights and
             activations; "int16x8", int8 weights and int16 activations. Inputs and outputs stay float32.
         representative_data: inputs, required for "int8" and "int16x8" unless the model is of `quantization_aware`, and
-            used for the check: an array, or a list or dict of arrays, with samples first; or a `tf.data.Dataset` of
-            batches of inputs or (inputs, targets), as TensorFlow Datasets has them; or a generator, or a callable that
-            makes one, of lists of arrays of one sample each, as TensorFlow Lite wants. At most 200 samples are used.
+            used for the check: an array, or a list or dict of arrays, with samples first; a list of samples; or a
+            `tf.data.Dataset`, a `keras.utils.PyDataset`, a generator, or a callable that makes one, of batches or
+            samples of inputs or (inputs, targets). Dictionaries may hold more than the inputs. At most 200 samples are
+            used.
         strip: whether to leave out first what `keras_rmda.strip` leaves out: channels that cannot matter, gates.
         sparse: whether to store the places of nonzero weights instead of zeros, where most are zero. That makes files
             smaller and not faster.
         int8_io: whether inputs and outputs are int8 too, for microcontrollers; only with "int8".
+        batch: how many samples the file takes at once; None for any number, where the model takes any and has no loops
+            over time, which need a fixed one: 1.
+        micro: whether the file must run on a microcontroller: it takes one sample at a time, loops over time are
+            written out, and what TensorFlow Lite for Microcontrollers does not run is an error. Not with "float16" and
+            "dynamic", whose numbers it cannot read.
 
     Returns:
         A `TFLiteFile`.
@@ -93,19 +117,23 @@ def export_tflite(
         ValueError: for a bad argument, with the value received, for weights that are not finite, and if the model
             cannot be stripped.
         OSError: if the folder is missing or not writable.
-        RuntimeError: if Keras does not run on TensorFlow, the converter fails, or the file computes something else.
+        RuntimeError: if Keras does not run on TensorFlow, the converter fails, or the file computes something else, or
+            does not run: in LiteRT, or with `micro` on a microcontroller.
+            What may crash is converted in a process of its own: loops over time, branches, states.
 
     Example:
         >>> kr.export_tflite(model, "model.tflite", "int8", representative_data=images[:200])
     """
     path = _files.check_target(path, ".tflite")
     _checks.one_of("quantization", quantization, QUANTIZATIONS)
-    for name, value in (("strip", strip), ("sparse", sparse), ("int8_io", int8_io)):
+    for name, value in (("strip", strip), ("sparse", sparse), ("int8_io", int8_io), ("micro", micro)):
         _checks.truth(name, value)
+    if batch is not None:
+        _checks.whole("batch", batch, 1)
     aware = _tfmot.is_of_tf_keras(model)
     is_model = aware or (isinstance(model, keras.Model) and model.built)
     if is_model and strip and not aware and not _graphs.has_graph(model):
-        model, strip = stripped(model), False  # a subclassed model gets inputs with names
+        model, strip = stripped(model, []), False  # a subclassed model gets inputs with names
     if not is_model or not getattr(model, "inputs", None):
         raise ValueError(
             "`model` must be a built Keras model with known inputs; a subclassed one has them with `strip=True` only. "
@@ -113,6 +141,11 @@ def export_tflite(
         )
     if int8_io and quantization != "int8":
         raise ValueError(f'`int8_io` goes with quantization="int8". Received: quantization={quantization!r}')
+    if micro and (quantization in ("float16", "dynamic") or sparse or batch not in (None, 1)):
+        raise ValueError(
+            '`micro` goes with quantization=None, "int8" or "int16x8", sparse=False and a batch of 1. '
+            f"Received: quantization={quantization!r}, sparse={sparse}, batch={batch}"
+        )
     if aware and (quantization, sparse) != ("int8", False):
         raise ValueError(
             'A model of `quantization_aware` goes with quantization="int8", sparse=False. '
@@ -124,114 +157,73 @@ def export_tflite(
         )
     _finite.check_finite(model)
     samples = [] if representative_data is None else first_samples(model, representative_data)
+    used = len(samples)
     if not aware and not strip:
         warn_of_hidden_zeros(model)
-    exported = stripped(model) if strip and not aware else model
-    # Keras gives inputs without a name another one in a copy.
-    names = {old.name: new.name for old, new in zip(model.inputs, exported.inputs, strict=True)}
-    named = [{names[name]: x for name, x in sample.items()} for sample in samples]
-    content = convert(exported, quantization, named, sparse, int8_io)
-    found = parsed(content, path)
-    largest, agreement = compared(model, content, samples or made_up(model), names)
+    if not aware and keras.backend.backend() != "tensorflow":
+        raise RuntimeError(
+            "export_tflite needs Keras on TensorFlow. Save the model to `.keras` and export it in a process with "
+            f"KERAS_BACKEND=tensorflow. Received: backend={keras.backend.backend()!r}"
+        )
+    is_open = has_open_sizes(model)
+    if is_open and samples:
+        check_sizes(model, samples)
+    elif is_open:
+        samples = made_up(model)
+    names = [tensor.name for tensor in model.inputs]  # Keras gives inputs without a name another one in a copy
+    with progress(path.name) as say:
+        say("cutting out what cannot matter")
+        exported = stripped(model, samples if is_open else []) if strip and not aware else model
+        say("making a graph")
+        made = prepared(exported, names, 1 if micro else batch, unroll=micro or quantization in CALIBRATED)
+        say("converting, in a process of its own" if made.may_crash else "converting")
+        content = slimmed(convert(made, quantization, samples, sparse, int8_io))
+        found = parsed(content, path)
+        if made.is_tried or quantization == "int16x8":
+            check_by_trial(content)
+        say("comparing it with the model")
+        check = compared(model, content, found, samples or made_up(model), made)
+        largest = check.largest
     if not largest <= (TOLERANCE if quantization is None else np.finfo("float32").max):
         raise RuntimeError(
             f"The file would compute something else than the model {model.name!r}: outputs differ by {largest:.3g} "
             "relative to the largest. Layers that are random at inference cannot be checked. Nothing was written."
         )
+    not_micro = found.not_micro if check.unfit is None else (check.unfit,)
+    if micro and not_micro:
+        raise RuntimeError(
+            f"TensorFlow Lite for Microcontrollers does not run the model {model.name!r}: {', '.join(not_micro)}. "
+            f"{' '.join(advice(not_micro))} Nothing was written."
+        )
+    warn_of_lost_channels(check)
     with _files.replacing(path) as temporary:
         temporary.write_bytes(content)
-    counts = found.operator_counts
-    return TFLiteFile(path, len(content), quantization, found.arena_bytes, counts, found.not_micro, largest, agreement)
+    return TFLiteFile(
+        path,
+        len(content),
+        quantization,
+        found.arena_bytes,
+        found.operator_counts,
+        not_micro,
+        largest,
+        check.agreement,
+        made.batch,
+        made.changes,
+        {name: each.worst for name, each in check.outputs.items()},
+        used,
+        check.samples,
+        check.micro,
+    )
 
 
-def stripped(model: keras.Model) -> keras.Model:
-    """Return the stripped model.
-
-    Raises:
-        ValueError: saying how to do without, if it cannot be stripped.
-    """
-    try:
-        return strip(model)
-    except ValueError as error:
-        raise ValueError(f"{error} `export_tflite(strip=False)` takes the model as it is.") from error
-
-
-def made_up(model: keras.Model) -> list[dict[str, np.ndarray]]:
-    """Return random samples."""
-    arrays = random_inputs(model, batch=CHECKED)
-    return [{t.name: x[k : k + 1] for t, x in zip(model.inputs, arrays)} for k in range(len(arrays[0]))]
-
-
-@_compat.full_precision()
-def compared(
-    model: keras.Model, content: bytes, samples: list[dict[str, np.ndarray]], names: dict[str, str]
-) -> tuple[float, float]:
-    """Return the largest difference between model and file, relative to the largest output, and their agreement.
-
-    Args:
-        model: the Keras model.
-        content: of the file.
-        samples: of one sample each, by the model's names of inputs.
-        names: those of the file.
-    """
-    inputs = {name: np.concatenate([each[name] for each in samples[:CHECKED]]) for name in samples[0]}
-    flat = [inputs[tensor.name] for tensor in model.inputs]
-    outputs = model(flat[0] if len(flat) == 1 else keras.tree.pack_sequence_as(model.input, flat), training=False)
-    found = Interpreter.of(content).predict({names[name]: x for name, x in inputs.items()})
-    keys = sorted(found, key=lambda name: (len(name), name)) if isinstance(found, dict) else []
-    if _tfmot.is_of_tf_keras(model):
-        outputs, keys = keras.tree.map_structure(np.asarray, outputs), keys and model.output_names
-    if isinstance(outputs, dict):
-        pairs = [(outputs[name], found[name] if keys else found) for name in outputs]
-    else:
-        pairs = list(zip(keras.tree.flatten(outputs), [found[name] for name in keys] or [found], strict=True))
-    pairs = [(keras.ops.convert_to_numpy(a), b) for a, b in pairs]
-    same = [np.argmax(a, -1) == np.argmax(b, -1) for a, b in pairs if a.ndim > 1 and a.shape[-1] > 1]
-    agreement = float(np.mean([each.mean() for each in same])) if same else 1.0
-    return max(difference(a, b) for a, b in pairs), agreement
-
-
-def convert(
-    model: keras.Model,
-    quantization: str | None,
-    samples: list[dict[str, np.ndarray]],
-    sparse: bool = False,
-    int8_io: bool = False,
-) -> bytes:
-    """Return the file's content; `samples` are by input name, since the converter orders inputs in its own way."""
-    if keras.backend.backend() != "tensorflow" and not _tfmot.is_of_tf_keras(model):
-        raise RuntimeError(
-            "export_tflite needs Keras on TensorFlow. Save the model to `.keras` and export it in a process with "
-            f"KERAS_BACKEND=tensorflow. Received: backend={keras.backend.backend()!r}"
-        )
-    import tensorflow as tf
-
-    strange = [layer.name for layer in model.layers if not re.fullmatch(SCOPE, layer.name)]
-    if strange:
-        raise ValueError(
-            f"TensorFlow runs no layers with such names: {strange}. Letters, digits and _ . - are possible: "
-            "`keras.models.clone_model` with a `clone_function` can give others."
-        )
-    converter = tf.lite.TFLiteConverter.from_keras_model(model)
-    converter.optimizations = [] if quantization is None else [tf.lite.Optimize.DEFAULT]
-    converter.optimizations += [tf.lite.Optimize.EXPERIMENTAL_SPARSITY] if sparse else []
-    if quantization == "float16":
-        converter.target_spec.supported_types = [tf.float16]
-    if quantization in CALIBRATED and samples:
-        # Files of tf_keras models have no signature until they are finished, and so no names of inputs.
-        given = [list(x.values()) for x in samples] if _tfmot.is_of_tf_keras(model) else samples
-        converter.representative_dataset = lambda: iter(given)
-        converter.target_spec.supported_ops = [
-            tf.lite.OpsSet.TFLITE_BUILTINS_INT8
-            if quantization == "int8"
-            else tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
-        ]
-    if int8_io:
-        converter.inference_input_type = converter.inference_output_type = tf.int8
-    try:
-        with _files.silenced(1, 2), warnings.catch_warnings(), _compat.quiet_tensorflow():
-            warnings.simplefilter("ignore")
-            return converter.convert()
-    except Exception as error:
-        reason = _checks.first_line(error)
-        raise RuntimeError(f"TensorFlow Lite could not convert the model {model.name!r}: {reason}") from error
+def warn_of_lost_channels(check: Comparison) -> None:
+    """Warn if channels of outputs are constant in a file and not in its model."""
+    for name, each in check.outputs.items():
+        if each.constant:
+            warnings.warn(
+                f"In the file the output {name!r} is constant in the channels {list(each.constant)}, which vary in the "
+                "model: their numbers are less than one step of the scale that all channels share. Make them an output "
+                "of their own, or bring all channels to one range.",
+                _checks.SparsityWarning,
+                stacklevel=3,
+            )

@@ -11,6 +11,7 @@ from keras import ops
 
 from keras_rmda import _checks, _graphs, assignment
 from keras_rmda._copies import Copies
+from keras_rmda._saving import made_savable
 from keras_rmda.gates.dependent import DIRECTIONS, DependentL0Gate, GateGenerator, SharedL0Gate
 from keras_rmda.gates.hard_concrete import Tensor
 from keras_rmda.gates.layer import L0Gate
@@ -174,6 +175,7 @@ class Insertion:
                 for old, new in zip(layer.weights, copy.weights, strict=True):
                     new.trainable = old.trainable
                 _graphs.finalize_states(copy)
+        made_savable(result, self.model, made)
         return result
 
     def gate(self, number: int, place: Place) -> L0Gate:

@@ -12,16 +12,20 @@ from keras import ops
 from keras_rmda import _compat, _graphs
 from keras_rmda._copies import Copies, lost_function
 from keras_rmda._functions import is_function
+from keras_rmda._saving import made_savable
 from keras_rmda.channels.sites import Cut, Site
 from keras_rmda.pruning.folding import Folding, fold, rescaling
 from keras_rmda.pruning.liveness import Plan
 from keras_rmda.pruning.verification import Values, VerificationError
 
 
-def rebuilt_without(model: keras.Model, plan: Plan, folding: Folding) -> tuple[keras.Model, Values]:
-    """Return a copy of a model with a graph that holds only what the plan keeps, and no gates.
+def rebuilt_without(
+    model: keras.Model, plan: Plan, folding: Folding, original: keras.Model
+) -> tuple[keras.Model, Values]:
+    """Return a copy of a model that holds only what the plan keeps, and no gates; it is saved where `original` is.
 
-    Also returned are the values of its weights before they were rounded, of those that were.
+    Also returned are the values of its weights before they were rounded, of those that were. The model has a graph,
+    which may be that of a subclassed `original`.
     """
     exact: Values = []
     small, made = narrowed(model, plan, folding, plan.cut)
@@ -43,6 +47,7 @@ def rebuilt_without(model: keras.Model, plan: Plan, folding: Folding) -> tuple[k
             if value.dtype == "float64" and (ops.convert_to_numpy(new_weight) != value).any():
                 exact.append((new_weight, value))
         _graphs.finalize_states(new)
+    made_savable(small, original, made)
     return small, exact
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import keras
@@ -52,7 +53,9 @@ def strip(
 
     Returns:
         A new, uncompiled model with the same inputs and outputs, also when nothing can go. What was subclassed is
-        Functional, and computes at training what the original does at inference wherever its code asks for `training`.
+        Functional, and computes at training what the original does at inference wherever its code asks for `training`;
+        losses that code adds by `add_loss` are not in it, which a `SparsityWarning` says. Where the original is saved
+        and loaded, it is, too, with `import keras_rmda` if Keras alone cannot.
 
     Raises:
         ValueError: if the model is not built, has no graph of layers or weights that are not finite, if an argument is
@@ -75,10 +78,24 @@ def strip(
         if strict:
             refuse_opaque(graph, decided)
         folding = fold(decided)
-        small, exact = rebuilt_without(graph, decided, folding)
+        small, exact = rebuilt_without(graph, decided, folding, model)
         with _compat.restored(model.non_trainable_variables):  # which code may assign to when it is called
             verify(graph, small, decided, folding, tolerance, inputs, model, exact)
+    warn_of_lost_losses(model, small)
     return small
+
+
+def warn_of_lost_losses(model: keras.Model, small: keras.Model) -> None:
+    """Say which layers add losses by code that a stripped model does not have any more."""
+    kept = {type(layer) for layer in _compat.layers_of(small)}
+    lost = [each.name for each in _compat.layers_of(model) if each in _compat.ADDING_LOSSES and type(each) not in kept]
+    if lost:
+        warnings.warn(
+            f"The code of {lost} adds losses by `add_loss`, which are not in the stripped model: training it further "
+            "goes without them.",
+            _checks.SparsityWarning,
+            stacklevel=3,
+        )
 
 
 def refuse_opaque(model: keras.Model, plan: Plan) -> None:
@@ -152,6 +169,8 @@ def first_difference(plan: Plan, folding: Folding, before: list, after: list, to
     for call, new in zip(kept, after, strict=True):
         for tensor, *pair in zip(call.outputs, outputs[id(call)], new):
             x, y = map(ops.convert_to_numpy, pair)
+            if x.ndim != y.ndim:
+                return call.site.name
             atoms, needs = plan.trace.ties.find(tensor.atoms), plan.state.needed(tensor)
             axes = varying(atoms)
             for axis in axes if tensor.batched and tensor.batch == 0 and len(axes) == 1 else ():

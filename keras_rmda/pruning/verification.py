@@ -11,6 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_rmda import _compat, _graphs
+from keras_rmda.pruning.sizes import fills, open_size
 
 TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 1e-1, "float16": 1e-2}
 """Largest accepted difference of outputs, relative to the largest output: rounding, amplified by depth."""
@@ -29,21 +30,22 @@ class VerificationError(RuntimeError):
     """A model that was made of another does not compute the same."""
 
 
-def random_inputs(model: keras.Model, batch: int = 2, open_axis: int = 32) -> list[np.ndarray]:
+def random_inputs(model: keras.Model, batch: int = 2, open_axis: int | None = None) -> list[np.ndarray]:
     """Return inputs of the model's shapes and types: normal numbers, or the integers 0 and 1, as words for strings.
 
     Args:
         model: the model.
         batch: the number of samples.
-        open_axis: the size of axes that the model leaves open.
+        open_axis: the size of axes that the model leaves open; None for the first of some that it takes.
 
     Returns:
         One array for each input tensor.
     """
     random = np.random.default_rng(0)
+    size = open_size(model) if open_axis is None else open_axis
     arrays = []
     for tensor in model.inputs:
-        shape = [tensor.shape[0] or batch] + [open_axis if n is None else n for n in tensor.shape[1:]]
+        shape = [tensor.shape[0] or batch] + [size if n is None else n for n in tensor.shape[1:]]
         dtype = keras.backend.standardize_dtype(tensor.dtype)
         array = random.normal(size=shape) if "float" in dtype else random.integers(2, size=shape)
         arrays.append(array.astype(str if dtype == "string" else dtype))
@@ -113,6 +115,8 @@ def outputs_of_both(
             reason if layer is None else f"The layer {layer.name!r} of type {type(layer).__name__} raises: {reason}"
         )
         raise ValueError(f"The model {model.name!r} cannot run on {which}. ({reason})") from error
+    if original is not None:
+        refuse_other_shapes(model, flat)
     try:
         b = _graphs.call(other, flat)
     except Exception as error:
@@ -121,6 +125,18 @@ def outputs_of_both(
             f"error of keras_rmda or of a registered rule. ({' '.join(str(error).split())[:200]})"
         ) from error
     return flat, a, b
+
+
+def refuse_other_shapes(model: keras.Model, inputs: list) -> None:
+    """Raise `ValueError` if inputs have other shapes than a graph, which has those of the first call of its code."""
+    wanted, given = [x.shape for x in model.inputs], [tuple(x.shape) for x in inputs]
+    fits = lambda a, b: len(a) == len(b) and all(n in (None, m) for n, m in zip(a, b))  # noqa: E731
+    if not all(map(fits, wanted, given)):
+        raise ValueError(
+            f"The model {model.name!r} was first called on inputs of the shapes {wanted}, and what is made of it takes "
+            f"these; the given `inputs` have {given}. Give inputs of those shapes; or call a new model, before "
+            "anything else, on `keras.Input`s with None for every open size, and load the weights into it."
+        )
 
 
 def failing(model: keras.Model, inputs: list) -> Any:
@@ -209,8 +225,8 @@ def cheap(model: keras.Model, inputs: list) -> list:
     corner = (slice(None, 1 if is_open else None), *[slice(CORNER)] * (max(np.ndim(x) for x in few) - 2))
     result = [x[corner[: max(1, np.ndim(x) - 1)]] for x in few]
     share = max(np.size(x) for x in result) / max(np.size(x) for x in few)
-    if macs * len(few[0]) * share > MACS:
-        raise ValueError("too much work")
+    if macs * len(few[0]) * share > MACS or not fills(model, [np.shape(x) for x in result]):
+        raise ValueError("too much work, or too small a corner")
     return result
 
 

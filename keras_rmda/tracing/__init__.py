@@ -1,8 +1,30 @@
 """What code of layers and models computes, as graphs."""
 
 from keras_rmda.tracing.code import traced, traced_model
-from keras_rmda.tracing.leaves import ForEachSample, Weight
+from keras_rmda.tracing.leaves import (
+    AsOneSample,
+    ForEachSample,
+    Numbers,
+    SamplesAsSteps,
+    StepsAsSamples,
+    Weight,
+    WeightOf,
+    WithoutSamples,
+)
 from keras_rmda.tracing.programs import Untraceable
 from keras_rmda.tracing.weights import dtype_for
 
-__all__ = ["ForEachSample", "Untraceable", "Weight", "dtype_for", "traced", "traced_model"]
+__all__ = [
+    "AsOneSample",
+    "ForEachSample",
+    "Numbers",
+    "SamplesAsSteps",
+    "StepsAsSamples",
+    "Untraceable",
+    "Weight",
+    "WeightOf",
+    "WithoutSamples",
+    "dtype_for",
+    "traced",
+    "traced_model",
+]

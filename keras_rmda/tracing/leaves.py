@@ -39,6 +39,39 @@ class Weight(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_rmda")
+class WeightOf(keras.layers.Layer):
+    """A weight of another layer, which it stays, as a tensor of a graph like `Weight`.
+
+    Args:
+        layer: the other layer.
+        weight: the name of its attribute.
+    """
+
+    def __init__(self, layer: keras.Layer, weight: str, **arguments: Any):
+        super().__init__(**arguments)
+        self.layer, self.weight = layer, weight
+
+    def build(self, input_shape: Any) -> None:
+        pass
+
+    def call(self, x: Any) -> Any:
+        return ops.expand_dims(ops.convert_to_tensor(getattr(self.layer, self.weight)), 0)
+
+    def compute_output_spec(self, x: Any) -> keras.KerasTensor:
+        value = getattr(self.layer, self.weight)
+        dtype = self.compute_dtype if "float" in value.dtype and self.autocast else value.dtype
+        return keras.KerasTensor((None, *value.shape), dtype=dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        layer = keras.saving.serialize_keras_object(self.layer)
+        return super().get_config() | {"layer": layer, "weight": self.weight}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> WeightOf:
+        return cls(**config | {"layer": keras.saving.deserialize_keras_object(config["layer"])})
+
+
+@keras.saving.register_keras_serializable(package="keras_rmda")
 class ForEachSample(keras.layers.Layer):
     """Repeats a tensor with a first axis of size 1 for each sample of another, as a class token is."""
 
@@ -52,6 +85,92 @@ class ForEachSample(keras.layers.Layer):
     def compute_output_spec(self, inputs: list) -> keras.KerasTensor:
         x, samples = inputs
         return keras.KerasTensor((samples.shape[0], *x.shape[1:]), dtype=x.dtype)
+
+
+@keras.saving.register_keras_serializable(package="keras_rmda")
+class WithoutSamples(keras.layers.Layer):
+    """A tensor with a first axis of size 1 in the place of the batch axis, without this axis, as code has weights."""
+
+    def build(self, input_shape: Any) -> None:
+        pass
+
+    def call(self, x: Any) -> Any:
+        return ops.squeeze(x, 0)
+
+    def compute_output_spec(self, x: Any) -> keras.KerasTensor:
+        return keras.KerasTensor(x.shape[1:], dtype=x.dtype)
+
+
+@keras.saving.register_keras_serializable(package="keras_rmda")
+class AsOneSample(keras.layers.Layer):
+    """The reverse."""
+
+    def build(self, input_shape: Any) -> None:
+        pass
+
+    def call(self, x: Any) -> Any:
+        return ops.expand_dims(x, 0)
+
+    def compute_output_spec(self, x: Any) -> keras.KerasTensor:
+        return keras.KerasTensor((None, *x.shape), dtype=x.dtype)
+
+
+@keras.saving.register_keras_serializable(package="keras_rmda")
+class Numbers(keras.layers.Layer):
+    """An array as a tensor of a graph, without a batch axis. It takes any tensor of the graph, and does not look at it.
+
+    Args:
+        shape: of the array.
+        numbers: all of them, in one list.
+        number_type: their type.
+    """
+
+    def __init__(self, shape: tuple[int, ...], numbers: list, number_type: str, **arguments: Any):
+        super().__init__(**{"autocast": False} | arguments)
+        self.shape, self.numbers, self.number_type = tuple(shape), list(numbers), number_type
+
+    def build(self, input_shape: Any) -> None:
+        pass
+
+    def call(self, x: Any) -> Any:
+        return ops.reshape(ops.convert_to_tensor(self.numbers, self.number_type), self.shape)
+
+    def compute_output_spec(self, x: Any) -> keras.KerasTensor:
+        return keras.KerasTensor(self.shape, dtype=self.number_type)
+
+    def get_config(self) -> dict[str, Any]:
+        config = {"shape": list(self.shape), "numbers": self.numbers, "number_type": self.number_type}
+        return super().get_config() | config
+
+
+@keras.saving.register_keras_serializable(package="keras_rmda")
+class StepsAsSamples(keras.layers.Layer):
+    """Takes the steps of all samples, along the second axis, for samples."""
+
+    def build(self, input_shape: Any) -> None:
+        pass
+
+    def call(self, x: Any) -> Any:
+        return ops.reshape(x, (-1, *x.shape[2:]))
+
+    def compute_output_spec(self, x: Any) -> keras.KerasTensor:
+        return keras.KerasTensor((None, *x.shape[2:]), dtype=x.dtype)
+
+
+@keras.saving.register_keras_serializable(package="keras_rmda")
+class SamplesAsSteps(keras.layers.Layer):
+    """The reverse: takes samples for the steps of those of another tensor, which has as many along its second axis."""
+
+    def build(self, input_shape: Any) -> None:
+        pass
+
+    def call(self, inputs: list) -> Any:
+        x, steps = inputs
+        return ops.reshape(x, (-1, ops.shape(steps)[1], *x.shape[1:]))
+
+    def compute_output_spec(self, inputs: list) -> keras.KerasTensor:
+        x, steps = inputs
+        return keras.KerasTensor((None, steps.shape[1], *x.shape[1:]), dtype=x.dtype)
 
 
 def held(layer: keras.Layer, input_shape: Any, **weights: keras.Variable) -> keras.Layer:

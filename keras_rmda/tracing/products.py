@@ -61,6 +61,13 @@ def product(
     return held(layer, x.shape, kernel=weight)
 
 
+def contraction(equation: str, x: keras.KerasTensor, weight: keras.Variable, name: str, policy: Any) -> keras.Layer:
+    """Return the layer of an einsum of a tensor with the samples in front and a weight; arguments as of `product`."""
+    why = Untraceable("it uses a weight of its own in a product that no layer of Keras has")
+    layer = einsum(equation, False, x, tuple(weight.shape), {"name": name, "dtype": policy}, why)
+    return held(layer, x.shape, kernel=weight)
+
+
 def of_product(rank: int, weight_rank: int, is_left: bool, is_transposed: bool, why: Exception) -> str:
     """Return the equation of W x, or x W, for a matrix W or its transpose."""
     if weight_rank != 2 or rank < (3 if is_left else 2):
@@ -82,8 +89,10 @@ def einsum(equation: str, is_left: bool, x: Any, shape: tuple, common: dict, why
     """Return the layer of an einsum of a tensor and a weight."""
     inputs, arrow, output = equation.partition("->")
     letters = inputs.split(",")[::-1] if is_left else inputs.split(",")
-    if not arrow or "." in equation or letters[0][0] != output[0]:
-        raise why
+    if not arrow or "." in equation or letters[0][0] != output[0] or (None in x.shape and x.shape[0] is not None):
+        raise why  # the samples are not in front
+    if not set(letters[0]) & set(letters[1]) - set(output) or not set(letters[1]) & set(output) - set(letters[0]):
+        raise why  # it reads no channels, or writes none
     known = dict(zip(letters[1], shape)) | dict(zip(letters[0], x.shape))
     return L.EinsumDense(f"{letters[0]},{letters[1]}->{output}", [known[letter] for letter in output[1:]], **common)
 

@@ -63,7 +63,7 @@ class Program:
 
     Attributes:
         steps: in an order that depends on nothing but the code.
-        outputs: structured as the code returns them, with places where it has tensors.
+        outputs: structured as the code returns them, with places where it has tensors; arrays are what they are.
         shapes: of the inputs.
     """
 
@@ -80,14 +80,14 @@ def program(outputs: Any, inputs: list) -> Program:
     """Return the program that has made symbolic outputs of symbolic inputs.
 
     Raises:
-        Untraceable: if an output is no tensor, or comes from elsewhere.
+        Untraceable: if an output is no tensor and no array, or comes from elsewhere.
     """
     if not all(isinstance(x._keras_history.operation, keras.layers.InputLayer) for x in inputs):
         raise Untraceable("it chooses by numbers, as `ops.cond` does")  # whose result is a branch's tensor itself
     places = {id(x): Place(-1, k) for k, x in enumerate(inputs)}
     steps: list[Step] = []
     found = [x for x in keras.tree.flatten(outputs) if x is not None]
-    waiting = list(reversed(found))
+    waiting = [x for x in reversed(found) if not is_array(x)]
     while waiting:
         x = waiting[-1]
         if id(x) in places:
@@ -108,7 +108,7 @@ def program(outputs: Any, inputs: list) -> Program:
         places.update((id(y), Place(len(steps), k)) for k, y in enumerate(node.output_tensors))
         steps.append(Step(node.operation, arguments, [tuple(y.shape) for y in node.output_tensors]))
     whole = len(found) == len(keras.tree.flatten(outputs))
-    outputs = keras.tree.map_structure(lambda x: places[id(x)], outputs if whole else found)
+    outputs = keras.tree.map_structure(lambda x: x if is_array(x) else places[id(x)], outputs if whole else found)
     return Program(steps, outputs, [tuple(x.shape) for x in inputs])
 
 

@@ -35,6 +35,19 @@ class Size(int):
         return size
 
 
+class AtMost(int):
+    """The smaller of the size of an axis and a number, the limit: as windows of attention are wide."""
+
+    limit: int
+
+    @classmethod
+    def of(cls, size: Size, limit: int) -> AtMost:
+        """Return the smaller of both."""
+        result = cls(min(size, limit))
+        result.limit = limit
+        return result
+
+
 @keras.saving.register_keras_serializable(package="keras_rmda")
 class Range(keras.layers.Layer):
     """The numbers 0, 1, 2, ... along an axis of a tensor, with a first axis of size 1 in the place of the batch axis.
@@ -74,7 +87,7 @@ class RangeOfProgram(Range):
 @contextlib.contextmanager
 def symbolic_ranges() -> Iterator[None]:
     """Let code get tensors where it makes numbers up to the size of an axis."""
-    shape, arange = ops.shape, ops.arange
+    shape, arange, minimum, cast = ops.shape, ops.arange, ops.minimum, ops.cast
 
     def shape_of(x: Any) -> tuple:
         if not isinstance(x, keras.KerasTensor) or None in x.shape:
@@ -91,6 +104,14 @@ def symbolic_ranges() -> Iterator[None]:
         dtype = keras.backend.standardize_dtype(given.get("dtype") or "int32")
         return RangeOfProgram(end.axis, dtype)(end.tensor)
 
+    def minimum_of(x1: Any, x2: Any) -> Any:
+        size, limit = (x1, x2) if isinstance(x1, Size) else (x2, x1)
+        known = isinstance(size, Size) and isinstance(limit, int) and not isinstance(limit, Size)
+        return AtMost.of(size, limit) if known else minimum(x1, x2)
+
+    def cast_of(x: Any, dtype: Any) -> Any:
+        return x if isinstance(x, AtMost) and "int" in keras.backend.standardize_dtype(dtype) else cast(x, dtype)
+
     def filled(make: Any) -> Any:
         def of(size: Any, *arguments: Any, **keyword_arguments: Any) -> Any:
             sizes = size if isinstance(size, list | tuple) else (size,)
@@ -103,12 +124,14 @@ def symbolic_ranges() -> Iterator[None]:
                     for _ in sizes[axis + 1 :]:
                         nothing = ops.expand_dims(nothing, -1)
                     nothing = ops.cast(nothing, keras.backend.standardize_dtype(result.dtype))
-                    result = ops.logical_or(result, nothing) if nothing.dtype == "bool" else result + nothing
+                    # Not a sum: Keras takes some for those of a tensor and a bias.
+                    result = ops.logical_or(result, nothing) if nothing.dtype == "bool" else result - nothing
             return result
 
         return of
 
-    changed = {"shape": shape_of, "arange": range_of, **{name: filled(getattr(ops, name)) for name in FILLED}}
+    changed = {"shape": shape_of, "arange": range_of, "minimum": minimum_of, "cast": cast_of}
+    changed |= {name: filled(getattr(ops, name)) for name in FILLED}
     before = {name: getattr(ops, name) for name in changed}
     for name, function in changed.items():
         setattr(ops, name, function)

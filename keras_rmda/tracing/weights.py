@@ -3,17 +3,49 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import functools
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 
+from keras_rmda._compat import layers_of
 from keras_rmda.tracing.programs import Untraceable
+
+BORROWED: weakref.WeakKeyDictionary[keras.Layer, list[keras.Variable]] = weakref.WeakKeyDictionary()
+"""Weights of layers inside that the code of layers uses in operations of its own, as tied weights are."""
+
+
+class UsesWeight(Untraceable):
+    """Code uses a weight of another layer."""
+
+    def __init__(self, variable: keras.Variable):
+        super().__init__(f"it uses the weight {variable.path!r} of another layer in an operation of its own")
+        self.variable = variable
 
 
 def own_variables(layer: keras.Layer) -> list[keras.Variable]:
-    """Return the weights of a layer that are not those of layers inside."""
-    return [*layer._trainable_variables, *layer._non_trainable_variables]
+    """Return the weights of a layer that are not those of layers inside, and then those that it borrows of them."""
+    return [*layer._trainable_variables, *layer._non_trainable_variables, *BORROWED.get(layer, [])]
+
+
+def owner_of(variable: keras.Variable, layer: keras.Layer) -> tuple[keras.Layer, str] | None:
+    """Return which layer inside of another has a weight, and the name of the attribute, if there is one."""
+    for each in layers_of(layer)[1:]:
+        for name, value in vars(each).items():
+            if value is variable:
+                return each, name
+    return None
+
+
+def borrows(layer: keras.Layer, variable: keras.Variable) -> bool:
+    """Note that the code of a layer uses a weight of one inside; return whether that is new and can be traced."""
+    known = BORROWED.setdefault(layer, [])
+    if any(each is variable for each in known) or owner_of(variable, layer) is None:
+        return False
+    known.append(variable)
+    return True
 
 
 def dtype_for(x: Any, layer: keras.Layer) -> str:
@@ -65,7 +97,37 @@ def weights_as_inputs(layer: keras.Layer) -> Iterator[list]:
     bookkeeping = ("_trainable_variables", "_non_trainable_variables", "_tracker", "_self_")
     replace(attributes, [x for x in attributes.items() if not x[0].startswith(bookkeeping)], dict.__setitem__)
     try:
-        yield tensors
+        with contextlib.ExitStack() as stack:
+            for variable in BORROWED.get(layer, []):
+                stack.enter_context(_outside_of(*owner_of(variable, layer), instead[id(variable)]))
+            yield tensors
     finally:
         for put, container, key, value in reversed(changed):
             put(container, key, value)
+
+
+@contextlib.contextmanager
+def _outside_of(owner: keras.Layer, name: str, tensor: WeightTensor) -> Iterator[None]:
+    """Let an attribute of a layer be a symbolic tensor, but not while the layer itself is called."""
+    attributes, call = vars(owner), owner.call
+    variable, before = attributes[name], attributes.get("call")
+
+    def with_numbers(function: Callable) -> Callable:
+        @functools.wraps(function)
+        def called(*arguments: Any, **keyword_arguments: Any) -> Any:
+            attributes[name] = variable
+            try:
+                return function(*arguments, **keyword_arguments)
+            finally:
+                attributes[name] = tensor
+
+        return called
+
+    attributes[name], attributes["call"] = tensor, with_numbers(call)
+    try:
+        yield
+    finally:
+        attributes[name] = variable
+        del attributes["call"]
+        if before is not None:
+            attributes["call"] = before

@@ -1,0 +1,123 @@
+"""TensorFlow's converter, which makes a file of a model: here, or in a process of its own where it may crash."""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import re
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from keras_rmda import _checks, _compat, _files
+from keras_rmda.export.apart import run_apart
+from keras_rmda.export.conversion import CALIBRATED, converted
+from keras_rmda.export.prepared import Prepared
+from keras_rmda.export.signature import signed
+
+PROGRAM = Path(__file__).with_name("conversion.py")
+
+
+def convert(
+    model: Prepared,
+    quantization: str | None,
+    samples: list[dict[str, np.ndarray]],
+    sparse: bool = False,
+    int8_io: bool = False,
+) -> bytes:
+    """Return the file's content.
+
+    Args:
+        model: what to convert.
+        quantization, sparse, int8_io: see `export_tflite`.
+        samples: of one sample each, by the name of the input.
+
+    Raises:
+        RuntimeError: if the converter fails, or crashes.
+        OSError: if a disk is full.
+    """
+    given = batches(model, samples) if quantization in CALIBRATED else []
+    options = (quantization, given, sparse, int8_io)
+    try:
+        if model.may_crash:
+            content = converted_apart(model, options)
+        else:
+            with quiet():
+                content = converted(model.function, *options)
+    except OSError:
+        raise
+    except Exception as error:  # the converter raises many types
+        raise RuntimeError(f"TensorFlow Lite could not convert the model {model.name!r}: {reason(error)}") from error
+    return signed(content, model.inputs, model.outputs)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Let TensorFlow say nothing, neither by native code nor by warnings of what it does itself."""
+    with _compat.quiet_tensorflow(), _files.silenced(1, 2), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def batches(model: Prepared, samples: list[dict[str, np.ndarray]]) -> list[list[np.ndarray]]:
+    """Return the samples as the graph takes them, in the order of its inputs; the last ones may be there again."""
+    size = model.batch or 1
+    groups = [[samples[min(k, len(samples) - 1)] for k in range(i, i + size)] for i in range(0, len(samples), size)]
+    types = [spec.dtype.as_numpy_dtype for spec in model.function.structured_input_signature[0]]
+    return [
+        [np.concatenate([each[name] for each in group]).astype(kind) for name, kind in zip(model.inputs, types)]
+        for group in groups
+    ]
+
+
+def converted_apart(model: Prepared, options: tuple) -> bytes:
+    """Return what the converter makes of a graph in a process of its own.
+
+    Raises:
+        RuntimeError: if the converter fails, or the process ends by a signal.
+        OSError: if a disk is full.
+    """
+    quantization, given, *others = options
+    with tempfile.TemporaryDirectory(prefix="keras_rmda") as folder:
+        save(model, folder)
+        named = [{f"input_{number}": x for number, x in enumerate(arrays)} for arrays in given]
+        try:
+            result = pickle.loads(run_apart(PROGRAM, pickle.dumps((folder, quantization, named, *others))))
+        except RuntimeError as error:
+            without = " It calibrates no loops: give the model a fixed number of steps, or take another `quantization`."
+            raise RuntimeError(f"{error}{without if quantization in CALIBRATED else ''}") from error
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+def save(model: Prepared, folder: str) -> None:
+    """Write a graph as a saved model, with numbered names."""
+    import tensorflow as tf
+
+    holder = tf.Module()
+    holder.held = list(model.variables)
+    specs = {x.name: x for x in model.function.structured_input_signature[0]}
+
+    def numbered(**inputs: Any) -> dict[str, Any]:
+        outputs = model.function(*(inputs[f"input_{number}"] for number, _ in enumerate(inputs)))
+        return {f"output_{number}": y for number, y in enumerate(outputs)}
+
+    signature = tf.function(numbered, autograph=False).get_concrete_function(**specs)
+    with quiet():
+        tf.saved_model.save(holder, folder, signatures={"serving_default": signature})
+
+
+def reason(error: Exception) -> str:
+    """Return in one line why the converter failed; it also lists the whole graph."""
+    text = str(error)
+    missing = re.search(r"^(?:TF Select|Custom) ops: (.*)$", text, re.MULTILINE)
+    if missing:
+        names = [name for name in missing[1].split(", ") if name != "Placeholder"]  # which stands for a table
+        return f"it has no operators for {', '.join(names)}."
+    said = re.findall(r"error: (?:loc\(.*?\): )?('.*)$", text, re.MULTILINE)
+    return said[0] if said else _checks.first_line(error) if text else "it does not say why."

@@ -1,0 +1,66 @@
+"""Files without what a run does not need: names of tensors, notes of the converter, and numbers that are there twice.
+
+What a file computes stays as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from keras_rmda.export.flat import read, written
+
+
+def slimmed(content: bytes) -> bytes:
+    """Return a file that computes the same from fewer bytes.
+
+    What goes: names of tensors inside and of graphs, notes of the converter, and the ranges that scales were made of.
+    What is equal is written once: weights, scales, zero points, shapes. Inputs and outputs are called as the signature
+    calls them, which stays.
+
+    Args:
+        content: of a file.
+
+    Returns:
+        The content of the new file; the same one if it keeps its weights behind its tables, as those over 2 GB do.
+    """
+    model = read(content)
+    if any(buffer.offset > 1 for buffer in model.buffers):
+        return content
+    model.description = model.metadata = model.metadataBuffer = None
+    for graph in model.subgraphs:
+        graph.name = None
+        for tensor in graph.tensors:
+            tensor.name = None
+            if tensor.quantization is not None:
+                tensor.quantization = slim_quantization(tensor.quantization)
+    for signature in model.signatureDefs or ():
+        tensors = model.subgraphs[signature.subgraphIndex].tensors
+        for each in [*(signature.inputs or ()), *(signature.outputs or ())]:
+            tensors[each.tensorIndex].name = each.name
+    share_buffers(model)
+    return written(model, len(content))
+
+
+def slim_quantization(parameters: Any) -> Any:
+    """Return the scales of a tensor without the ranges that they were made of; None if there are none."""
+    parameters.min = parameters.max = None
+    has_scales = parameters.scale is not None and len(parameters.scale) > 0
+    return parameters if has_scales or parameters.details is not None else None
+
+
+def share_buffers(model: Any) -> None:
+    """Keep the buffers that are used, equal ones once; what is computed has buffer 0, as the format wants."""
+    buffers, places = [type(model.buffers[0])()], {}
+    for graph in model.subgraphs:
+        for tensor in graph.tensors:
+            buffer = model.buffers[tensor.buffer]
+            if buffer.data is None or len(buffer.data) == 0:
+                tensor.buffer = 0
+                continue
+            key = hashlib.sha256(buffer.data).digest()
+            if key not in places:
+                places[key] = len(buffers)
+                buffers.append(buffer)
+            tensor.buffer = places[key]
+    model.buffers = buffers

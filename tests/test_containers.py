@@ -1,0 +1,152 @@
+"""Layers of Keras that hold models or several cells: what is inside is cut."""
+
+import keras
+import numpy as np
+import pytest
+from backend import hidden, only_tensorflow
+from keras import layers as L
+from keras import ops
+from zoo import randomize
+
+import keras_rmda as kr
+from keras_rmda.pruning.verification import difference
+
+
+def images():
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            L.Conv2D(8, 3, activation="relu"),
+            L.BatchNormalization(),
+            L.MaxPooling2D(),
+            L.Conv2D(8, 3, activation="relu"),
+            L.GlobalAveragePooling2D(),
+        ],
+        name="images",
+    )
+
+
+class Subclassed(keras.Model):
+    """A model without a graph."""
+
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.wide, self.narrow = L.Dense(12, activation="relu"), L.Dense(6)
+
+    def build(self, shape):
+        self.wide.build(shape)
+        self.narrow.build((*shape[:-1], 12))
+
+    def compute_output_shape(self, shape):
+        return (*shape[:-1], 6)
+
+    def call(self, x):
+        return self.narrow(self.wide(x))
+
+
+class Hidden(Subclassed):
+    """What nobody looks into."""
+
+    def call(self, x):
+        return hidden(super().call(x))
+
+
+CONTAINERS = {
+    "model": ((5, 8, 8, 3), lambda x: L.LSTM(8)(L.TimeDistributed(images())(x))),
+    "model_of_any_steps": ((None, 8, 8, 3), lambda x: L.LSTM(8)(L.TimeDistributed(images())(x))),
+    "subclassed": ((5, 4), lambda x: L.GRU(8)(L.TimeDistributed(Subclassed())(x))),
+    "twice": ((5, 2, 4), lambda x: L.Flatten()(L.TimeDistributed(L.TimeDistributed(Subclassed()))(x))),
+    "cells": ((7, 6), lambda x: L.RNN(L.StackedRNNCells([L.LSTMCell(8), L.GRUCell(6)]))(x)),
+    "cells_backwards": (
+        (None, 6),
+        lambda x: L.RNN([L.SimpleRNNCell(8), L.LSTMCell(6), L.GRUCell(5)], True, go_backwards=True)(x),
+    ),
+}
+
+
+def halved(model):
+    groups = kr.coupled_groups(model)
+    for weight in model.weights:
+        path = groups.path_among((weight.path, weight.path.removeprefix(f"{model.name}/")))
+        if path is not None:
+            ids = groups.members[path]
+            weight.assign(np.where((ids >= 0) & (ids % 2 == 1), 0.0, keras.ops.convert_to_numpy(weight)))
+    return groups
+
+
+@pytest.mark.parametrize("name", CONTAINERS)
+def test_what_is_inside_is_cut(name, tmp_path):
+    shape, function = CONTAINERS[name]
+    inputs = keras.Input(shape)
+    model = randomize(keras.Model(inputs, L.Dense(3)(function(inputs))))
+    halved(model)
+    assert kr.analyze(model).opaque == {}
+    small = kr.strip(model)
+    assert small.count_params() < 0.5 * model.count_params()
+    x = np.random.default_rng(0).normal(size=[2, *(n or 4 for n in shape)]).astype("float32")
+    assert difference(model(x), small(x)) < 1e-5
+    small.save(tmp_path / "small.keras")
+    assert difference(small(x), keras.models.load_model(tmp_path / "small.keras")(x)) == 0
+
+
+def test_what_cannot_be_traced_inside_stays():
+    inputs = keras.Input((5, 4))
+    model = randomize(keras.Model(inputs, L.Dense(3)(L.GRU(8)(L.TimeDistributed(Hidden(), name="steps")(inputs)))))
+    halved(model)
+    small = kr.strip(model)
+    assert small.count_params() < model.count_params()
+    [(name, reason)] = kr.analyze(model).opaque.items()
+    assert name.startswith("steps")
+    assert "this code is for numbers" in reason
+
+
+def test_masks_are_kept():
+    inputs = keras.Input((5, 4))
+    x = L.RNN([L.LSTMCell(8), L.GRUCell(6)], name="cells")(L.Masking()(inputs))
+    model = randomize(keras.Model(inputs, L.Dense(3)(x)))
+    data = np.random.default_rng(0).normal(size=(2, 5, 4)).astype("float32")
+    data[:, 3:] = 0
+    assert difference(model(data), kr.strip(model)(data)) < 1e-6
+    assert kr.analyze(model).opaque
+
+
+class Experts(L.Layer):
+    """A mixture of units that kernels of one weight each hold, and a loss at training that balances them."""
+
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.router = L.Dense(3, name="router")
+
+    def build(self, shape):
+        self.router.build(shape)
+        self.up = self.add_weight(shape=(3, 8, 12), name="up")
+        self.down = self.add_weight(shape=(3, 12, 8), name="down")
+
+    def compute_output_shape(self, shape):
+        return shape
+
+    def call(self, x, training=False):
+        b, n, c = ops.shape(x)
+        tokens = ops.reshape(x, (-1, c))
+        shares = ops.softmax(self.router(tokens), axis=-1)
+        hidden = ops.silu(ops.einsum("tc,ech->eth", tokens, self.up))
+        y = ops.einsum("eth,ehc->etc", hidden, self.down)
+        y = ops.sum(y * ops.transpose(shares, (1, 0))[:, :, None], axis=0)
+        if training:
+            self.add_loss(0.1 * ops.sum(ops.square(ops.mean(shares, axis=0))))
+        return x + ops.reshape(y, (b, n, c))
+
+
+@only_tensorflow
+@pytest.mark.parametrize("steps", [None, 5])
+def test_units_of_experts_go(steps):
+    inputs = keras.Input((steps, 8))
+    model = randomize(keras.Model(inputs, L.Dense(3)(Experts(name="experts")(L.Dense(8)(inputs)))))
+    assert len(halved(model)) >= 12
+    assert kr.analyze(model).opaque == {}
+    with pytest.warns(kr.SparsityWarning, match=r"\['experts'\] adds losses"):
+        small = kr.strip(model)
+    assert small.count_params() < 0.6 * model.count_params()
+    for n in (steps or 5, steps or 70):
+        x = np.random.default_rng(0).normal(size=(2, n, 4 * 2)).astype("float32")
+        assert difference(model(x), small(x)) < 1e-5

@@ -1,0 +1,401 @@
+"""Models as strangers write them, from papers and tutorials, each as small as it can be."""
+
+import keras
+import numpy as np
+import pytest
+from backend import only_tensorflow
+from keras import layers as L
+from keras import ops
+from zoo import randomize
+
+import keras_rmda as kr
+from keras_rmda import assignment
+from keras_rmda.pruning.verification import difference
+
+pytestmark = only_tensorflow
+own = keras.saving.register_keras_serializable(package="tests_strangers")
+
+
+def half_zero(model):
+    """Set every second group of a model to zero; return how many groups there are."""
+    groups = kr.coupled_groups(randomize(model))
+    for weight in model.weights:
+        path = groups.path_among(assignment.names_of(weight, model))
+        if path is not None:
+            ids = groups.members[path]
+            weight.assign(np.where((ids >= 0) & (ids % 2 == 1), 0.0, ops.convert_to_numpy(weight)))
+    return len(groups)
+
+
+def stripped(model, *inputs):
+    """Return the stripped model, which computes the same on all inputs."""
+    small = kr.strip(model, inputs=inputs[0])
+    for x in inputs:
+        for a, b in zip(*(keras.tree.flatten(each(x)) for each in (model, small)), strict=True):
+            assert difference(a, b) < 1e-5
+    return small
+
+
+def numbers(*shape, below=None):
+    random = np.random.default_rng(shape[0])
+    return random.normal(size=shape).astype("float32") if below is None else random.integers(0, below, shape)
+
+
+# ---- weights of layers inside, used by the code around them
+
+
+@own
+class Language(keras.Model):
+    """Tokens to tokens, with the table of the embedding once more at the end, in several ways."""
+
+    def __init__(self, product="matmul", **arguments):
+        super().__init__(**arguments)
+        self.product = product
+        self.table, self.positions = L.Embedding(11, 8), L.Embedding(24, 8)
+        self.up, self.down, self.norm = L.Dense(12, activation="relu"), L.Dense(8), L.LayerNormalization()
+
+    def get_config(self):
+        return super().get_config() | {"product": self.product}
+
+    def call(self, tokens):
+        x = self.table(tokens) + self.positions(ops.arange(ops.shape(tokens)[1]))
+        x = self.norm(x + self.down(self.up(x)))
+        weight = self.table.embeddings
+        return {
+            "matmul": lambda: ops.matmul(x, ops.transpose(weight)),
+            "operator": lambda: x @ ops.transpose(weight * 1.0),
+            "einsum": lambda: ops.einsum("btd,vd->btv", x, weight),
+            "dot": lambda: ops.dot(x, ops.transpose(weight)),
+        }[self.product]()
+
+
+@pytest.mark.parametrize("product", ["matmul", "operator", "einsum", "dot"])
+def test_a_table_that_is_used_once_more_costs_nothing_but_itself(product, tmp_path):
+    model = Language(product, name="language")
+    model(keras.Input((None,), dtype="int32"))
+    opaque = kr.analyze(model).opaque
+    assert any("the weight 'embeddings' of" in why for why in opaque.values())
+    assert half_zero(model) == 12
+    inputs = numbers(2, 5, below=11), numbers(3, 9, below=11)
+    small = stripped(model, *inputs)
+    assert model.count_params() - small.count_params() == 6 * (8 + 1 + 8)
+    assert sum(tuple(v.shape) == (11, 8) for v in small.weights) == 1, "the table is one weight still"
+    small.save(tmp_path / "small.keras")
+    again = keras.models.load_model(tmp_path / "small.keras")
+    assert difference(small(inputs[0]), again(inputs[0])) == 0
+    assert again.count_params() == small.count_params()
+
+
+def test_the_layer_whose_weight_is_borrowed_is_as_before():
+    model = Language()
+    model(keras.Input((None,), dtype="int32"))
+    before = set(vars(model.table))
+    kr.analyze(model)
+    assert set(vars(model.table)) == before
+    assert isinstance(model.table.embeddings, keras.Variable)
+
+
+@own
+class Tied(L.Layer):
+    """The transpose of another layer, which it holds."""
+
+    def __init__(self, other, **arguments):
+        super().__init__(**arguments)
+        self.other = other
+
+    def build(self, shape):
+        self.bias = self.add_weight(shape=(self.other.kernel.shape[0],), name="bias")
+
+    def call(self, x):
+        return ops.matmul(x, ops.transpose(self.other.kernel)) + self.bias
+
+
+def test_layers_whose_weights_are_tied_stay_and_the_rest_goes():
+    inputs, first = keras.Input((6,)), L.Dense(4, name="first")
+    x = L.Dense(10, activation="relu")(Tied(first)(first(inputs)))
+    model = keras.Model(inputs, L.Dense(3)(x))
+    assert half_zero(model) == 10
+    small = stripped(model, numbers(2, 6), numbers(5, 6))
+    assert small.get_layer("first").kernel.shape == (6, 4)
+    assert model.count_params() - small.count_params() == 5 * (6 + 1 + 3)
+
+
+# ---- rows that numbers of the code's own choose
+
+
+@own
+class Biased(L.Layer):
+    """Attention of windows with a bias for each two positions, as Swin's."""
+
+    def __init__(self, kind, **arguments):
+        super().__init__(**arguments)
+        self.kind, self.qkv, self.out = kind, L.Dense(24), L.Dense(8)
+        self.index = np.arange(4)[:, None] - np.arange(4)[None] + 3
+
+    def get_config(self):
+        return super().get_config() | {"kind": self.kind}
+
+    def build(self, shape):
+        self.table = self.add_weight(shape=(7, 2), name="table")
+        self.places = self.add_weight(
+            shape=(4, 4), dtype="int32", trainable=False, name="places", initializer=lambda *_, **__: self.index
+        )
+
+    def call(self, x):
+        qkv = ops.transpose(ops.reshape(self.qkv(x), (-1, 4, 3, 2, 4)), (2, 0, 3, 1, 4))
+        scores = qkv[0] @ ops.transpose(qkv[1], (0, 1, 3, 2))
+        if self.kind == "array":
+            bias = ops.take(self.table, self.index, axis=0)
+        elif self.kind == "weight":
+            bias = ops.take(self.table, self.places, axis=0)
+        else:
+            bias = ops.reshape(ops.take(self.table, ops.reshape(self.places, (-1,)), axis=0), (4, 4, -1))
+        scores = scores + ops.expand_dims(ops.transpose(bias, (2, 0, 1)), 0)
+        y = ops.transpose(ops.softmax(scores) @ qkv[2], (0, 2, 1, 3))
+        return x + self.out(ops.reshape(y, (-1, 4, 8)))
+
+
+@pytest.mark.parametrize("kind", ["array", "weight", "reshaped"])
+def test_a_bias_by_an_index_into_a_table_leaves_heads_as_groups(kind):
+    inputs = keras.Input((4, 8))
+    model = keras.Model(inputs, Biased(kind)(inputs))
+    assert kr.analyze(model).opaque == {}
+    assert half_zero(model) == 2, "the heads"
+    small = stripped(model, numbers(2, 4, 8), numbers(3, 4, 8))
+    assert small.count_params() < model.count_params()
+
+
+def test_all_of_an_index_stays_where_nobody_needs_what_it_chooses():
+    inputs = keras.Input((4, 8))
+    model = randomize(keras.Model(inputs, Biased("reshaped", name="b")(inputs)))
+    model.get_layer("b").out.kernel.assign(np.zeros((8, 8)))
+    small = stripped(model, numbers(2, 4, 8))
+    assert small.count_params() < model.count_params() / 2
+
+
+# ---- one number for all channels
+
+
+SPREAD = {
+    "repeat": lambda gate, n: ops.repeat(gate, n, axis=-1),
+    "tile": lambda gate, n: ops.tile(gate, (1, 1, n)),
+    "broadcast": lambda gate, n: ops.broadcast_to(gate, (ops.shape(gate)[0], 6, n)),
+}
+
+
+@own
+class Gated(L.Layer):
+    """Channels times one number for each position, as the gates of an attention U-Net and masks are."""
+
+    def __init__(self, kind, **arguments):
+        super().__init__(**arguments)
+        self.kind, self.gate = kind, L.Dense(1, activation="sigmoid")
+
+    def get_config(self):
+        return super().get_config() | {"kind": self.kind}
+
+    def call(self, x):
+        return x * SPREAD[self.kind](self.gate(x), x.shape[-1])
+
+
+@pytest.mark.parametrize("kind", SPREAD)
+def test_channels_times_a_repeated_number_are_groups(kind, tmp_path):
+    inputs = keras.Input((6, 5))
+    model = keras.Model(inputs, L.Dense(3)(Gated(kind)(L.Dense(8, activation="tanh")(inputs))))
+    assert half_zero(model) == 8
+    small = stripped(model, numbers(2, 6, 5), numbers(3, 6, 5))
+    assert model.count_params() - small.count_params() == 4 * (5 + 1 + 1 + 3)
+    small.save(tmp_path / "small.keras")
+    assert difference(small(numbers(2, 6, 5)), keras.models.load_model(tmp_path / "small.keras")(numbers(2, 6, 5))) == 0
+
+
+def test_a_repeated_number_that_is_added_or_joined_keeps_what_it_must():
+    inputs = keras.Input((6, 5))
+    gate = ops.repeat(L.Dense(1)(inputs), 4, axis=-1)
+    x = L.Concatenate()([L.Dense(4)(inputs) + gate, ops.tile(L.Dense(1)(inputs), [1, 1, 3])])
+    model = keras.Model(inputs, L.Dense(2)(x))
+    assert half_zero(model) == 7
+    small = stripped(model, numbers(2, 6, 5), numbers(3, 6, 5))
+    assert small.count_params() < model.count_params()
+
+
+# ---- sizes
+
+
+def test_inputs_of_another_length_than_that_of_the_first_call_are_named():
+    model = Language()
+    model(numbers(2, 5, below=11))
+    with pytest.raises(ValueError, match=r"first called on inputs of the shapes \[\(None, 5\)\].* have \[\(2, 8\)\]"):
+        kr.strip(model, inputs=numbers(2, 8, below=11))
+
+
+@own
+class Causal(L.Layer):
+    """Attention with a mask for at most 32 positions, as minGPT has it."""
+
+    def build(self, shape):
+        self.q, self.k, self.v, self.mask = L.Dense(6), L.Dense(6), L.Dense(8), np.tril(np.ones((32, 32), "float32"))
+
+    def call(self, x):
+        n = ops.shape(x)[1]
+        mask = ops.convert_to_tensor(self.mask)[:n, :n]
+        scores = ops.matmul(self.q(x), ops.swapaxes(self.k(x), 1, 2)) - 1e4 * (1 - mask)
+        return ops.matmul(ops.softmax(scores), self.v(x))
+
+
+def test_code_that_takes_short_sequences_only_is_traced_or_says_why():
+    inputs = keras.Input((None, 8))
+    model = keras.Model(inputs, L.Dense(3)(L.Dense(10)(Causal(name="causal")(inputs))))
+    why = kr.analyze(model).opaque.get("causal", "")
+    assert not why or "depend on open sizes" in why
+    assert half_zero(model) >= 10
+    stripped(model, numbers(2, 5, 8), numbers(3, 32, 8))
+
+
+@own
+class Rotated(L.Layer):
+    """Attention whose queries and keys are rotated by angles, as of RoFormer, in several ways to write them."""
+
+    def __init__(self, kind, **arguments):
+        super().__init__(**arguments)
+        self.kind, self.q, self.k, self.v, self.out = kind, L.Dense(8), L.Dense(8), L.Dense(8), L.Dense(8)
+        self.frequencies = np.array([1.0, 0.01], "float32")
+
+    def rotated(self, x, angles):
+        a, b = ops.split(x, 2, axis=-1)
+        turned = ops.concatenate([-b, a], axis=-1)
+        return x * ops.cos(angles)[None, :, None] + turned * ops.sin(angles)[None, :, None]
+
+    def call(self, x):
+        b, n, _ = ops.shape(x)
+        places = ops.cast(ops.arange(n), "float32")
+        angles = {
+            "outer": lambda: ops.outer(places, self.frequencies),
+            "turned": lambda: ops.transpose(ops.outer(self.frequencies, places)),
+            "einsum": lambda: ops.einsum("i,j->ij", places, self.frequencies),
+            "product": lambda: places[:, None] * self.frequencies[None],
+        }[self.kind]()
+        angles = ops.concatenate([angles, angles], axis=-1)
+        q, k, v = (ops.reshape(each(x), (b, n, 2, 4)) for each in (self.q, self.k, self.v))
+        scores = ops.einsum("bqhd,bkhd->bhqk", self.rotated(q, angles), self.rotated(k, angles))
+        return self.out(ops.reshape(ops.einsum("bhqk,bkhd->bqhd", ops.softmax(scores), v), (b, n, 8)))
+
+
+@pytest.mark.parametrize("kind", ["outer", "turned", "einsum", "product"])
+def test_angles_of_open_lengths_are_traced(kind):
+    inputs = keras.Input((None, 6))
+    model = keras.Model(inputs, Rotated(kind)(inputs))
+    assert kr.analyze(model).opaque == {}
+    assert half_zero(model) >= 2
+    small = stripped(model, numbers(2, 5, 6), numbers(3, 9, 6))
+    assert small.count_params() < model.count_params()
+
+
+# ---- regularizers
+
+
+@own
+class Orthogonal(keras.regularizers.Regularizer):
+    """Wants a matrix of features, as that of PointNet."""
+
+    def __init__(self, size=4):
+        self.size = size
+
+    def __call__(self, x):
+        x = ops.reshape(x, (-1, self.size, self.size))
+        return ops.sum(ops.square(ops.matmul(x, ops.swapaxes(x, 1, 2)) - ops.eye(self.size)))
+
+    def get_config(self):
+        return {"size": self.size}
+
+
+def test_a_layer_whose_activity_regularizer_wants_all_channels_stays():
+    inputs = keras.Input((5, 4))
+    x = L.Dense(16, activity_regularizer=Orthogonal(), name="t")(L.GlobalMaxPooling1D()(L.Dense(8)(inputs)))
+    x = L.Dot(axes=(2, 1))([inputs, L.Reshape((4, 4))(x)])
+    model = keras.Model(inputs, L.Dense(3)(L.Dense(6, activation="relu")(x)))
+    assert "an activity regularizer that takes 16 channels only" in kr.analyze(model).opaque["t"]
+    assert half_zero(model) == 6
+    stripped(model, numbers(2, 5, 4), numbers(3, 5, 4))
+
+
+@pytest.mark.parametrize("regularizer", ["l1", "l2", lambda x: ops.mean(ops.abs(x))])
+def test_activity_regularizers_that_take_any_channels_do_not_matter(regularizer):
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, L.Dense(3)(L.Dense(8, activity_regularizer=regularizer)(inputs)))
+    assert kr.analyze(model).opaque == {}
+    assert half_zero(model) == 8
+    stripped(model, numbers(2, 4), numbers(3, 4))
+
+
+class Choosing(L.Layer):
+    """Code that Keras cannot run on symbolic tensors."""
+
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.dense = L.Dense(4)
+
+    def call(self, x):
+        return self.dense(x) if ops.max(x) > 0 else x
+
+
+class Around(keras.Model):
+    """A model with a layer or model inside, behind a layer that is built by a run, too."""
+
+    def __init__(self, inner, name=None):
+        super().__init__(name=name)
+        self.first, self.inner, self.last = keras.Sequential([L.Dense(4), L.Dropout(0.1)]), inner, L.Dense(2)
+
+    def call(self, x):
+        return self.last(self.inner(self.first(x)))
+
+
+class BuiltAround(Around):
+    """The same, built by shapes."""
+
+    def build(self, shape):
+        self.first.build(shape)
+        self.inner.dense.build((*shape[:-1], 4))
+        self.last.build((*shape[:-1], 4))
+
+
+@pytest.mark.parametrize("function", [kr.analyze, kr.strip, kr.coupled_groups])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Around(Choosing(name="choosing")),
+        lambda: Around(Around(Choosing(name="choosing"))),
+        lambda: BuiltAround(Choosing(name="choosing")),
+    ],
+    ids=["built by numbers", "inside another", "built by shapes"],
+)
+def test_the_layer_that_keras_cannot_run_symbolically_is_named(make, function):
+    model = make()
+    model(numbers(2, 3))
+    with pytest.raises(
+        ValueError, match=r"Keras cannot run .*'choosing' \(?of type Choosing\)?.* on symbolic"
+    ) as error:
+        function(model)
+    assert "not built" not in str(error.value)
+    assert "\x1b" not in str(error.value)
+
+
+class TwoShapes(keras.Model):
+    """A model of two arguments."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = L.Dense(4)
+
+    def build(self, first_shape, second_shape):
+        self.dense.build(first_shape)
+
+    def call(self, first, second):
+        return self.dense(first) + self.dense(second)
+
+
+def test_a_model_that_is_built_for_several_arguments_says_so():
+    model = TwoShapes()
+    model(numbers(2, 3), numbers(2, 3))
+    with pytest.raises(ValueError, match="with one argument for all inputs"):
+        kr.analyze(model)

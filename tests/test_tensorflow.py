@@ -1,0 +1,216 @@
+"""Code that calls functions of TensorFlow: traced, and cut like that of keras.ops."""
+
+import keras
+import numpy as np
+import pytest
+from backend import only_tensorflow
+from keras import layers as L
+from keras import ops
+from zoo import randomize
+
+import keras_rmda as kr
+from keras_rmda.pruning.verification import difference
+from keras_rmda.tracing.tensorflow import BINARY, FUNCTIONS, OF_SIZES, REDUCTIONS, UNARY, tensorflow_as_operations
+
+pytestmark = only_tensorflow
+tf = pytest.importorskip("tensorflow")
+
+CALLS = {
+    **{name: [lambda x, f: f(x)] for name in UNARY},
+    **{name: [lambda x, f: f(x, 2.0 - x)] for name in BINARY},
+    **{name: [lambda x, f: f(x), lambda x, f: f(x, axis=[1], keepdims=True)] for name in REDUCTIONS},
+    "abs": [lambda x, f: f(x - 1)],
+    "acos": [lambda x, f: f(x / 9)],
+    "asin": [lambda x, f: f(x / 9)],
+    "atan": [lambda x, f: f(x)],
+    "atan2": [lambda x, f: f(x, 2.0)],
+    "add_n": [lambda x, f: f([x, x, x])],
+    "argmax": [lambda x, f: f(x), lambda x, f: f(x, axis=1, output_type="int32")],
+    "argmin": [lambda x, f: f(x, -1)],
+    "band_part": [lambda x, f: f(x, 1, 0), lambda x, f: f(x, -1, 1), lambda x, f: f(x, num_lower=0, num_upper=-1)],
+    "broadcast_to": [lambda x, f: f(x, [2, 3, 4])],
+    "cast": [lambda x, f: f(x, tf.int32)],
+    "clip_by_value": [lambda x, f: f(x, 0.5, clip_value_max=1.0)],
+    "concat": [lambda x, f: f([x, x], 1), lambda x, f: f(axis=-1, values=[x, 2 * x])],
+    "conv1d": [lambda x, f: f(tf.reshape(x, (1, 3, 4)), np.ones((2, 4, 3), "float32"), 1, "SAME")],
+    "conv2d": [lambda x, f: f(tf.reshape(x, (1, 3, 4, 1)), np.ones((2, 2, 1, 3), "float32"), [1, 2, 2, 1], "VALID")],
+    "convert_to_tensor": [lambda x, f: f(x)],
+    "cumsum": [lambda x, f: f(x), lambda x, f: f(x, axis=1)],
+    "depthwise_conv2d": [
+        lambda x, f: f(tf.reshape(x, (1, 3, 4, 1)), np.ones((2, 2, 1, 3), "float32"), [1, 1, 1, 1], "SAME")
+    ],
+    "einsum": [lambda x, f: f("ab,cb->ac", x, x)],
+    "expand_dims": [lambda x, f: f(x, 1), lambda x, f: f(input=x, axis=-1)],
+    "floordiv": [lambda x, f: f(x, 0.3)],
+    "floormod": [lambda x, f: f(x, 0.3)],
+    "gather": [lambda x, f: f(x, [0, 2, 2], axis=1), lambda x, f: f(x, [[0], [1]])],
+    "gelu": [lambda x, f: f(x), lambda x, f: f(x, approximate=True)],
+    "identity": [lambda x, f: f(x)],
+    "is_nan": [lambda x, f: f(x)],
+    "l2_normalize": [lambda x, f: f(x, axis=-1), lambda x, f: f(x)],
+    "leaky_relu": [lambda x, f: f(x - 1), lambda x, f: f(x - 1, alpha=0.3)],
+    "log_softmax": [lambda x, f: f(x), lambda x, f: f(x, axis=0)],
+    "logical_and": [lambda x, f: f(x > 1, x < 2)],
+    "logical_not": [lambda x, f: f(x > 1)],
+    "logical_or": [lambda x, f: f(x > 1, x < 2)],
+    "logical_xor": [lambda x, f: f(x > 1, x < 2)],
+    "matmul": [lambda x, f: f(x, x, transpose_b=True), lambda x, f: f(x, x, transpose_a=True)],
+    "minimum": [lambda x, f: f(x, 1.0)],
+    "mod": [lambda x, f: f(x, 0.3)],
+    "moments": [lambda x, f: f(x, axes=[1])[1], lambda x, f: f(x, [0, 1], keepdims=True)[0]],
+    "one_hot": [lambda x, f: f(tf.cast(x, "int32"), 3), lambda x, f: f(tf.cast(x, "int32"), depth=3, axis=1)],
+    "ones_like": [lambda x, f: f(x), lambda x, f: f(x, tf.int32)],
+    "pad": [lambda x, f: f(x, [[0, 1], [2, 0]], constant_values=3), lambda x, f: f(x, [[0, 1], [1, 1]], "REFLECT")],
+    "pow": [lambda x, f: f(x, 2.0)],
+    "reduce_all": [lambda x, f: f(x > 1, axis=1)],
+    "reduce_any": [lambda x, f: f(x > 1)],
+    "repeat": [lambda x, f: f(x, 2, axis=1), lambda x, f: f(x, [1, 2, 0], axis=0)],
+    "reshape": [lambda x, f: f(x, [2, -1]), lambda x, f: f(tensor=x, shape=tf.constant([6, 2]))],
+    "reverse": [lambda x, f: f(x, axis=[0, 1])],
+    "roll": [lambda x, f: f(x, 1, 1), lambda x, f: f(x, [1, 2], [0, 1])],
+    "shape": [lambda x, f: x * tf.cast(f(x)[1], "float32")],
+    "slice": [lambda x, f: f(x, [1, 0], [2, 3]), lambda x, f: f(x, [0, 1], [-1, -1])],
+    "softmax": [lambda x, f: f(x), lambda x, f: f(x, axis=0)],
+    "split": [lambda x, f: f(x, 2, axis=1)[1], lambda x, f: f(x, [1, -1, 1], 1)[1]],
+    "squared_difference": [lambda x, f: f(x, 1.0)],
+    "squeeze": [lambda x, f: f(tf.reshape(x, (1, 3, 4))), lambda x, f: f(tf.reshape(x, (1, 3, 1, 4)), axis=[0])],
+    "stack": [lambda x, f: f([x, x], axis=1)],
+    "swish": [lambda x, f: f(x), lambda x, f: f(x, beta=2.0)],
+    "tensordot": [lambda x, f: f(x, x, [[1], [1]])],
+    "tile": [lambda x, f: f(x, [2, 1])],
+    "transpose": [lambda x, f: f(x), lambda x, f: f(tf.reshape(x, (1, 3, 4)), perm=[0, 2, 1])],
+    "truediv": [lambda x, f: f(x, 3.0)],
+    "unstack": [lambda x, f: f(x, axis=1)[2]],
+    "where": [lambda x, f: f(x > 1, x, 0.0)],
+    "zeros_like": [lambda x, f: f(x)],
+    "eye": [lambda x, f: x[:, :3] + f(3)],
+    "fill": [lambda x, f: x + f([3, 1], 2.0)],
+    "ones": [lambda x, f: x + f((3, 4))],
+    "range": [lambda x, f: x + tf.cast(f(4), "float32"), lambda x, f: x[:, :2] + f(1.0, 5.0, delta=2.0)],
+    "zeros": [lambda x, f: x + f([1, 4])],
+}
+
+
+def test_equality_is_one_of_numbers():
+    class Padding(L.Layer):
+        def call(self, x):
+            y = ops.cast(x == 0, "float32") + ops.cast(x != 0, "float32") * 2.0
+            return y * ops.cast(x, "float32") + y
+
+        def compute_output_shape(self, shape):
+            return shape
+
+    inputs = keras.Input((4,), dtype="int32")
+    model = randomize(keras.Model(inputs, L.Dense(3)(L.Dense(6, activation="relu")(Padding()(inputs)))))
+    assert kr.analyze(model).opaque == {}
+    small, x = kr.strip(model), np.random.default_rng(0).integers(0, 3, (5, 4))
+    assert difference(model(x), small(x)) < 1e-6
+
+
+def all_of_a_name(name):
+    """Return what TensorFlow has of a name, each function once."""
+    found = [getattr(module, name, None) for module in (tf, tf.math, tf.nn, tf.linalg)]
+    return list({id(each): each for each in found if callable(each)}.values())
+
+
+@pytest.mark.parametrize("name", [*FUNCTIONS, *OF_SIZES])
+def test_what_stands_for_a_function_computes_the_same(name):
+    values = np.random.default_rng(0).uniform(0.2, 2.5, (3, 4)).astype("float32")
+    for call in CALLS[name]:
+        for function in all_of_a_name(name):
+            expected = call(tf.constant(values), function)
+            x = keras.Input(batch_shape=(3, 4))
+            with tensorflow_as_operations():
+                here = next(each for each in all_of_a_name(name) if each.__wrapped__ is function)
+                y = call(x, here)
+            found = keras.Function(x, y)(values)
+            assert found.dtype == expected.dtype
+            assert found.shape == expected.shape
+            assert difference(expected, found) < 1e-6
+
+
+def test_tensorflow_is_left_as_it_was():
+    before = tf.matmul, tf.nn.softmax, tf.range
+    with tensorflow_as_operations():
+        assert tf.matmul is not before[0]
+        np.testing.assert_array_equal(tf.range(3), [0, 1, 2])
+    assert (tf.matmul, tf.nn.softmax, tf.range) == before
+
+
+def causal(n):
+    return 1 - tf.linalg.band_part(tf.ones((n, n)), -1, 0)
+
+
+def window(n):
+    width = tf.minimum(n, 90)
+    return 1 - tf.linalg.band_part(tf.ones((n, n)), width, 3)
+
+
+def identity(n):
+    return tf.eye(n) + tf.cast(tf.range(n)[:, None] > tf.range(n), "float32")
+
+
+class Attention(L.Layer):
+    """Attention as TensorFlow's tutorial has it."""
+
+    def __init__(self, mask, **arguments):
+        super().__init__(**arguments)
+        self.mask = mask
+        self.query, self.key, self.value, self.out = (L.Dense(16, name=name) for name in ("q", "k", "v", "o"))
+
+    def build(self, shape):
+        for layer in (self.query, self.key, self.value, self.out):
+            layer.build(shape)
+
+    def compute_output_shape(self, shape):
+        return shape
+
+    def split_heads(self, x):
+        return tf.transpose(tf.reshape(x, (tf.shape(x)[0], -1, 4, 4)), perm=[0, 2, 1, 3])
+
+    def call(self, x):
+        q, k, v = (self.split_heads(layer(x)) for layer in (self.query, self.key, self.value))
+        scores = tf.matmul(q, k, transpose_b=True) / tf.math.sqrt(tf.cast(tf.shape(k)[-1], tf.float32))
+        scores += self.mask(tf.shape(x)[1]) * -1e9
+        y = tf.transpose(tf.matmul(tf.nn.softmax(scores, axis=-1), v), perm=[0, 2, 1, 3])
+        return x + self.out(tf.reshape(y, (tf.shape(x)[0], -1, 16)))
+
+
+class Units(L.Layer):
+    """A normalization and units, with weights of its own."""
+
+    def build(self, shape):
+        names = {"up": (16, 24), "bias": (24,), "down": (24, 16), "scale": (16,)}
+        for name, size in names.items():
+            setattr(self, name, self.add_weight(shape=size, name=name))
+
+    def compute_output_shape(self, shape):
+        return shape
+
+    def call(self, x):
+        mean, variance = tf.nn.moments(x, axes=[-1], keepdims=True)
+        y = (x - mean) * tf.math.rsqrt(variance + 1e-6) * self.scale
+        y = tf.nn.gelu(tf.matmul(y, self.up) + self.bias)
+        return tf.add(x, tf.tensordot(y, self.down, axes=[[2], [0]]))
+
+
+@pytest.mark.parametrize("size", [None, 10])
+@pytest.mark.parametrize("mask", [causal, window, identity])
+def test_blocks_of_tensorflow_are_cut(size, mask):
+    inputs = keras.Input((size, 16))
+    x = Units(name="units")(Attention(mask, name="attention")(L.Dense(16)(inputs)))
+    x = L.Lambda(lambda x: tf.reduce_max(x, axis=1), output_shape=(16,))(x)
+    model = randomize(keras.Model(inputs, L.Dense(3)(x)))
+    assert kr.analyze(model).opaque == {}
+    groups = kr.coupled_groups(model)
+    assert len(groups) >= 4 + 24
+    for weight in model.weights:
+        path = groups.path_among((weight.path, weight.path.removeprefix(f"{model.name}/")))
+        if path is not None:
+            ids = groups.members[path]
+            weight.assign(np.where((ids >= 0) & (ids % 2 == 1), 0.0, ops.convert_to_numpy(weight)))
+    small = kr.strip(model)
+    assert small.count_params() < 0.65 * model.count_params()
+    for n in (10,) if size else (10, 131):
+        data = np.random.default_rng(0).normal(size=(2, n, 16)).astype("float32")
+        assert difference(model(data), small(data)) < 1e-5
