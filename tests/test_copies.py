@@ -8,6 +8,7 @@ import pytest
 from backend import hidden
 from keras import layers as L
 from keras import ops
+from savable import Cell
 
 import keras_rmda as kr
 from keras_rmda import _copies, _functions, _graphs
@@ -170,23 +171,6 @@ def test_regularizers_and_constraints_of_a_users_own():
     assert small.get_layer("dense").kernel_regularizer is penalty
     assert small.get_layer("dense").kernel.regularizer is penalty
     assert small.get_layer("dense").bias.constraint is clip
-
-
-class Cell(L.Layer):
-    """A cell without a configuration."""
-
-    def __init__(self, units, function, **arguments):
-        super().__init__(**arguments)
-        self.units = self.state_size = units
-        self.function = function
-
-    def build(self, shape):
-        self.kernel = self.add_weight(shape=(shape[-1], self.units), name="kernel")
-        self.built = True
-
-    def call(self, x, states):
-        y = self.function(ops.matmul(x, self.kernel) + states[0])
-        return y, [y]
 
 
 INSIDE = {
