@@ -34,7 +34,7 @@ test-oldest: .venv-oldest/installed
 	$(OLDEST)/$(PYTEST)
 
 # What does not need TensorFlow, on the other backends of Keras.
-BACKEND_TESTS := $(addprefix tests/test_,regularizers.py reference.py optimizers.py algorithms.py path.py callbacks.py backup.py sparsify.py coupled.py target.py target_choice.py opaque.py saving.py gates.py gates_insertion.py structured.py session.py numbers.py finite.py binding.py settings.py)
+BACKEND_TESTS := $(addprefix tests/test_,regularizers.py reference.py optimizers.py algorithms.py path.py callbacks.py backup.py sparsify.py coupled.py target.py target_choice.py opaque.py saving.py gates.py gates_insertion.py structured.py session.py numbers.py finite.py binding.py settings.py compress.py)
 
 test-jax: .venv/installed
 	KERAS_BACKEND=jax $(BIN)/$(PYTEST) $(BACKEND_TESTS)

@@ -9,6 +9,7 @@ accuracies are of the 10,000 test images, of the stripped model; multiply-accumu
 - `input`: RMDA with group lasso over the input channels of every kernel, at several strengths.
 - `coupled`: the same with `coupled_groups`, weighed by size or by the multiply-accumulates that they cost.
 - `target`: with `TargetSparsity` instead of a choice of the strength. `target-prox-sgd`: by `ProxSGD` instead of RMDA.
+- `compress`: `kr.compress` with the recipe of `dense`, fresh.
 - `one-shot`: no penalty; after 60 % of the epochs the groups of smallest magnitude go at once, and the rest is tuned.
 - `tfmot`: magnitude pruning of single weights by TensorFlow Model Optimization, to the share of weights that `target`
   leaves of multiply-accumulates. It needs the packages tensorflow-model-optimization and tf_keras.
@@ -19,6 +20,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,7 @@ CASES: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("thin", {}),
         *(("target", {"target": target}) for target in TARGETS),
         *(("target-prox-sgd", {"target": target}) for target in TARGETS),
+        *(("compress", {"target": target}) for target in TARGETS),
         *(("input", {"strength": strength}) for strength in INPUT_STRENGTHS),
         *(("one-shot", {"target": target}) for target in TARGETS[1:]),
         *(("coupled", {"strength": strength, "weights": "macs"}) for strength in STRENGTHS),
@@ -205,6 +208,31 @@ def tfmot(experiment: Experiment, seed: int, settings: dict[str, Any]) -> dict[s
     return experiment.once("tfmot", seed, settings, run)
 
 
+def compress(experiment: Experiment, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
+    """Return a run of `kr.compress`."""
+
+    def run(folder: Path) -> dict[str, Any]:
+        keras.utils.set_random_seed(seed)
+        model, data, begun = compiled(experiment, "dense"), experiment.data, time.perf_counter()
+        small = kr.compress(
+            model,
+            data.x,
+            data.y,
+            target=settings["target"],
+            epochs=settings["epochs"],
+            batch_size=BATCH_SIZE,
+            verbose=0,
+        ).model
+        seconds, report = time.perf_counter() - begun, kr.analyze(small)
+        whole, score = kr.analyze(model), accuracy(small, data.x_test, data.y_test)
+        final = {"trained_accuracy": score, "test_accuracy": score, "zero_weights": 0.0}
+        final |= {"macs": whole.macs, "macs_after": report.macs}
+        final |= {"parameters": whole.parameters, "parameters_after": report.parameters}
+        return {"seconds": seconds, "final": final | on_device(small)}
+
+    return experiment.once("compress", seed, settings, run)
+
+
 def train(experiment: Experiment, method: str, seed: int, chosen: dict[str, Any]) -> dict[str, Any]:
     """Return one run."""
     arguments = experiment.arguments
@@ -212,6 +240,8 @@ def train(experiment: Experiment, method: str, seed: int, chosen: dict[str, Any]
     settings |= {"images": len(experiment.data.x)}
     if method == "tfmot":
         return tfmot(experiment, seed, settings)
+    if method == "compress":
+        return compress(experiment, seed, settings)
     penalty = {key: value for key, value in chosen.items() if key in ("strength", "weights")}
     return experiment.train(
         method,

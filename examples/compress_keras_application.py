@@ -2,8 +2,8 @@
 
     python examples/compress_keras_application.py [FOLDER] [--data digits | fashion_mnist | cifar10]
 
-Trains the network of width 0.35 twice for the same number of epochs and at the same learning rates, densely by Adam
-and into structure by ProxAdamW, and writes three files: dense, compressed, and compressed int8. `digits` come with the
+Trains the network of width 0.35 twice for the same number of epochs and at the same learning rates, densely and by
+`compress`, and writes three files: dense, compressed, and compressed int8. `digits` come with the
 extra `demo`; the others must be prepared in TFDS_DATA_DIR, nothing is downloaded. Two CPU cores need about five minutes
 for the digits; for the others `--images` bounds the time.
 """
@@ -50,38 +50,29 @@ def network():
     return model
 
 
-def trained(optimizer, data, epochs, callbacks, seed=0):
-    """Return the network trained by `optimizer(model, schedule)`."""
+def compiled(data, epochs, seed=0):
+    """Return the untrained network, compiled for so many epochs."""
     keras.utils.set_random_seed(seed)
-    model, (x, y) = network(), data
-    steps = -(-len(x) // BATCH_SIZE)
-    rates = keras.optimizers.schedules.PiecewiseConstantDecay(
-        [int(0.6 * epochs) * steps, int(0.85 * epochs) * steps], [RATE, RATE / 10, RATE / 100]
-    )
+    model, steps = network(), -(-len(data[0]) // BATCH_SIZE)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer(model, rates), loss, metrics=["accuracy"])
-    model.fit(x, y, BATCH_SIZE, epochs, verbose=2, callbacks=callbacks)
+    rates = keras.optimizers.schedules.CosineDecay(RATE, epochs * steps)
+    model.compile(keras.optimizers.Adam(rates), loss, metrics=["accuracy"])
     return model
 
 
-def proximal(model, rates):
-    """Return ProxAdamW with a group for everything that can be removed together."""
-    return kr.ProxAdamW(rates, regularizer=kr.GroupLasso(1e-4, groups=kr.coupled_groups(model, parts="readers")))
-
-
 def main(folder, data, count, epochs):
-    """Train both, export, compare."""
+    """Train one, compress the other, export, compare."""
     train, (x_test, y_test) = images(data, count)
-    dense = trained(lambda model, rates: keras.optimizers.Adam(rates), train, epochs, [])
-    structured = trained(proximal, train, epochs, [kr.callbacks.TargetSparsity(TARGET)])
-    small = kr.strip(structured)
+    dense = compiled(train, epochs)
+    dense.fit(*train, BATCH_SIZE, epochs, verbose=2)
+    result = kr.compress(compiled(train, epochs), *train, target=TARGET, epochs=epochs, batch_size=BATCH_SIZE)
     files = [
         kr.export_tflite(dense, folder / "mobilenet_dense.tflite"),
-        kr.export_tflite(small, folder / "mobilenet_small.tflite"),
-        kr.export_tflite(small, folder / "mobilenet_small_int8.tflite", "int8", train[0][:200]),
+        result.export(folder / "mobilenet_small.tflite"),
+        result.export(folder / "mobilenet_small_int8.tflite", "int8"),
     ]
     latencies = kr.benchmark_tflite([file.path for file in files])
-    operations = [kr.analyze(model).macs for model in (dense, small, small)]
+    operations = [result.report.macs, result.report.macs_after, result.report.macs_after]
     print(f"{'':12s}{'accuracy':>10s}{'MACs':>12s}{'bytes':>12s}{'ms':>8s}")
     for name, file, macs, latency in zip(("dense", "small", "small int8"), files, operations, latencies):
         accuracy = np.mean(predictions(file.path, x_test) == y_test)

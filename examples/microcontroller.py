@@ -2,8 +2,8 @@
 
     python examples/microcontroller.py [FOLDER]
 
-Trains a convolutional network to a quarter of its multiply-accumulates, cuts the rest out, goes on with the rounding
-of int8 in the loop, and writes `digits.tflite` and `digits.h`. Where the package tflite-micro is installed, all test
+Compresses a convolutional network to a quarter of its multiply-accumulates, goes on with the rounding of int8 in the
+loop, and writes `digits.tflite` and `digits.h`. Where the package tflite-micro is installed, all test
 images go through the interpreter of TensorFlow Lite for Microcontrollers, else through LiteRT.
 """
 
@@ -86,14 +86,9 @@ def main(folder, epochs):
 
     keras.utils.set_random_seed(0)
     (x, y), (x_test, y_test) = digits.load(size=16)
-    model = network()
-    psi = kr.GroupLasso(1e-4, groups=kr.coupled_groups(model))
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(kr.RMDA(0.3, momentum=0.1, regularizer=psi), loss, metrics=["accuracy"])
-    stages = kr.callbacks.StagewiseSchedule([epochs * 6 // 10, epochs * 8 // 10])
-    model.fit(x, y, 32, epochs, verbose=0, callbacks=[kr.callbacks.TargetSparsity(0.25), stages])
-    small = kr.strip(model)
-    print(f"{kr.analyze(model).macs:,} multiply-accumulates become {kr.analyze(small).macs:,}")
+    result = kr.compress(network(), x, y, target=0.25, epochs=epochs, verbose=0)
+    small = result.model
+    print(f"{result.report.macs:,} multiply-accumulates become {result.report.macs_after:,}")
 
     aware = kr.quantization_aware(small, x[:200])
     loss = tf_keras.losses.SparseCategoricalCrossentropy(from_logits=True)

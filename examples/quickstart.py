@@ -1,4 +1,4 @@
-"""Train a small network on handwritten digits into structure, cut it out, and export it."""
+"""Make a small network for handwritten digits ten times smaller, and export it."""
 
 import keras
 
@@ -14,12 +14,10 @@ for filters in (32, 64, 128):
 model.add(keras.layers.GlobalAveragePooling2D())
 model.add(keras.layers.Dense(10, "softmax"))
 
-optimizer = kr.RMDA(0.3, momentum=0.1, regularizer=kr.GroupLasso(2e-3))
-model.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"])
-stages, monitor = kr.callbacks.StagewiseSchedule([22, 34]), kr.callbacks.SparsityMonitor()
-model.fit(x, y, 64, epochs=40, verbose=2, validation_data=test, callbacks=[monitor, stages])
+model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+result = kr.compress(model, x, y, target=0.1, epochs=20, batch_size=64, validation_data=test)
 
-print(kr.analyze(model))
-small = kr.strip(model)
-kr.export_tflite(small, "digits.tflite", "int8", representative_data=x[:200])
-print(f"{small.count_params():,} parameters, {kr.benchmark_tflite('digits.tflite').median:.3f} ms")
+print(result)
+print(result.report)
+file = result.export("digits.tflite", "int8")
+print(f"{file.bytes:,} bytes, {kr.benchmark_tflite(file.path).median:.3f} ms")

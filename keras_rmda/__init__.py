@@ -4,6 +4,7 @@ from keras_rmda import _startup  # noqa: F401  isort: skip
 from keras_rmda import callbacks, channels, distribute, gates, layers
 from keras_rmda._checks import SparsityWarning
 from keras_rmda.channels import register_rule
+from keras_rmda.compression import Compressed, compress
 from keras_rmda.coupling import coupled_groups
 from keras_rmda.export import benchmark_tflite, export_tflite, quantization_aware
 from keras_rmda.factorize import factorize
@@ -19,6 +20,7 @@ __all__ = [
     "RAMDA",
     "RMDA",
     "AdaBreg",
+    "Compressed",
     "DessiLBI",
     "ElasticNet",
     "GroupLasso",
@@ -35,6 +37,7 @@ __all__ = [
     "benchmark_tflite",
     "callbacks",
     "channels",
+    "compress",
     "coupled_groups",
     "distribute",
     "export_tflite",

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-Pair = tuple[np.ndarray, np.ndarray]
+Arrays = np.ndarray | dict[str, np.ndarray]
+Pair = tuple[Arrays, Arrays]
 
 
 def read(name: str, path: str) -> Any:
@@ -31,6 +32,8 @@ def read(name: str, path: str) -> Any:
 def read_pairs(name: str, path: str) -> tuple[Pair, Pair | None]:
     """Read x and y for training, and x_test and y_test or None, from `.npz`.
 
+    Several inputs or targets have names behind a slash: `x/image`, `y/class`. They come as dictionaries.
+
     Args:
         name: what errors call the path.
         path: of the file.
@@ -39,11 +42,26 @@ def read_pairs(name: str, path: str) -> tuple[Pair, Pair | None]:
         ValueError: if the file is missing or foreign, or has other arrays.
     """
     arrays = read(name, path)
+    found: dict[str, Any] = {}
+    for key, array in arrays.items() if isinstance(arrays, dict) else ():
+        part, slash, inner = key.partition("/")
+        if slash and isinstance(found.setdefault(part, {}), dict):
+            found[part][inner] = array
+        elif not slash:
+            found[part] = array
     names = sorted(arrays) if isinstance(arrays, dict) else "one array without a name"
-    if names not in (["x", "y"], ["x", "x_test", "y", "y_test"]):
+    if sorted(found) not in (["x", "y"], ["x", "x_test", "y", "y_test"]):
         raise ValueError(f"{name} must hold x and y, and x_test and y_test or neither. Received: {path!r}, {names!r}")
-    pairs = [(arrays[x], arrays[y]) for x, y in (("x", "y"), ("x_test", "y_test")) if x in arrays]
-    for x, y in pairs:
-        if not len(x) or len(x) != len(y):
-            raise ValueError(f"{name} must hold equally many inputs and targets. Received: {len(x)}, {len(y)}")
+    pairs = [(found[x], found[y]) for x, y in (("x", "y"), ("x_test", "y_test")) if x in found]
+    for pair in pairs:
+        counts = [len(each) for part in pair for each in (part.values() if isinstance(part, dict) else (part,))]
+        if not min(counts) or len(set(counts)) > 1:
+            raise ValueError(
+                f"{name} must hold equally many inputs and targets. Received: {', '.join(map(str, counts))}"
+            )
     return pairs[0], pairs[1] if len(pairs) > 1 else None
+
+
+def has_classes(y: Any) -> bool:
+    """Return whether targets are classes."""
+    return isinstance(y, np.ndarray) and np.issubdtype(y.dtype, np.integer)

@@ -22,6 +22,9 @@ from keras.src.applications.inception_resnet_v2 import CustomScaleLayer as Custo
 from keras.src.backend.common import global_state
 from keras.src.ops.node import Node
 
+from keras_rmda import _runs
+from keras_rmda._declared import declared_rightly, densified, known_sizes
+
 
 def outside_of_traces() -> contextlib.AbstractContextManager:
     """Return a context in which assignments happen once, now, and not in every traced step.
@@ -51,11 +54,6 @@ def can_read_outside_of_traces() -> bool:
     return keras.backend.backend() != "jax"
 
 
-def can_assign_between_steps() -> bool:
-    """Return whether `fit` sees what a callback assigns at the end of a batch: on JAX only from epoch to epoch."""
-    return keras.backend.backend() != "jax"
-
-
 def are_initialized(variables: list) -> bool:
     """Return whether variables have values now.
 
@@ -76,7 +74,10 @@ def have_values(variables: list) -> bool:
 
 
 def take_state_back(model: keras.Model) -> None:
-    """Let a model whose `fit` was interrupted hold the state of its last step; on JAX, `fit` holds it meanwhile."""
+    """Let a model hold the state of the last step of its `fit`, which on JAX `fit` holds meanwhile.
+
+    What is assigned then is in the next step.
+    """
     if keras.backend.backend() == "jax":
         model.jax_state_sync()
 
@@ -296,8 +297,9 @@ def tolerant_symbols(read: Callable[[keras.Variable], None] | None = None) -> It
 
     That is, index them by a slice or None that is in no tuple, give layers `training` by position, and None for what is
     None by itself; and let layers return None beside tensors, as attention does for a cache that there is none of, and
-    something else than they declare. `read` is called where the number of a weight is asked for outside of the layers
-    that the code calls; and there `x == y` is a tensor, as of numbers, and not False, and losses are not added.
+    something else than they declare (`_declared.py`). `read` is called where the number of a weight is asked for
+    outside of the layers that the code calls; and there `x == y` is a tensor, as of numbers, and not False, and losses
+    are not added.
     """
     getitem, call, init = keras.KerasTensor.__getitem__, keras.Layer.__call__, Node.__init__
     value, symbolic_call = keras.Variable.value, keras.Layer.symbolic_call
@@ -317,21 +319,23 @@ def tolerant_symbols(read: Callable[[keras.Variable], None] | None = None) -> It
         finally:
             depth[0] -= 1
 
-    def dense_symbol(x: Any) -> Any:  # Keras 3.15 calls twice a tensor sparse
-        return keras.KerasTensor(x.shape, dtype=x.dtype) if isinstance(x, keras.KerasTensor) else x
-
     def by_code(layer: keras.Layer, *arguments: Any, **keyword_arguments: Any) -> Any:
-        if not declares_outputs(layer) or "compute_output_spec" in vars(layer):  # another context has told
+        if "compute_output_spec" in vars(layer):  # another context has told
             return symbolic_call(layer, *arguments, **keyword_arguments)
-        try:
-            given = keras.tree.map_structure(dense_symbol, (arguments, keyword_arguments))
-            made = keras.src.backend.compute_output_spec(layer.call, *given[0], **given[1])
-        except Exception:  # the code does not take the sizes that Keras tries
-            return symbolic_call(layer, *arguments, **keyword_arguments)
-        with contextlib.suppress(Exception):  # whatever the user's code raises
-            declared = layer.compute_output_spec(*arguments, **keyword_arguments)
-            if len(keras.tree.flatten(made)) == len(keras.tree.flatten(declared)):
-                made = declared
+        made = None
+        if declares_outputs(layer):
+            with contextlib.suppress(Exception):  # the code may not take the sizes that Keras tries
+                made = keras.src.backend.compute_output_spec(layer.call, *arguments, **keyword_arguments)
+            with contextlib.suppress(Exception):  # whatever the user's code raises
+                declared = layer.compute_output_spec(*arguments, **keyword_arguments)
+                if made is not None and len(keras.tree.flatten(made)) == len(keras.tree.flatten(declared)):
+                    made = keras.tree.map_structure(known_sizes, declared, made)
+        if made is None:
+            try:
+                return symbolic_call(layer, *arguments, **keyword_arguments)
+            except Exception:
+                if (made := _runs.outputs_of_numbers(layer, arguments, keyword_arguments)) is None:
+                    raise
         vars(layer)["compute_output_spec"] = lambda *_, **__: made  # Keras 3.8 notes the call with what this gives
         try:
             return symbolic_call(layer, *arguments, **keyword_arguments)
@@ -339,7 +343,9 @@ def tolerant_symbols(read: Callable[[keras.Variable], None] | None = None) -> It
             del vars(layer)["compute_output_spec"]
 
     def without_none(node: Any, operation: Any, call_args: Any = None, call_kwargs: Any = None, outputs: Any = None):
-        init(node, operation, call_args, call_kwargs, [x for x in keras.tree.flatten(outputs) if x is not None])
+        outputs = [x for x in keras.tree.flatten(outputs) if x is not None]
+        densified(outputs, (call_args, call_kwargs))
+        init(node, operation, call_args, call_kwargs, outputs)
 
     def told(variable: keras.Variable) -> Any:
         if read is not None and not depth[0]:
@@ -358,7 +364,8 @@ def tolerant_symbols(read: Callable[[keras.Variable], None] | None = None) -> It
     keras.Layer.__call__, Node.__init__, keras.Layer.symbolic_call = by_name, without_none, by_code
     keras.Variable.value = property(told)
     try:
-        yield
+        with declared_rightly(in_code=read is not None):
+            yield
     finally:
         keras.KerasTensor.__getitem__, keras.Layer.__call__, keras.KerasTensor.__eq__ = getitem, call, eq
         keras.Layer.add_loss = add_loss

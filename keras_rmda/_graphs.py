@@ -48,6 +48,11 @@ def nodes(model: keras.Model) -> list:
     return [node for depth in sorted(by_depth, reverse=True) for node in sorted(by_depth[depth], key=order)]
 
 
+def is_shape(shape: Any) -> bool:
+    """Return whether something is the shape of one tensor."""
+    return isinstance(shape, list | tuple) and bool(shape) and all(n is None or isinstance(n, int) for n in shape)
+
+
 def tensors_in(structure: Any) -> list:
     """Return the symbolic tensors in a nested structure of arguments."""
     return [x for x in keras.tree.flatten(structure) if isinstance(x, keras.KerasTensor)]
@@ -136,6 +141,25 @@ def is_raw_operation(operation: Any) -> bool:
     """Return whether an operation of a graph is one of `keras.ops` or `keras.activations`, no layer."""
     module = type(operation).__module__
     return not isinstance(operation, keras.Layer) and module.startswith(("keras.src.ops", "keras.src.activations"))
+
+
+def name_apart(outputs: Any) -> None:
+    """Give every layer and operation behind symbolic tensors a name that no other there has; inputs keep theirs.
+
+    Code may have several of one name, which Keras refuses in a graph.
+    """
+    found: dict[int, Any] = {}
+    waiting = keras.tree.flatten(outputs)
+    while waiting:
+        history = waiting.pop()._keras_history
+        if id(history.operation) not in found:
+            found[id(history.operation)] = history.operation
+            waiting += [x for node in history.operation._inbound_nodes for x in node.input_tensors]
+    inputs = [each for each in found.values() if isinstance(each, keras.layers.InputLayer)]
+    names = {each.name for each in inputs}
+    for each in found.values():
+        if not isinstance(each, keras.layers.InputLayer):
+            each.name = unused(each.name, names)
 
 
 def unused(name: str, names: set[str]) -> str:

@@ -14,41 +14,69 @@ import keras
 from keras.src import backend
 from keras.src.ops import image
 
-from keras_rmda import _compat, _graphs
+from keras_rmda import _compat, _graphs, _lite_functions, _stand_ins
 
 OTHER_FLOATS = ("float16", "bfloat16", "float64")
 """Types that TensorFlow Lite has few operators for."""
 
 
 @contextlib.contextmanager
-def tracing(unroll: bool) -> Iterator[list[int]]:
-    """Let a graph consist of what TensorFlow Lite has.
+def tracing(unroll: bool, rounded: str | None = None) -> Iterator[list[int]]:
+    """Let a graph consist of what TensorFlow Lite has, and TensorFlow Lite for Microcontrollers as far as possible.
 
-    Names that TensorFlow does not take get other letters. `argmax` and `argmin` are TensorFlow's, for which 0 and -0
-    are equal: Keras 3.15 looks at the bits of numbers. Causal masks and sizes of images may be open. Layers use no
-    kernels of GPUs. Negative indices become others by arithmetic: microcontrollers have no selection of integers. Loops
-    over time are written out where `unroll` says so.
+    Loops over time are written out where `unroll` says so, and the steps of TimeDistributed computed as so many
+    samples. Single operations become others, also where numbers become "int8" or "int16", as `rounded` says.
 
     Gives:
         A list, which gets the number of steps of every loop that is written out.
     """
+    import tensorflow as tf
+    from tensorflow.python.framework.func_graph import FuncGraph
+
     unrolled: list[int] = []
     made = [
-        (backend.name_scope, "__init__", _named),
         (backend, "rnn", lambda rnn: _written_out(rnn, unroll, unrolled)),
-        (backend, "lstm", _missing),  # so that layers call `rnn`
-        (backend, "gru", _missing),
-        (backend.numpy, "argmax", lambda _: _extreme("argmax")),
-        (backend.numpy, "argmin", lambda _: _extreme("argmin")),
-        (backend.numpy, "take", _taken),
-        (backend.nn, "_apply_masks", _masked),
-        (image, "resize", _resized),
+        (backend.numpy, "repeat", _lite_functions.repeated),
+        (backend.nn, "max_pool", _lite_functions.pooled),
+        (backend.nn, "average_pool", _lite_functions.pooled),
+        (keras.layers.TimeDistributed, "call", _lite_functions.at_once),
+        (tf, "reduce_any", _lite_functions.any_of),
+        (tf, "unstack", _lite_functions.picked),
+        (FuncGraph, "_create_op_internal", _stand_ins.creating(rounded)),
     ]
+    with running(), _replaced(made):
+        yield unrolled
+
+
+def running() -> contextlib.AbstractContextManager:
+    """Let a model compute what its file does.
+
+    Names that TensorFlow does not take get other letters. `argmax` and `argmin` are TensorFlow's, for which 0 and -0
+    are equal: Keras 3.15 looks at the bits of numbers. Causal masks and sizes of images may be open. Layers use no
+    kernels of GPUs. Negative indices become others by arithmetic: microcontrollers have no selection of integers.
+    """
+    return _replaced(
+        [
+            (backend.name_scope, "__init__", _named),
+            (backend, "lstm", _missing),  # so that layers call `rnn`
+            (backend, "gru", _missing),
+            (backend.numpy, "argmax", lambda _: _lite_functions.extreme("argmax")),
+            (backend.numpy, "argmin", lambda _: _lite_functions.extreme("argmin")),
+            (backend.numpy, "take", _lite_functions.taken),
+            (backend.nn, "_apply_masks", _lite_functions.masked),
+            (image, "resize", _lite_functions.resized),
+        ]
+    )
+
+
+@contextlib.contextmanager
+def _replaced(made: list[tuple[Any, str, Callable]]) -> Iterator[None]:
+    """Let attributes be what is made of them."""
     before = [getattr(holder, name) for holder, name, _ in made]
     try:
         for (holder, name, make), function in zip(made, before):
             setattr(holder, name, make(function))
-        yield unrolled
+        yield
     finally:
         for (holder, name, _), function in zip(made, before):
             setattr(holder, name, function)
@@ -66,9 +94,14 @@ def _named(scope: Callable) -> Callable:
 
 def _written_out(rnn: Callable, unroll: bool, unrolled: list[int]) -> Callable:
     def written_out(step: Callable, inputs: Any, *arguments: Any, **keywords: Any) -> Any:
-        steps = keras.tree.flatten(inputs)[0].shape[0 if keywords.get("time_major") else 1]
-        if unroll and steps:
+        axis = 0 if keywords.get("time_major") else 1
+        steps = keras.tree.flatten(inputs)[0].shape[axis]
+        if unroll and steps and not keywords.get("unroll"):
             keywords["unroll"] = True
+            if keywords.get("go_backwards") and keywords.get("mask") is not None:
+                # Written out, Keras turns the mask of a layer that goes backwards around for half of what it does.
+                keywords |= {"go_backwards": False, "mask": keras.ops.flip(keywords["mask"], axis)}
+                inputs = keras.tree.map_structure(lambda x: keras.ops.flip(x, axis), inputs)
         if keywords.get("unroll"):
             unrolled.append(steps)
         return rnn(step, inputs, *arguments, **keywords)
@@ -81,61 +114,6 @@ def _missing(_: Callable) -> Callable:
         raise NotImplementedError
 
     return missing
-
-
-def _extreme(name: str) -> Callable:
-    """Return TensorFlow's `argmax` or `argmin` with the arguments of Keras."""
-    import tensorflow as tf
-
-    def extreme(x: Any, axis: int | None = None, keepdims: bool = False) -> Any:
-        x = backend.convert_to_tensor(x)
-        flat = tf.reshape(x, [-1]) if axis is None else x
-        y = getattr(tf, name)(flat, axis=0 if axis is None else axis, output_type="int32")
-        if not keepdims:
-            return y
-        return tf.reshape(y, [1] * len(x.shape)) if axis is None else tf.expand_dims(y, axis)
-
-    return extreme
-
-
-def _taken(take: Callable) -> Callable:
-    """Let negative indices, with which `take` counts from the end, become others by sums and products."""
-    import tensorflow as tf
-
-    def taken(x: Any, indices: Any, axis: int | None = None) -> Any:
-        x = backend.convert_to_tensor(x)
-        if isinstance(indices, (tf.SparseTensor, tf.RaggedTensor)) or not tf.is_tensor(indices):
-            return take(x, indices, axis)
-        flat, axis = (tf.reshape(x, [-1]), 0) if axis is None else (x, axis)
-        count = tf.cast(flat.shape[axis] or tf.shape(flat)[axis], indices.dtype)
-        minus_one_if_negative = tf.maximum(tf.minimum(indices, 0), -1)
-        return tf.gather(flat, indices - count * minus_one_if_negative, axis=axis)
-
-    return taken
-
-
-def _masked(apply_masks: Callable) -> Callable:
-    """Let a causal mask be compared positions: Keras's has an index that TensorFlow Lite has for known sizes only."""
-    import tensorflow as tf
-
-    def masked(logits: Any, mask: Any, is_causal: bool) -> Any:
-        if is_causal:
-            rows, columns = (tf.range(tf.shape(logits)[axis]) for axis in (2, 3))
-            causal = tf.expand_dims(rows, 1) >= tf.expand_dims(columns, 0)
-            mask = causal if mask is None else tf.logical_and(mask, causal)
-        return apply_masks(logits, mask, False)
-
-    return masked
-
-
-def _resized(resize: Callable) -> Callable:
-    """Let sizes be tensors, of which Keras asks whether they are positive."""
-
-    def resized(images: Any, size: Any, *arguments: Any, **keywords: Any) -> Any:
-        known = all(isinstance(n, int) for n in size)
-        return (resize if known else image._resize)(images, size, *arguments, **keywords)
-
-    return resized
 
 
 def is_float32(model: keras.Model) -> bool:

@@ -15,6 +15,7 @@ from keras_rmda._copies import is_unknown
 from keras_rmda._functions import WRAPPERS
 from keras_rmda._graphs import is_raw_operation
 from keras_rmda._likeness import are_alike
+from keras_rmda._runs import MADE
 
 
 def is_suspicious(layer: Any) -> bool:
@@ -47,7 +48,7 @@ def is_read_as(layer: Any, read: Callable[[], Any], tolerant: bool) -> bool:
         with _compat.without_a_trace(has_values=False), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of lambdas
             new = read()
-            if not tolerant and _compat.declares_outputs(layer):
+            if not tolerant and (_compat.declares_outputs(layer) or layer in MADE):  # Keras alone may not call it
                 return all(_called(new, node) == len(node.output_tensors) for node in layer._inbound_nodes) and (
                     are_alike(layer, new)
                 )

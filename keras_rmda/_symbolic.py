@@ -12,6 +12,7 @@ import keras
 from keras_rmda import _graphs
 from keras_rmda._compat import layers_of
 from keras_rmda._graphs import has_graph, nodes
+from keras_rmda._runs import first_calls
 from keras_rmda.tracing import Untraceable, dtype_for, traced, traced_model
 from keras_rmda.tracing.containers import graph_of, is_container
 
@@ -43,18 +44,19 @@ def as_graph(model: keras.Model, is_known: IsKnown) -> Iterator[keras.Model]:
 
 @contextlib.contextmanager
 def _forgetting_calls(model: keras.Model) -> Iterator[None]:
-    """Let the layers of a model forget, behind the context, on which symbolic tensors they were called inside.
+    """Let the layers of a model forget, behind the context, how they were called inside, and on which tensors.
 
-    Keras remembers all such calls, and `layer.output` raises where there are several.
+    Keras remembers all calls on symbolic tensors, and `layer.output` raises where there are several.
     """
     layers = layers_of(model) if isinstance(model, keras.Model) else []
     graphs = [layer for layer in layers if _graphs.is_inner_graph(layer)]
     layers += [node.operation for graph in graphs for node in nodes(graph)]
-    counts = [(layer, len(layer._inbound_nodes), len(layer._outbound_nodes)) for layer in layers]
+    counts = [(layer, layer.name, len(layer._inbound_nodes), len(layer._outbound_nodes)) for layer in layers]
     try:
         yield
     finally:
-        for layer, inbound, outbound in counts:
+        for layer, name, inbound, outbound in counts:
+            layer.name = name
             del layer._inbound_nodes[inbound:], layer._outbound_nodes[outbound:]
 
 
@@ -68,6 +70,8 @@ def _graph_of(model: keras.Model) -> keras.Model:
             f"The model {model.name!r} is not built: it has no shapes and no weights yet. Call it on data first."
         )
     known = getattr(_graphs.functional(model), "inputs", None) or model.get_build_config()
+    if not known:
+        known = inputs_like_those_inside(model)
     if not known:
         cause = innermost(model)
         raise ValueError(
@@ -100,6 +104,22 @@ def _graph_of(model: keras.Model) -> keras.Model:
             "on symbolic inputs: no graph of layers says what it computes. Write it with layers and `keras.ops`, with "
             f"one argument for all inputs, or as a Functional model. ({why})"
         ) from why
+
+
+def inputs_like_those_inside(model: keras.Model) -> dict[str, tuple] | None:
+    """Return, as Keras writes it down, the shape of an only input: one with which all layers inside get what they got.
+
+    Keras writes down that of layers, but not that of a model whose `call` it can run on numbers only.
+    """
+    built = [layer.get_build_config() or {} if layer.built else {} for layer in layers_of(model)]
+    known = [(layer, x.get("input_shape")) for layer, x in zip(layers_of(model), built)]
+    known = [(layer, tuple(shape)) for layer, shape in known[1:] if _graphs.is_shape(shape) and None not in shape]
+    for shape in dict.fromkeys(shape for _, shape in known):
+        with contextlib.suppress(Exception), keras.StatelessScope():  # whatever the user's code raises or assigns
+            called = first_calls(model, keras.ops.zeros(shape))
+            if all(called.get(id(layer), expected) == expected for layer, expected in known):
+                return {"input_shape": (None, *shape[1:])}
+    return None
 
 
 def innermost(model: keras.Model) -> keras.Layer:

@@ -1,4 +1,4 @@
-"""The command line: `keras-rmda demo | train | inspect | strip | export | bench | report`."""
+"""The command line: `keras-rmda demo | compress | inspect | strip | export | bench | report`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from keras_rmda import _compat, commands
+from keras_rmda.callbacks.target import METRICS
 from keras_rmda.export.tflite import QUANTIZATIONS
 
 BAD_INPUT = 2
@@ -66,20 +67,28 @@ def parser() -> Parser:
     demo.add_argument("--quiet", action="store_true", help="no progress")
     demo.add_argument("--target-macs", type=float, default=None, help=TARGET)
 
-    training = command(
-        "train", commands.run_train, "train a model into structure, and write it without what became zero"
+    small = command("compress", commands.run_compress, "train a model until a share of it is left, and write that")
+    small.add_argument("model", metavar="MODEL", help="a .keras file, fresh or trained, compiled or not")
+    small.add_argument("out", metavar="OUT", help="the .keras file to write")
+    small.add_argument("--data", metavar="FILE", required=True, help=".npz with x, y, and x_test, y_test if any")
+    small.add_argument(
+        "--target", type=float, default=None, help="share that is to be left, or a number (default: .25)"
     )
-    training.add_argument("model", metavar="MODEL", help="a .keras file: architecture and weights to begin with")
-    training.add_argument("out", metavar="OUT", help="the .keras file to write")
-    training.add_argument("--data", metavar="FILE", required=True, help=".npz with x, y, and x_test, y_test if any")
-    training.add_argument("--target-macs", type=float, default=None, help=TARGET)
-    training.add_argument("--epochs", type=int, default=30, help="default: %(default)s")
-    training.add_argument("--batch-size", type=int, default=32, help="default: %(default)s")
-    training.add_argument("--learning-rate", type=float, default=0.3, help="of the first stage (default: %(default)s)")
-    training.add_argument("--strength", type=float, default=1e-4, help="of the penalty (default: %(default)s)")
-    training.add_argument("--loss", help="a loss of Keras by name (default: cross entropy for integers, else mse)")
-    training.add_argument("--seed", type=int, default=0, help="of the order of the data (default: 0)")
-    training.add_argument("--quiet", action="store_true", help="no progress")
+    small.add_argument("--metric", choices=METRICS, default="macs", help="of what (default: %(default)s)")
+    small.add_argument(
+        "--accuracy-loss", type=float, default=None, help="as small as it gets, losing no more than this of its score"
+    )
+    small.add_argument("--epochs", type=int, default=30, help="of everything together (default: %(default)s)")
+    small.add_argument("--batch-size", type=int, default=32, help="default: %(default)s")
+    small.add_argument("--loss", help="a loss of Keras by name (default: the model's; cross-entropy for integers; mse)")
+    small.add_argument(
+        "--quantization", choices=["float32", *(name for name in QUANTIZATIONS if name)],
+        help="write a .tflite file beside OUT too",
+    )  # fmt: skip
+    small.add_argument("--report", metavar="FILE", help="write a page about both models too: .html")
+    small.add_argument("--directory", metavar="FOLDER", help="for copies, with which a run that is killed goes on")
+    small.add_argument("--seed", type=int, default=0, help="of the order of the data (default: 0)")
+    small.add_argument("--quiet", action="store_true", help="no progress")
 
     inspect = command(
         "inspect",

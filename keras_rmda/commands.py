@@ -6,19 +6,26 @@ import argparse
 import json
 import os
 import sys
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import keras
 
 from keras_rmda import _arrays, _checks, _files
 from keras_rmda._loading import load
+from keras_rmda.compression import Compressed, compress
+from keras_rmda.compression.progress import Progress
 from keras_rmda.export import benchmark_tflite, export_tflite
 from keras_rmda.export.benchmark import Ratio
 from keras_rmda.export.contents import read_contents
 from keras_rmda.optimizers.models import optimizers_of
 from keras_rmda.pruning import analyze, strip
 from keras_rmda.pruning.report import table
+
+RUNS = 100
+"""Measurements of the latency of a file."""
 
 
 class UsageError(Exception):
@@ -37,7 +44,7 @@ def load_structured(path: str) -> keras.Model:
 
 def run_demo(options: argparse.Namespace) -> None:
     """`keras-rmda demo`."""
-    epochs = _checks.whole("--epochs", options.epochs, 1) if options.epochs is not None else None
+    epochs = _checks.whole("--epochs", options.epochs, 2) if options.epochs is not None else None
     if options.target_macs is not None:
         _checks.real("--target-macs", options.target_macs, open_minimum=True)
     _checks.whole("--seed", options.seed)
@@ -55,7 +62,7 @@ def run_demo(options: argparse.Namespace) -> None:
     from keras_rmda import demo
 
     say = (lambda text: None) if options.quiet else demo.line_printer()
-    rows = demo.run(options.output, options.seed, epochs or demo.EPOCHS, say, options.target_macs)
+    rows = demo.run(options.output, options.seed, epochs or demo.EPOCHS, say, options.target_macs or demo.TARGET)
     if not options.quiet:
         say(f"wrote {options.output}: models, report.json, history.json, demo.png\n")
     if options.json:
@@ -64,37 +71,79 @@ def run_demo(options: argparse.Namespace) -> None:
         print(demo.text_table(rows))
 
 
-def run_train(options: argparse.Namespace) -> None:
-    """`keras-rmda train`."""
-    from keras_rmda import train
-
+def run_compress(options: argparse.Namespace) -> None:
+    """`keras-rmda compress`."""
     out = _files.check_target(options.out, ".keras", "OUT")
-    if options.target_macs is not None:
-        _checks.real("--target-macs", options.target_macs, open_minimum=True)
-    _checks.whole("--epochs", options.epochs, 3)
+    if options.target is not None:
+        _checks.real("--target", options.target, open_minimum=True)
+    if options.accuracy_loss is not None:
+        _checks.real("--accuracy-loss", options.accuracy_loss)
+    _checks.whole("--epochs", options.epochs, 2)
     _checks.whole("--batch-size", options.batch_size, 1)
-    _checks.real("--learning-rate", options.learning_rate, open_minimum=True)
-    _checks.real("--strength", options.strength, open_minimum=True)
+    if options.report is not None:
+        check_drawing()
+        _files.check_target(options.report, ".html", "--report")
     data, test = _arrays.read_pairs("--data", options.data)
-    model = load(options.model)
+    model = load(options.model, compile=True)
     keras.utils.set_random_seed(_checks.whole("--seed", options.seed))
-    loss = options.loss or train.default_loss(model, data[1])
-    say = [] if options.quiet else [train.Progress(lambda text: print(text, file=sys.stderr, flush=True))]
-    train.train(
-        *(model, data, loss, options.target_macs, options.epochs, options.batch_size, options.learning_rate),
-        strength=options.strength, callbacks=say, validation_data=test,
+    result = compress(
+        model, *data, target=options.target, metric=options.metric, accuracy_loss=options.accuracy_loss,
+        epochs=options.epochs, batch_size=options.batch_size, validation_data=test, loss=options.loss,
+        directory=options.directory, verbose=0, callbacks=() if options.quiet else [Progress(say=to_standard_error)],
     )  # fmt: skip
-    report, small = analyze(model), strip(model)
-    scores = model.evaluate(*(test or data), verbose=0, return_dict=True)
     with _files.replacing(out) as temporary:
-        small.save(temporary)
-    figures = {"parameters": report.parameters, "parameters_after": report.parameters_after}
-    figures |= {"macs": report.macs, "macs_after": report.macs_after, "bytes": out.stat().st_size, "path": str(out)}
-    figures |= {f"test_{key}" if test else key: value for key, value in scores.items()}
+        result.model.save(temporary)
+    figures = {"path": str(out), "scored_on": "test data" if test else "training data"}
+    figures |= {"before": result.before, "after": result.after} | files_of(model, result, out, options.quantization)
+    if options.report is not None:
+        from keras_rmda import page
+
+        with tempfile.TemporaryDirectory() as folder:
+            log = Path(folder) / "history.json"
+            log.write_text(json.dumps(result.history))
+            scored = test or data
+            page.write_page(options.report, [options.model, out], None if isinstance(scored[1], dict) else scored, log)
+        figures["report"] = options.report
     if options.json:
         print(json.dumps(figures))
         return
-    print(table(tuple(figures), [tuple(f"{v:.4f}" if isinstance(v, float) else v for v in figures.values())]))
+    shown = [(name, *map(shown_number, pair)) for name, *pair in result.rows()]
+    shown += [(key, *map(shown_number, figures[key])) for key in ("bytes", "latency_ms") if key in figures]
+    print(table((str(out), "before", "after"), shown))
+
+
+def files_of(model: keras.Model, result: Compressed, out: Path, quantization: str | None) -> dict[str, Any]:
+    """Return sizes and latencies of both models as TensorFlow Lite files; write the small one beside OUT if asked."""
+    report = result.report
+    figures: dict[str, Any] = {"parameters": (report.parameters, report.parameters_after)}
+    figures |= {"macs": (report.macs, report.macs_after)}
+    if keras.backend.backend() != "tensorflow":
+        return figures
+    with tempfile.TemporaryDirectory() as folder:
+        whole = export_tflite(model, Path(folder) / "whole.tflite", strip=False)
+        path = Path(folder) / "small.tflite" if quantization is None else out.with_suffix(".tflite")
+        small = result.export(path, None if quantization == "float32" else quantization)
+        first, second = benchmark_tflite([whole.path, small.path], runs=RUNS)
+    figures |= {"bytes": (whole.bytes, small.bytes), "latency_ms": (first.median, second.median)}
+    return figures | ({} if quantization is None else {"tflite": str(path)})
+
+
+def shown_number(value: Any) -> str:
+    """Return a number for people."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def to_standard_error(text: str) -> None:
+    """Print a line of progress."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def check_drawing() -> None:
+    """Refuse a page without matplotlib before any work is done."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise UsageError(f"the report needs the extra packages of keras-rmda[demo]: {error}") from None
 
 
 def run_inspect(options: argparse.Namespace) -> None:
@@ -163,10 +212,7 @@ def run_bench(options: argparse.Namespace) -> None:
 
 def run_report(options: argparse.Namespace) -> None:
     """`keras-rmda report`."""
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise UsageError(f"the report needs the extra packages of keras-rmda[demo]: {error}") from None
+    check_drawing()
     from keras_rmda import page
 
     _checks.whole("--runs", options.runs, 1)

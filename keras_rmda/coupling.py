@@ -13,6 +13,7 @@ from keras_rmda.channels.sites import WRITTEN, Cut, Site
 from keras_rmda.channels.tensors import varying
 from keras_rmda.pruning.liveness import OTHER_WIDTH, plan
 from keras_rmda.pruning.rebuilding import check_can_be_rebuilt
+from keras_rmda.pruning.strip import meaningless
 from keras_rmda.pruning.trace import Trace, as_graph, trace
 from keras_rmda.regularizers import CoupledGroups
 
@@ -70,10 +71,10 @@ def coupled_groups(
     if not isinstance(weights, Mapping):
         _checks.one_of("weights", weights, ("size", "macs"))
     assignment.check_patterns("exclude", exclude)
+    called = assignment.names_in(model)  # before the graph gives names to what has the same
     with as_graph(model) as graph:
         traced = trace(graph)
         tie_what_goes_together(traced)
-        called = assignment.names_in(model)
         is_excluded = lambda v: any(assignment.matches(pattern, called[id(v)]) for pattern in exclude)  # noqa: E731
         free = {id(v) for v in model.trainable_variables if not is_excluded(v)}
         found = removable(traced, parts, free)
@@ -122,28 +123,41 @@ def removable(traced: Trace, parts: str, free: set[int]) -> dict[int, tuple[Any,
             candidates[roots] = False
     for atoms, _ in traced.pinned:
         candidates[traced.ties.find(atoms)] = False
-    helpers, helped = np.zeros_like(candidates), np.zeros_like(candidates)
-    for site in traced.sites.values():
-        for name, variable in site.weights():
-            if id(variable) in free and name and not site.opaque:
-                for letter in set(site.rule.helps(name)) & site.own.keys():  # a single number has no channels
-                    helpers[traced.ties.find(site.own[letter])] = True
+    everything = {id(variable) for site in traced.sites.values() for _, variable in site.weights()}
+    unread = ~marked(traced, "reads", everything)
+    stand_ins = {"helps": marked(traced, "helps", free), "writes": marked(traced, "writes", free) & unread}
+    used = {role: np.zeros_like(candidates) for role in stand_ins}
     while True:
         found = {}
         for site in traced.sites.values():
             for name, variable in site.weights():
                 if id(variable) in free and name and not site.opaque:
-                    ids = belongs_to(traced, site, name, parts, candidates, helped)
+                    ids = belongs_to(traced, site, name, parts, candidates, used)
                     if ids is not None and (ids >= 0).any():
                         found[id(variable)] = (variable, ids)
         stays = kept_by_converter(traced, found)
-        unread = candidates.copy()
-        unread[atoms_in(found)] = False
-        more = helpers & ~helped & (unread | stays)
-        if not (stays.any() or more.any()):
+        lacking, before = candidates.copy(), sum(int(each.sum()) for each in used.values())
+        lacking[atoms_in(found)] = False
+        lacking |= stays
+        for role, atoms in stand_ins.items():
+            more = atoms & ~used[role] & lacking
+            used[role] |= more
+            lacking &= ~more
+        if not stays.any() and before == sum(int(each.sum()) for each in used.values()):
             return found
-        helped |= more
-        candidates[stays & ~more] = False
+        candidates[stays & lacking] = False
+
+
+def marked(traced: Trace, role: str, variables: set[int]) -> np.ndarray:
+    """Return for each atom, and for none, whether a weight among these, by `id`, is of this role for it in its rule."""
+    result = np.zeros(len(traced.ties.parent) + 1, dtype=bool)
+    for site in traced.sites.values():
+        for name, variable in site.weights():
+            if id(variable) in variables and name and not site.opaque:
+                for letter in set(getattr(site.rule, role)(name)) & set("".join(site.axes[name])) & site.own.keys():
+                    if np.ndim(site.own[letter]) > 0:  # a single number has no channels
+                        result[traced.ties.find(site.own[letter])] = True
+    return result
 
 
 def atoms_in(found: dict[int, tuple[Any, np.ndarray]]) -> np.ndarray:
@@ -152,17 +166,18 @@ def atoms_in(found: dict[int, tuple[Any, np.ndarray]]) -> np.ndarray:
 
 
 def belongs_to(
-    traced: Trace, site: Site, name: str, parts: str, candidates: np.ndarray, helped: np.ndarray
+    traced: Trace, site: Site, name: str, parts: str, candidates: np.ndarray, used: dict[str, np.ndarray]
 ) -> np.ndarray | None:
     """Return the atoms that the elements of a weight belong to, -1 for none, in a shape that broadcasts with it.
 
-    What multiplies channels belongs to those that are `helped` as if it read them: a sum reads what it adds up without
-    weights.
+    A sum reads what it adds up without weights: what multiplies channels, or else writes them, belongs to those for
+    which it is `used`, by its role, as if it read them.
     """
     letters = "".join(site.axes[name])
     roles = {"readers": (site.rule.reads(name),), "all": (site.rule.writes(name), site.rule.reads(name))}[parts]
     ids = None
-    for role, which in (*((role, candidates) for role in roles), (site.rule.helps(name), candidates & helped)):
+    more = [(getattr(site.rule, role)(name), candidates & which) for role, which in used.items()]
+    for role, which in (*((role, candidates) for role in roles), *more):
         letter = next((each for each in letters if each in role and np.ndim(site.own.get(each)) > 0), None)
         if letter is not None:
             atoms = traced.ties.find(site.own[letter])
@@ -201,11 +216,6 @@ def without_groups(found: dict[int, tuple[Any, np.ndarray]], roots: np.ndarray) 
     return read
 
 
-def meaningless(variable: Any) -> np.ndarray:
-    """Return weights that say nothing: not zero, and no two alike."""
-    return np.linspace(0.5, 1.5, int(np.prod(variable.shape))).reshape(variable.shape)
-
-
 def elements(ids: np.ndarray, shape: tuple[int, ...], count: int) -> np.ndarray:
     """Return how many elements of a weight belong to each group."""
     repeats = int(np.prod(shape)) // ids.size
@@ -214,29 +224,39 @@ def elements(ids: np.ndarray, shape: tuple[int, ...], count: int) -> np.ndarray:
 
 def savings(traced: Trace, roots: np.ndarray, table: Mapping[str, float] | str) -> np.ndarray:
     """Return what the removal of each atom saves: multiply-accumulates, or its part of the times of layers."""
+    if isinstance(table, str):
+        return saved_by(traced, roots, lambda site, cut: sum(call.macs(cut) for call in site.calls))
     names = [site.name for site in traced.sites.values()]
-    unknown = [] if isinstance(table, str) else [name for name in table if name not in names]
+    unknown = [name for name in table if name not in names]
     if unknown:
         raise ValueError(f"`weights` names layers that the model does not have: {unknown!r}. It has: {names!r}")
-    if not isinstance(table, str):
-        table = {name: _checks.real(f"weights[{name!r}]", value) for name, value in table.items()}
+    table = {name: _checks.real(f"weights[{name!r}]", value) for name, value in table.items()}
+    whole = Cut(traced.ties, np.ones(len(traced.ties.parent), dtype=bool))
+
+    def time(site: Site, cut: Cut) -> float:
+        everything = sum(call.macs(whole) for call in site.calls)
+        return table.get(site.name, 0.0) * sum(call.macs(cut) for call in site.calls) / max(everything, 1)
+
+    return saved_by(traced, roots, time)
+
+
+def saved_by(traced: Trace, roots: np.ndarray, measure: Callable[[Site, Cut], float]) -> np.ndarray:
+    """Return what the removal of each atom alone takes from a measure that is a sum over layers."""
     saved = np.zeros(len(roots))
     keep = np.ones(len(traced.ties.parent), dtype=bool)
     cut = Cut(traced.ties, keep)
     for site in traced.sites.values():
-        macs = lambda: sum(call.macs(cut) for call in site.calls)  # noqa: B023, E731
-        everything = macs()
+        everything = measure(site, cut)
         if not everything or site.opaque:  # of an opaque layer nothing goes
             continue
-        scale = 1.0 if isinstance(table, str) else table.get(site.name, 0.0) / everything
         own = [traced.ties.find(each).reshape(-1) for each in site.own.values() if np.ndim(each) > 0]
-        counts = np.array([np.bincount(each, minlength=len(keep)) for each in own])[:, roots]
+        counts = np.array([np.bincount(each, minlength=len(keep)) for each in own]).reshape(len(own), -1)[:, roots]
         alike: dict[tuple, float] = {}  # atoms that are as often behind each letter save as much
         for number in np.flatnonzero(counts.any(axis=0)):
             signature = tuple(counts[:, number])
             if signature not in alike:
                 keep[roots[number]] = False
-                alike[signature] = (everything - macs()) * scale
+                alike[signature] = everything - measure(site, cut)
                 keep[roots[number]] = True
             saved[number] += alike[signature]
     return saved

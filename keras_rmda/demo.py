@@ -1,4 +1,4 @@
-"""The whole way in one command: train dense, train sparse, strip, export, compare."""
+"""The whole way in one command: train dense, compress, export, compare."""
 
 from __future__ import annotations
 
@@ -15,18 +15,15 @@ import numpy as np
 from keras import layers as L
 
 from keras_rmda import _files
-from keras_rmda.callbacks import SparsityMonitor, StagewiseSchedule, TargetSparsity
-from keras_rmda.coupling import coupled_groups
+from keras_rmda.compression import compress
+from keras_rmda.compression.progress import Progress
 from keras_rmda.export import export_tflite
 from keras_rmda.export.benchmark import Interpreter, interleaved
-from keras_rmda.optimizers import RMDA
-from keras_rmda.pruning import Report, analyze, strip
+from keras_rmda.pruning import Report, analyze, lift
 from keras_rmda.pruning.report import table
-from keras_rmda.regularizers import GroupLasso
-from keras_rmda.train import Progress
 
 EPOCHS = 30
-STRENGTH = 1e-3
+TARGET = 0.1
 BATCH_SIZE = 32
 RUNS = 200
 
@@ -70,7 +67,7 @@ def run(
     seed: int = 0,
     epochs: int = EPOCHS,
     say: Callable[[str], None] = print,
-    target_macs: float | None = None,
+    target_macs: float = TARGET,
 ) -> dict[str, Row]:
     """Run the demo and write its models, `report.json`, `history.json` and `demo.png` to a folder.
 
@@ -79,7 +76,7 @@ def run(
         seed: of initial weights and of the order of the data.
         epochs: for each of the two trainings.
         say: receives lines of progress.
-        target_macs: multiply-accumulates that are to be left, a share or their number; None to let the strength decide.
+        target_macs: multiply-accumulates that are to be left, a share or their number.
 
     Returns:
         The rows of the table by name.
@@ -91,28 +88,25 @@ def run(
     say("preparing the digits")
     train, test = digits.load(str(output / "tfds"))
 
-    def fit(title: str, optimizer: Callable, *callbacks: keras.callbacks.Callback) -> tuple:
+    def fresh() -> keras.Model:
         keras.utils.set_random_seed(seed)
         model = network()
-        model.compile(optimizer(model), "sparse_categorical_crossentropy", metrics=["accuracy"])
-        history = model.fit(
-            *train, BATCH_SIZE, epochs, verbose=0, validation_data=test, callbacks=[*callbacks, Progress(say, title)]
-        ).history
-        return model, history
+        model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy", metrics=["accuracy"])
+        return model
 
-    dense, dense_history = fit("dense     ", lambda model: keras.optimizers.Adam(1e-3))
-    first = max(1, round(epochs * 0.55))
-    milestones = [epoch for epoch in (first, max(first + 1, round(epochs * 0.8))) if epoch < epochs]
-    groups = lambda model: "input" if target_macs is None else coupled_groups(model, weights="macs")  # noqa: E731
-    structured, history = fit(
-        "structured",
-        lambda model: RMDA(0.3, momentum=0.1, regularizer=GroupLasso(STRENGTH, groups(model))),
-        *([] if target_macs is None else [TargetSparsity(target_macs, end=first / epochs)]),
-        SparsityMonitor(),
-        *([StagewiseSchedule(milestones)] if milestones else []),
-    )
-    say("stripping")
-    stripped = strip(structured)
+    dense, keeps = fresh(), FirstModel()
+    steps = -(-len(train[0]) // BATCH_SIZE)
+    rates = keras.optimizers.schedules.CosineDecay(1e-3, epochs * steps)
+    dense.compile(keras.optimizers.Adam(rates), dense.loss, metrics=["accuracy"])
+    dense_history = dense.fit(
+        *train, BATCH_SIZE, epochs, verbose=0, validation_data=test, callbacks=[Progress(say=say, title="dense     ")]
+    ).history
+    result = compress(
+        fresh(), *train, target=target_macs, epochs=epochs, batch_size=BATCH_SIZE, validation_data=test, verbose=0,
+        callbacks=[keeps, Progress(say=say, title="compressed", epochs=epochs)],
+    )  # fmt: skip
+    structured, stripped, history = keeps.first, result.model, result.history
+    lift(structured, stripped)
     say("exporting to TensorFlow Lite")
     models = {"dense": dense, "structured": structured, "stripped": stripped}
     for name, model in models.items():
@@ -124,13 +118,22 @@ def run(
     say("measuring")
     reports = {name: analyze(model) for name, model in models.items()}
     rows = measure(output, models, reports, test)
-    steps = -(-len(train[0]) // BATCH_SIZE)
-    facts = {"seed": seed, "epochs": epochs, "steps_per_epoch": steps, "milestones": milestones}
+    facts = {"seed": seed, "epochs": epochs, "steps_per_epoch": steps, "cut_after": history["phase"].count("choose")}
     facts |= {"seconds": time.perf_counter() - start, "dense": dense_history, "structured": history}
     write_json(output / "report.json", {name: asdict(row) for name, row in rows.items()})
     write_json(output / "history.json", facts)
     draw(output / "demo.png", facts, reports["structured"])
     return rows
+
+
+class FirstModel(keras.callbacks.Callback):
+    """Keeps the first model that is trained: the whole one."""
+
+    first: keras.Model | None = None
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Keep it."""
+        self.first = self.first or self.model
 
 
 def save_uncompiled(model: keras.Model, path: Path) -> None:
@@ -179,19 +182,18 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 
 def draw(path: Path, facts: dict[str, Any], analysis: Report) -> None:
-    """Draw what happened: accuracy and zero groups over the steps, and the channels kept per layer."""
+    """Draw what happened: accuracy and operations over the steps, and the channels kept per layer."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 4.6), layout="constrained")
     curves, bars = figure.subplots(1, 2)
     steps = facts["steps_per_epoch"] * np.arange(1, facts["epochs"] + 1)
     curves.plot(steps, facts["dense"]["val_accuracy"], color="0.6", label="dense (Adam): accuracy")
-    curves.plot(steps, facts["structured"]["val_accuracy"], color="tab:blue", label="RMDA: accuracy")
-    curves.plot(steps, facts["structured"]["zero_groups"], color="tab:orange", label="RMDA: zero groups")
-    for milestone in facts["milestones"]:
-        curves.axvline(facts["steps_per_epoch"] * milestone, color="0.8", linestyle=":", zorder=0)
-    curves.set(xlabel="training step (dotted: a new stage)", ylabel="fraction", ylim=(0, 1.02))
-    curves.set_title("Accuracy on the test set and zero groups")
+    curves.plot(steps, facts["structured"]["val_accuracy"], color="tab:blue", label="compressed: accuracy")
+    curves.plot(steps, facts["structured"]["macs_left"], color="tab:orange", label="compressed: MACs left")
+    curves.axvline(facts["steps_per_epoch"] * facts["cut_after"], color="0.8", linestyle=":", zorder=0)
+    curves.set(xlabel="training step (dotted: zero channels are cut out)", ylabel="fraction", ylim=(0, 1.02))
+    curves.set_title("Accuracy on the test set and multiply-accumulates")
     curves.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3, frameon=False)
     layers = [layer for layer in analysis.layers if layer.channels]
     names = [layer.name for layer in layers]
@@ -199,7 +201,7 @@ def draw(path: Path, facts: dict[str, Any], analysis: Report) -> None:
     kept = bars.bar(names, [layer.channels - layer.removable for layer in layers], color="tab:blue", label="kept")
     bars.bar_label(kept)
     bars.set(ylabel="channels")
-    bars.set_title("Channels that RMDA left, per layer")
+    bars.set_title("Channels left, per layer")
     bars.legend()
     with _files.replacing(path) as temporary:
         figure.savefig(temporary, dpi=120)

@@ -304,9 +304,11 @@ def probes() -> dict[str, list]:
     found["BATCH_TO_SPACE_ND"] = shaped(
         "BATCH_TO_SPACE_ND", "BatchToSpaceNDOptions", (X,), const(2, 2), crops, shape=(4, 2, 3, 4)
     )
-    found["BROADCAST_TO"] = shaped(
-        "BROADCAST_TO", "BroadcastToOptions", ((1, 4, 6, 4),), const(1, 4, 6, 4), shape=(1, 1, 6, 4)
-    )
+    found["BROADCAST_TO"] = [
+        case
+        for ends in (const(*X), Tensor("l", (4,), X))
+        for case in shaped("BROADCAST_TO", "BroadcastToOptions", (X,), ends, shape=(1, 1, 6, 4))
+    ]
     found["BROADCAST_ARGS"] = [
         ([Tensor(t, (2,), [3, 1]), Tensor(t, (2,), [1, 4])], [Tensor(t, (2,))], None) for t in "il"
     ]

@@ -155,48 +155,71 @@ def test_export_with_named_inputs(run, files, tmp_path):
     assert figures["not_micro"] == []
 
 
-def test_train(run, files, tmp_path):
-    arguments = [files / "classifier.keras", tmp_path / "small.keras", "--data", files / "pairs.npz", "--target-macs"]
-    status, out, err = run("train", *arguments, 0.25, "--epochs", 12, "--json")
-    assert status == 0
+def test_compress(run, files, tmp_path):
+    arguments = [files / "classifier.keras", tmp_path / "small.keras", "--data", files / "pairs.npz", "--target"]
+    more = ["--epochs", 30, "--quantization", "int8", "--report", tmp_path / "page.html", "--json"]
+    status, out, err = run("compress", *arguments, 0.25, *more)
+    assert status == 0, err
     figures = as_json(out)
-    assert figures["macs_after"] / figures["macs"] == pytest.approx(0.25, abs=0.02)
-    assert err.count("epoch") == 12
+    assert figures["macs"][1] / figures["macs"][0] == pytest.approx(0.25, abs=0.03)
+    assert err.count("epoch") == 30
     small = keras.models.load_model(tmp_path / "small.keras")
-    assert small.count_params() == figures["parameters_after"] < figures["parameters"]
+    assert small.count_params() == figures["parameters"][1] < figures["parameters"][0]
     data = np.load(files / "pairs.npz")
     found = (small.predict(data["x_test"], verbose=0).argmax(axis=1) == data["y_test"]).mean()
-    assert found == pytest.approx(figures["test_accuracy"], abs=1e-6)
+    assert found == pytest.approx(figures["after"]["accuracy"], abs=1e-6)
     assert found > 0.7
-    assert [p.name for p in tmp_path.iterdir()] == ["small.keras"]
+    assert figures["bytes"][1] == (tmp_path / "small.tflite").stat().st_size < figures["bytes"][0]
+    assert min(figures["latency_ms"]) > 0
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["page.html", "small.keras", "small.tflite"]
 
 
-def test_train_without_target_for_numbers(run, files, tmp_path):
+def test_compress_to_numbers(run, files, tmp_path):
     arguments = [files / "classifier.keras", tmp_path / "small.keras", "--data", files / "squares.npz"]
-    status, out, err = run("train", *arguments, "--epochs", 3, "--strength", 0.01, "--quiet")
+    status, out, err = run("compress", *arguments, "--epochs", 2, "--quiet")
     assert (status, err) == (0, "")
     assert "loss" in out
     assert "accuracy" not in out
 
 
-TRAIN = ["train", "{files}/classifier.keras", "{out}/a.keras", "--data"]
+def test_compress_with_names(run, tmp_path):
+    a, b = keras.Input((8,), name="a"), keras.Input((8,), name="b")
+    hidden = keras.layers.Dense(16, "relu")(keras.layers.Add()([a, b]))
+    outputs = {name: keras.layers.Dense(1, name=name)(hidden) for name in ("p", "q")}
+    model = keras.Model({"a": a, "b": b}, outputs)
+    model.compile("adam", {"p": "mse", "q": "mse"})
+    model.save(tmp_path / "named.keras")
+    x = np.random.default_rng(0).normal(size=(64, 8)).astype("float32")
+    np.savez(tmp_path / "named.npz", **{"x/a": x, "x/b": x, "y/p": x[:, :1], "y/q": x[:, 1:2]})
+    arguments = [tmp_path / "named.keras", tmp_path / "small.keras", "--data", tmp_path / "named.npz"]
+    status, out, err = run("compress", *arguments, "--target", 0.5, "--metric", "parameters", "--epochs", 2, "--json")
+    assert status == 0, err
+    before, after = as_json(out)["parameters"]
+    assert after / before == pytest.approx(0.5, abs=0.06)
+
+
+COMPRESS = ["compress", "{files}/classifier.keras", "{out}/a.keras", "--data"]
 BAD = {
-    "train without data": (["train", "{files}/classifier.keras", "{out}/a.keras"], "--data"),
-    "train on nothing": ([*TRAIN, "{files}/none.npz"], "none.npz"),
-    "train on a foreign file": ([*TRAIN, "{files}/foreign.keras"], "foreign.keras"),
-    "train on one array": ([*TRAIN, "{files}/images.npy"], "images.npy"),
-    "train on other names": ([*TRAIN, "{files}/names.npz"], "['labels', 'x']"),
-    "train on two lengths": ([*TRAIN, "{files}/lengths.npz"], "400, 7"),
-    "train to nothing": ([*TRAIN, "{files}/pairs.npz", "--target-macs", "0"], "--target-macs=0.0"),
-    "train to too little": ([*TRAIN, "{files}/pairs.npz", "--target-macs", "0.001"], "target=0.001"),
-    "train for two epochs": ([*TRAIN, "{files}/pairs.npz", "--epochs", "2"], "--epochs=2"),
-    "train with an unknown loss": ([*TRAIN, "{files}/pairs.npz", "--loss", "sadness"], "sadness"),
-    "train what nothing can go from": (
-        ["train", "{files}/dense.keras", "{out}/a.keras", "--data", "{files}/pairs.npz"],
+    "compress without data": (["compress", "{files}/classifier.keras", "{out}/a.keras"], "--data"),
+    "compress on nothing": ([*COMPRESS, "{files}/none.npz"], "none.npz"),
+    "compress on a foreign file": ([*COMPRESS, "{files}/foreign.keras"], "foreign.keras"),
+    "compress on one array": ([*COMPRESS, "{files}/images.npy"], "images.npy"),
+    "compress on other names": ([*COMPRESS, "{files}/names.npz"], "['labels', 'x']"),
+    "compress on two lengths": ([*COMPRESS, "{files}/lengths.npz"], "400, 7"),
+    "compress to nothing": ([*COMPRESS, "{files}/pairs.npz", "--target", "0"], "--target=0.0"),
+    "compress to too little": ([*COMPRESS, "{files}/pairs.npz", "--target", "0.0001"], "target=0.0001"),
+    "compress for one epoch": ([*COMPRESS, "{files}/pairs.npz", "--epochs", "1"], "--epochs=1"),
+    "compress with an unknown loss": ([*COMPRESS, "{files}/pairs.npz", "--loss", "sadness"], "sadness"),
+    "compress in two ways": (
+        [*COMPRESS, "{files}/pairs.npz", "--target", "0.5", "--accuracy-loss", "0.1"],
+        "not both",
+    ),
+    "compress what nothing can go from": (
+        ["compress", "{files}/dense.keras", "{out}/a.keras", "--data", "{files}/pairs.npz"],
         "No channel of the model",
     ),
-    "train on other shapes": (
-        ["train", "{files}/chain.keras", "{out}/a.keras", "--data", "{files}/pairs.npz"],
+    "compress on other shapes": (
+        ["compress", "{files}/chain.keras", "{out}/a.keras", "--data", "{files}/pairs.npz"],
         "shape",
     ),
     "demo to nothing": (["demo", "--target-macs", "-1", "--output", "{out}/demo"], "--target-macs=-1.0"),

@@ -9,7 +9,8 @@ from keras import ops
 from zoo import randomize
 
 import keras_rmda as kr
-from keras_rmda.pruning.verification import difference
+from keras_rmda.pruning import rebuilding
+from keras_rmda.pruning.verification import VerificationError, difference
 
 
 def images():
@@ -87,6 +88,37 @@ def test_what_is_inside_is_cut(name, tmp_path):
     assert difference(model(x), small(x)) < 1e-5
     small.save(tmp_path / "small.keras")
     assert difference(small(x), keras.models.load_model(tmp_path / "small.keras")(x)) == 0
+
+
+@only_tensorflow
+def test_numbers_of_a_type_other_than_the_usual_one_are_not_rounded():
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float64")
+    inputs = keras.Input((None, 4), dtype="float64")
+    model = keras.Model(inputs, L.Dense(3)(L.TimeDistributed(Subclassed())(L.Dense(4)(inputs))))
+    keras.config.set_dtype_policy(before)
+    randomize(model)
+    halved(model)
+    small = kr.strip(model, tolerance=1e-13)
+    assert small.count_params() < model.count_params()
+    x = np.random.default_rng(0).normal(size=(2, 5, 4))
+    assert difference(model(x), small(x)) < 1e-13
+
+
+@only_tensorflow
+def test_the_layer_that_differs_is_named_whatever_the_order_of_the_copy(monkeypatch):
+    a, b = keras.Input((5, 4)), keras.Input((6, 6, 3))
+    x = L.GRU(4)(L.TimeDistributed(Subclassed())(L.Dense(4)(L.Dense(4)(a))))
+    y = L.GlobalMaxPooling2D()(L.Conv2D(4, 3, name="wrong")(L.Conv2D(4, 3)(b)))
+    model = randomize(keras.Model([b, a], [L.Dense(2)(x), L.Dense(2)(y)]))
+    weights = rebuilding.stripped_weights
+
+    def sabotaged(plan, site, folding):
+        return [w + (site.name == "wrong") for w in weights(plan, site, folding)]
+
+    monkeypatch.setattr(rebuilding, "stripped_weights", sabotaged)
+    with pytest.raises(VerificationError, match="first at 'wrong'"):
+        kr.strip(model)
 
 
 def test_what_cannot_be_traced_inside_stays():

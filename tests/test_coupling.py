@@ -362,3 +362,41 @@ def test_what_weights_read_is_not_in_groups_with_what_scales_it():
     inputs = keras.Input((8,))
     model = keras.Model(inputs, L.Dense(3, name="last")(Scale()(L.Dense(6)(inputs))))
     assert list(kr.coupled_groups(model).members) == ["last/kernel"]
+
+
+TOWERS = {
+    "sum": lambda a, b: ops.sum(a * b, axis=-1),
+    "dot": lambda a, b: L.Dot(axes=1)([a, b]),
+    "einsum": lambda a, b: ops.einsum("bk,bk->b", a, b),
+    "difference": lambda a, b: ops.sum(ops.square(a - b), axis=-1),
+}
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_channels_that_no_weight_reads_are_groups_of_what_writes_them(name):
+    """Two towers of embeddings: a zero column of both tables, of one of them for products."""
+    users, items = keras.Input((), dtype="int32"), keras.Input((), dtype="int32")
+    towers = [L.Embedding(5, 8, name="user")(users), L.Embedding(7, 8, name="item")(items)]
+    model = keras.Model([users, items], TOWERS[name](*towers))
+    groups = kr.coupled_groups(model)
+    assert len(groups) == 8
+    assert {path: np.size(ids) for path, ids in groups.members.items()} == {
+        "user/embeddings": 8,
+        "item/embeddings": 8,
+    }
+    for table in ("user", "item"):
+        embeddings = model.get_layer(table).embeddings
+        embeddings.assign(np.arange(8.0) % 3 + keras.ops.convert_to_numpy(embeddings) * (np.arange(8) % 3))
+    small = kr.strip(model)
+    assert small.count_params() == model.count_params() - 3 * (5 + 7)
+    assert len(kr.coupled_groups(small)) == 5
+    model.get_layer("user").embeddings.assign(np.zeros((5, 8)))
+    assert kr.strip(model).count_params() == (12 if name != "difference" else 5 * 12)
+
+
+def test_what_reads_channels_comes_before_what_writes_them():
+    inputs = keras.Input((6,))
+    model = keras.Model(inputs, L.Dense(3, name="b")(L.Dense(8, name="a")(inputs)))
+    assert list(kr.coupled_groups(model).members) == ["b/kernel"]
+    with pytest.raises(kr.coupling.NoGroupsError):  # frozen readers go on to read
+        kr.coupled_groups(model, exclude=["b/kernel"])

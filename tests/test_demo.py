@@ -74,13 +74,14 @@ def test_nothing_is_left_to_strip(output):
 
 def test_history_and_picture(output):
     history = json.loads((output / "history.json").read_text())
-    assert len(history["structured"]["zero_groups"]) == history["epochs"]
+    assert len(history["structured"]["macs_left"]) == history["epochs"]
+    assert 0 < history["cut_after"] < history["epochs"]
     assert history["seed"] == 3
     assert (output / "demo.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
 def test_json_is_the_report_and_progress_goes_elsewhere(tmp_path):
-    arguments = ["demo", "--epochs", "1", "--output", tmp_path / "a b", "--json", "--quiet"]
+    arguments = ["demo", "--epochs", "2", "--output", tmp_path / "a b", "--json", "--quiet"]
     result = processes.run("-m", "keras_rmda", *arguments, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stderr == ""

@@ -86,15 +86,68 @@ def test_loops_are_written_out_for_the_calibration(tmp_path, monkeypatch):
 
 
 def test_a_crash_of_the_converter_is_one_sentence(tmp_path):
-    """Nobody knows how many steps to write out."""
+    """Where samples have different lengths, nobody knows how many steps to write out."""
     model = keras.Sequential([keras.Input((None, 4)), L.LSTM(3)])
     path = tmp_path / "m.tflite"
     path.write_bytes(b"old")
-    with pytest.raises(RuntimeError, match=r"its process ended \(SIG[A-Z]+\).*fixed number of steps") as error:
-        kr.export_tflite(model, path, "int8", series(4)["series"])
+    with pytest.raises(RuntimeError, match=r"its process ended \(SIG[A-Z]+\).*samples of one length") as error:
+        kr.export_tflite(model, path, "int8", [np.ones((1, length, 4), "float32") for length in (5, 6)])
     assert "\n" not in str(error.value)
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["m.tflite"]
+
+
+@pytest.mark.parametrize("how", [{"quantization": "int8"}, {"micro": True}, {"quantization": "int8", "micro": True}])
+def test_open_sizes_become_those_of_the_samples(tmp_path, how):
+    """Where loops are calibrated, and on microcontrollers, which know sizes that stand in the file only."""
+    keras.utils.set_random_seed(0)
+    words = keras.Input((None,), dtype="int32")
+    wide = keras.initializers.RandomNormal(stddev=1.0)  # numbers near 0 are few steps of a sigmoid in int8
+    model = keras.Model(words, L.Dense(3)(L.Bidirectional(L.GRU(4))(L.Embedding(9, 6, wide, mask_zero=True)(words))))
+    data = np.random.default_rng(0).integers(4, size=(24, 7)).astype("int32")
+    file = kr.export_tflite(model, tmp_path / "m.tflite", representative_data=data, **how)
+    assert "inputs of (7,), as the samples have" in file.changes
+    assert file.max_difference < (0.2 if "quantization" in how else 1e-5)
+    assert "WHILE" not in file.operators
+    assert file.not_micro == ()
+
+
+def test_masks_of_loops_that_go_backwards_are_written_out(tmp_path):
+    """Keras, which can write loops out too, does it with half of such a mask the wrong way around."""
+    words = keras.Input((7,), dtype="int32")
+    x = L.Bidirectional(L.LSTM(5, return_sequences=True))(L.Embedding(9, 6, mask_zero=True)(words))
+    data = np.random.default_rng(0).integers(3, size=(24, 7)).astype("int32")
+    file = kr.export_tflite(keras.Model(words, x), tmp_path / "m.tflite", representative_data=data, micro=True)
+    assert file.max_difference < 1e-5
+    assert "WHILE" not in file.operators
+
+
+def test_open_sizes_stay_open_where_they_can(tmp_path):
+    model = keras.Sequential([keras.Input((None, 4)), L.Conv1D(3, 3), L.GlobalMaxPooling1D()])
+    file = kr.export_tflite(model, tmp_path / "m.tflite", "int8", series(8)["series"])
+    assert file.changes == ()
+    assert at_size(file.path, np.ones((1, 9, 4), "float32")).shape == (1, 3)
+    with pytest.raises(RuntimeError, match="`representative_data` of one size"):
+        kr.export_tflite(model, tmp_path / "m.tflite", micro=True)
+
+
+@pytest.mark.parametrize("steps", [None, 5])
+@pytest.mark.parametrize("masked", [False, True])
+def test_layers_that_are_called_at_every_step(tmp_path, rng, steps, masked):
+    """Keras itself takes, where the number of steps is open, the number of samples for it."""
+    frames = keras.Input((steps, 6, 6, 2))
+    x = L.TimeDistributed(L.Conv2D(3, 3, activation="relu"))(frames)
+    x = L.TimeDistributed(L.Flatten())(x)
+    inner = keras.Sequential([keras.Input((48,)), L.Dense(6), L.BatchNormalization(), L.Dropout(0.5)])
+    x = L.TimeDistributed(inner)(L.Masking()(x) if masked else x)
+    model = keras.Model(frames, L.Dense(2)(L.GlobalAveragePooling1D()(x)))
+    data = rng.normal(size=(3, 5, 6, 6, 2)).astype("float32")
+    data[:, 3:] = 0.0
+    file = kr.export_tflite(model, tmp_path / "m.tflite", representative_data=data)
+    assert file.max_difference < 1e-5
+    for sample in data:
+        np.testing.assert_allclose(at_size(file.path, sample[None]), model(sample[None]), atol=1e-5)
+    assert file.operators["CONV_2D"] == 1
 
 
 def looping():

@@ -12,9 +12,11 @@ PACKAGE = Path(__file__).parent.parent / "keras_rmda"
 
 # Lower levels first; a module may import only modules of lower levels, or of its own package.
 LEVELS = [
-    ["_nested"],
+    ["_nested", "_declared", "_runs"],
     ["_arrays", "_checks", "_files", "_compat", "_loading", "_multi_worker", "_tfmot"],
-    ["_graphs", "_hooks", "_replicas", "_finite"],
+    ["_fitting", "_graphs", "_hooks", "_replicas", "_finite"],
+    ["_masks"],
+    ["_stand_ins", "_lite_functions"],
     ["_lite"],
     ["_functions"],
     ["tracing.programs"],
@@ -69,7 +71,7 @@ LEVELS = [
     ["pruning.liveness"],
     ["pruning.folding"],
     ["pruning.rebuilding"],
-    ["pruning.strip"],
+    ["pruning.lifting", "pruning.strip"],
     ["pruning.report"],
     ["pruning"],
     ["export.apart", "export.tflm_run", "export.trial"],
@@ -98,7 +100,13 @@ LEVELS = [
     ],
     ["callbacks", "datasets", "datasets.digits"],
     ["distribute"],
-    ["train"],
+    ["compression.counterparts", "compression.data", "compression.distillation", "compression.progress"],
+    ["compression.callbacks", "compression.scores", "compression.statistics"],
+    ["compression.recipe", "compression.result"],
+    ["compression.run"],
+    ["compression.search"],
+    ["compression.compress"],
+    ["compression"],
     ["page.entries", "page.logs"],
     ["page.drawings"],
     ["demo", "page"],
@@ -108,7 +116,7 @@ LEVELS = [
 ]
 LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in modules}
 EXPORT = {f"export.{name}" for name in ("conversion", "converter", "prepared")}
-MAY_IMPORT_TENSORFLOW = {"_lite", "_tfmot", "datasets.digits"} | EXPORT
+MAY_IMPORT_TENSORFLOW = {"_lite", "_lite_functions", "_masks", "_stand_ins", "_tfmot", "datasets.digits"} | EXPORT
 FILES = {
     ".".join(p.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__"): p for p in PACKAGE.rglob("*.py")
 }

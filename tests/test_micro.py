@@ -91,7 +91,7 @@ NOT_FOR_IT = {  # a model, a format, what of it TFLM does not run
     "an operator that it lacks": (lambda: images(L.Activation("gelu")), None, "GELU"),
     "a loop over time": (lambda: sequences(L.LSTM(3, return_sequences=True)), None, "WHILE"),
     "an unrolled loop of an open batch": (lambda: sequences(L.LSTM(3, unroll=True)), None, "FILL of a size"),
-    "axes": (lambda: sequences(L.TimeDistributed(L.Conv2D(2, 3)), shape=(2, 6, 6, 2)), None, "STRIDED_SLICE of 5 axes"),
+    "axes": (lambda: sequences(L.Cropping3D(1), shape=(4, 6, 6, 2)), None, "STRIDED_SLICE of 5 axes"),
 }
 
 

@@ -289,6 +289,20 @@ def test_attention_by_hand_loses_heads_and_widths(way, tmp_path):
         }  # fmt: skip
 
 
+@pytest.mark.parametrize("head", range(3))
+@pytest.mark.parametrize("way", [apart, by_split, by_transpose], ids=lambda way: way.__name__)
+def test_what_stays_for_shapes_alone_is_of_the_head_that_is_read(way, head, tmp_path):
+    model = by_hand(way)
+    zero(model, "out", 0, [k for k in range(12) if k // 4 != head])
+    names = ["query", "key"] if way is apart else ["packed"]
+    for name in names:
+        silent(model, name, range(12 if way is apart else 24))  # all scores are the same
+    small = kr.strip(model, tolerance=2e-6)
+    assert small.get_layer("out").kernel.shape[0] == 4
+    assert sum(small.get_layer(name).units for name in names) == {apart: 2, by_split: 6, by_transpose: 12}[way]
+    check(model, small, tmp_path)
+
+
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 def test_attention_by_hand_has_the_groups_of_the_layer(way):
     x = keras.Input((5, 6))

@@ -329,25 +329,30 @@ def test_activity_regularizers_that_take_any_channels_do_not_matter(regularizer)
 
 
 class Choosing(L.Layer):
-    """Code that Keras cannot run on symbolic tensors."""
+    """Code that Keras cannot run on symbolic tensors, for one of many reasons."""
 
-    def __init__(self, **arguments):
+    def __init__(self, kind="if", **arguments):
         super().__init__(**arguments)
-        self.dense = L.Dense(4)
+        self.kind, self.dense = kind, L.Dense(4)
 
     def call(self, x):
-        return self.dense(x) if ops.max(x) > 0 else x
+        if self.kind == "if":
+            return self.dense(x) if ops.max(x) > 0 else x
+        if self.kind == "loop":
+            return ops.concatenate([self.dense(x[k : k + 1]) for k in range(x.shape[0])], axis=0)
+        return self.dense(x) * float(np.mean(np.asarray(x)))
 
 
 class Around(keras.Model):
-    """A model with a layer or model inside, behind a layer that is built by a run, too."""
+    """A model with a layer or model inside, between layers that are built by a run, too."""
 
     def __init__(self, inner, name=None):
         super().__init__(name=name)
-        self.first, self.inner, self.last = keras.Sequential([L.Dense(4), L.Dropout(0.1)]), inner, L.Dense(2)
+        self.first, self.inner = keras.Sequential([L.Dense(8, activation="relu"), L.Dense(4)]), inner
+        self.wide, self.last = L.Dense(6, activation="relu"), L.Dense(4)
 
     def call(self, x):
-        return self.last(self.inner(self.first(x)))
+        return self.last(self.wide(self.inner(self.first(x))))
 
 
 class BuiltAround(Around):
@@ -356,25 +361,55 @@ class BuiltAround(Around):
     def build(self, shape):
         self.first.build(shape)
         self.inner.dense.build((*shape[:-1], 4))
-        self.last.build((*shape[:-1], 4))
+        self.wide.build((*shape[:-1], 4))
+        self.last.build((*shape[:-1], 6))
+
+
+class Words(Around):
+    """The same for words."""
+
+    def __init__(self, inner):
+        super().__init__(inner)
+        self.first = L.Embedding(9, 4)
+
+
+@pytest.mark.parametrize(
+    ("make", "shape", "count"),
+    [
+        (lambda: Around(Choosing(name="odd")), (5, 3), 8 + 6),
+        (lambda: Around(Choosing("loop", name="odd")), (5, 3), 8 + 6),
+        (lambda: Around(Choosing("numpy", name="odd")), (5, 7, 3), 8 + 6),
+        (lambda: Around(Around(Choosing(name="odd"), name="inner")), (5, 3), 2 * (8 + 4 + 6)),
+        (lambda: BuiltAround(Choosing(name="odd")), (5, 3), 8 + 6),
+        (lambda: Words(Choosing(name="odd")), (5, 7), 6),
+    ],
+    ids=["if", "loop", "numbers", "inside another", "built by shapes", "words"],
+)
+def test_a_layer_that_keras_cannot_run_symbolically_costs_nothing_but_itself(make, shape, count):
+    model, x = make(), numbers(*shape, below=9 if len(shape) == 2 and shape[1] == 7 else None)
+    model(x)
+    [(name, why)] = kr.analyze(model).opaque.items()
+    assert name.rpartition("/")[2] == "odd"
+    assert "its code cannot be traced: its " in why
+    assert "\x1b" not in why
+    assert half_zero(model) == count
+    small = stripped(model, x, x[:3])
+    assert small.count_params() < 0.8 * model.count_params()
+    assert kr.analyze(small).removable == 0
+
+
+class ByNumbers(Around):
+    """A model whose own code chooses by numbers."""
+
+    def call(self, x):
+        return super().call(x) if ops.max(x) > 0 else x
 
 
 @pytest.mark.parametrize("function", [kr.analyze, kr.strip, kr.coupled_groups])
-@pytest.mark.parametrize(
-    "make",
-    [
-        lambda: Around(Choosing(name="choosing")),
-        lambda: Around(Around(Choosing(name="choosing"))),
-        lambda: BuiltAround(Choosing(name="choosing")),
-    ],
-    ids=["built by numbers", "inside another", "built by shapes"],
-)
-def test_the_layer_that_keras_cannot_run_symbolically_is_named(make, function):
-    model = make()
-    model(numbers(2, 3))
-    with pytest.raises(
-        ValueError, match=r"Keras cannot run .*'choosing' \(?of type Choosing\)?.* on symbolic"
-    ) as error:
+def test_a_model_whose_own_code_keras_cannot_run_symbolically_says_so(function):
+    model = ByNumbers(L.Dense(4))
+    model(numbers(2, 4))
+    with pytest.raises(ValueError, match=r"is subclassed, and its `call` cannot be traced.*as a boolean") as error:
         function(model)
     assert "not built" not in str(error.value)
     assert "\x1b" not in str(error.value)
@@ -399,3 +434,106 @@ def test_a_model_that_is_built_for_several_arguments_says_so():
     model(numbers(2, 3), numbers(2, 3))
     with pytest.raises(ValueError, match="with one argument for all inputs"):
         kr.analyze(model)
+
+
+# ---- names
+
+
+@own
+class Twins(L.Layer):
+    """Layers of one name in one place, which Keras allows in code only; one is called like an operation."""
+
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.a, self.b = L.Dense(8, activation="relu", name="fc"), L.Dense(6, activation="relu", name="fc")
+        self.c, self.d = L.Dense(3, name="add"), L.Dense(3, name="add")
+
+    def call(self, x):
+        return self.c(self.b(self.a(x))) + self.d(x)
+
+
+@own
+class TwinModel(keras.Model):
+    """The same, with inputs that are called like layers, too."""
+
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.twins, self.fc, self.last = Twins(name="fc"), L.Dense(5, name="dense"), L.Dense(2, name="wide")
+
+    def call(self, inputs):
+        return self.last(self.fc(self.twins(inputs["dense"])) + inputs["wide"])
+
+
+@pytest.mark.parametrize("is_layer", [True, False])
+def test_layers_of_one_name_are_cut_and_keep_their_names(is_layer, tmp_path):
+    if is_layer:
+        inputs = keras.Input((4,))
+        model, x = keras.Model(inputs, Twins(name="fc")(inputs)), numbers(2, 4)
+        named = [model.get_layer("fc").a, model.get_layer("fc").b]
+    else:
+        model, x = TwinModel(), {"dense": numbers(2, 4), "wide": numbers(3, 5)[:2]}
+        model(x)
+        named = [model.twins.a, model.twins.b]
+    assert kr.analyze(model).opaque == {}
+    assert half_zero(model) == (14 if is_layer else 14 + 3)
+    small = stripped(model, x)
+    assert small.count_params() < model.count_params()
+    assert [layer.name for layer in named] == ["fc", "fc"]
+    small.save(tmp_path / "small.keras")
+    again = keras.models.load_model(tmp_path / "small.keras")
+    assert difference(small(x), again(x)) == 0
+
+
+# ---- gates
+
+
+@pytest.mark.parametrize("kind", ["l0", "dep_l0"])
+@pytest.mark.parametrize("way", ["layers", "code"])
+def test_heads_that_are_written_by_hand_get_gates(way, kind):
+    inputs = keras.Input((4, 8))
+    if way == "code":
+        y, heads = Biased("reshaped", name="attention")(inputs), 2
+    else:
+        q, k, v = (L.Reshape((4, 4, 3))(L.Dense(12, name=name)(inputs)) for name in ("query", "key", "value"))
+        scores = ops.softmax(ops.einsum("bqhd,bkhd->bhqk", q, k))
+        y, heads = L.Dense(8)(L.Reshape((4, 12))(ops.einsum("bhqk,bkhd->bqhd", scores, v))), 4
+    model = randomize(keras.Model(inputs, L.Dense(1)(L.Dense(6, activation="relu", name="wide")(y))))
+    gated = kr.gates.insert(model, kind, 1e-3, where="everywhere")
+    x = numbers(3, 4, 8)
+    assert difference(model(x), gated(x)) < 1e-6
+    gates = {gate.name: gate for gate in kr._compat.layers_of(gated) if isinstance(gate, kr.layers.L0Gate)}
+    name = "value_gate" if way == "layers" else "dense_gate"
+    [found] = [gate for gate in gates.values() if gate.frozen.shape == (heads,) and gate.name != "wide_gate"]
+    assert way == "code" or found.name == name
+    found.frozen.assign([0.0] * (heads - 1) + [0.75])
+    small = stripped(gated, x, numbers(2, 4, 8))
+    assert not [layer for layer in kr._compat.layers_of(small) if isinstance(layer, kr.layers.L0Gate)]
+    assert any(v.shape[0] == 12 // heads for v in small.weights if len(v.shape) == 2)
+    for gate in gates.values():
+        gate.frozen.assign(np.arange(gate.frozen.shape[0]) % 2 + 0.0)
+    assert stripped(gated, x).count_params() < model.count_params() / 1.5
+
+
+def test_gates_go_into_subclassed_models(tmp_path):
+    model, x = TwinModel(), {"dense": numbers(2, 4), "wide": numbers(3, 5)[:2]}
+    model(x)
+    gated = kr.gates.insert(randomize(model), "l0", 1e-3, where="everywhere")
+    assert difference(model(x), gated(x)) < 1e-6
+    gates = [gate for gate in kr._compat.layers_of(gated) if isinstance(gate, kr.layers.L0Gate)]
+    assert sorted(gate.frozen.shape[0] for gate in gates) == [3, 6, 8]
+    for gate in gates:
+        gate.frozen.assign(np.arange(gate.frozen.shape[0]) % 2 + 0.0)
+    small = stripped(gated, x)
+    assert small.count_params() < model.count_params() / 1.5
+    gated.save(tmp_path / "gated.keras")
+    assert difference(keras.models.load_model(tmp_path / "gated.keras")(x), gated(x)) == 0
+
+
+def test_a_model_with_one_output_has_gates():
+    """Of an only output nothing can go: to close it in thought would say that nothing else is needed."""
+    inputs = keras.Input((4,))
+    x = L.Dense(6, activation="relu")(L.Dense(8, activation="relu")(inputs))
+    for last in (L.Dense(1), L.Dense(1, activation="sigmoid")):
+        gated = kr.gates.insert(keras.Model(inputs, last(x)), "l0", 1e-3)
+        shapes = [gate.frozen.shape for gate in gated.layers if isinstance(gate, kr.layers.L0Gate)]
+        assert shapes == [(8,), (6,)]

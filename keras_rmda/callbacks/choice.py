@@ -13,13 +13,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_rmda.channels.sites import Cut
-from keras_rmda.coupling import names_of, tie_what_goes_together
+from keras_rmda.channels.sites import Cut, Site
+from keras_rmda.coupling import names_of, saved_by, tie_what_goes_together
 from keras_rmda.optimizers.base import SparseOptimizer
 from keras_rmda.optimizers.joint import Coupling
 from keras_rmda.optimizers.models import optimizers_of
 from keras_rmda.pruning.liveness import plan
-from keras_rmda.pruning.report import amounts, everything
+from keras_rmda.pruning.report import amounts, amounts_of, everything
 from keras_rmda.pruning.trace import as_graph, trace
 
 NEVER_AGAIN = 2.0**66
@@ -27,6 +27,11 @@ NEVER_AGAIN = 2.0**66
 
 KEPT = 0.1
 """The share of the groups of every layer that are not chosen, so that no layer is cut off."""
+
+OF_THIN = 2 / 3
+"""The same under `ranking="fisher"`, as a share of what a thin model with the same target has."""
+
+BISECTIONS = 20
 
 GUESSES = 4
 """How many times the search for a number of groups trusts a guess before it halves what is left."""
@@ -39,6 +44,7 @@ class Groups:
         model: a compiled model.
         metric: what is measured.
         multiple_of: each layer keeps a multiple of this many groups, or all.
+        ranking: `"magnitude"` or `"fisher"`, as of TargetSparsity.
 
     Attributes:
         count: the number of groups.
@@ -46,7 +52,7 @@ class Groups:
         opaque: the share of the parameters that are in layers which the converter does not look into, by name.
     """
 
-    def __init__(self, model: keras.Model, metric: str, multiple_of: int = 1):
+    def __init__(self, model: keras.Model, metric: str, multiple_of: int = 1, ranking: str = "magnitude"):
         optimizers = [each for each in optimizers_of(model) if each.built]
         self._parts: list[tuple[SparseOptimizer, Coupling]] = [
             (optimizer, coupling) for optimizer in optimizers for coupling in optimizer.couplings
@@ -63,7 +69,7 @@ class Groups:
                     "TargetSparsity multiplies the strength of groups, which must be more than 0; 1e-4 is a good "
                     f"beginning. Received: {coupling.shares[0].penalty!r}"
                 )
-        self._metric, self._multiple = metric, multiple_of
+        self._metric, self._multiple, self._ranking, self._least = metric, multiple_of, ranking, KEPT
         names = [coupling.shares[0].penalty.groups.names for _, coupling in self._parts]
         self._ends = np.cumsum([len(each) for each in names])
         self.count = int(self._ends[-1])
@@ -90,7 +96,15 @@ class Groups:
         roots, root_of_atom = np.unique(tied.ties.find(np.arange(len(tied.ties.parent))), return_inverse=True)
         different, numbers = np.unique(names, return_inverse=True)
         number = {name: k for k, name in enumerate(different.tolist())}
-        return numbers, np.array([number.get(name, len(number)) for name in names_of(tied, roots)])[root_of_atom]
+        number_of_root = np.array([number.get(name, len(number)) for name in names_of(tied, roots)])
+        if self._ranking == "fisher":
+            saved = saved_by(tied, roots, self._amount)
+            self._costs = np.bincount(number_of_root, saved, minlength=len(number) + 1)[numbers]
+        return numbers, number_of_root[root_of_atom]
+
+    def _amount(self, site: Site, cut: Cut) -> float:
+        """Return what a layer has of the metric, in terms of which all groups count alike where these are counted."""
+        return amounts_of(site, cut)["parameters" if self._metric == "groups" else self._metric]
 
     @property
     def factors(self) -> np.ndarray:
@@ -190,18 +204,47 @@ class Groups:
             result[own[np.argsort(place[own], kind="stable")[: len(own) - kept]]] = True
         return result
 
-    def _places(self) -> np.ndarray:
-        """Return each group's place in the order in which they go; `count` for those that stay in any case."""
-        relative, stays = np.zeros(self.count), np.zeros(self.count, dtype=bool)
-        gone = self.factors == NEVER_AGAIN
+    def aim(self, goal: float) -> None:
+        """Know what is to be left, which decides how much of it every layer keeps in any case.
+
+        A thin model, in which all layers keep the same share, would be left with this much: no layer keeps less than
+        two thirds of what it has there.
+        """
+        if self._ranking == "magnitude":
+            return
+        sizes = np.bincount(self._layers)
+        number_in_layer = np.arange(self.count) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        number = np.empty(self.count, dtype=int)
+        number[np.argsort(self._layers, kind="stable")] = number_in_layer
+        low, high = 0.0, 1.0
+        for _ in range(BISECTIONS):
+            share = (low + high) / 2
+            kept = number < np.maximum(1, np.round(share * sizes))[self._layers]
+            low, high = (share, high) if self._guessed(~kept) <= goal else (low, share)
+        self._least = OF_THIN * low
+
+    def _worth(self, gone: np.ndarray) -> np.ndarray:
+        """Return by what groups are ranked: the least goes first."""
+        if self._ranking == "fisher":
+            importance = [ops.convert_to_numpy(coupling.importance) for _, coupling in self._parts]
+            return np.concatenate(importance) / np.maximum(self._costs, 1e-30)
+        relative = np.zeros(self.count)
         for layer in range(self._layers.max() + 1):
             [own] = np.nonzero(self._layers == layer)
             mean = self._structured_norms[own][~gone[own]].mean() if not gone[own].all() else 1.0
             relative[own] = self._structured_norms[own] / max(mean, 1e-30)
+        return relative
+
+    def _places(self) -> np.ndarray:
+        """Return each group's place in the order in which they go; `count` for those that stay in any case."""
+        stays, gone = np.zeros(self.count, dtype=bool), self.factors == NEVER_AGAIN
+        worth = self._worth(gone)
+        for layer in range(self._layers.max() + 1):
+            [own] = np.nonzero(self._layers == layer)
             # Where structured values are zero, as at the start of DessiLBI, the weights themselves decide.
-            order = np.lexsort((self._norms[own], relative[own], ~gone[own]))
-            stays[own[order[-max(1, round(KEPT * len(own))) :]]] = True
-        order = np.lexsort((self._norms, relative, ~gone, stays))
+            order = np.lexsort((self._norms[own], worth[own], ~gone[own]))
+            stays[own[order[-max(1, round(self._least * len(own))) :]]] = True
+        order = np.lexsort((self._norms, worth, ~gone, stays))
         place = np.empty(self.count, dtype=int)
         place[order] = np.arange(self.count)
         return np.where(stays, self.count, place)

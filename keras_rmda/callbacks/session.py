@@ -56,6 +56,7 @@ def session(model: keras.Model, callbacks: Any) -> Iterator[Any]:
     check_order(ordered)
     companions = [each for each in ordered if isinstance(each, Companion)]
     for each in companions:
+        each.set_model(model)
         each.before_fit(ordered)
     try:
         yield callbacks if is_list else ordered

@@ -14,9 +14,12 @@ from keras_rmda import _checks, _compat, _finite, _nested
 from keras_rmda.callbacks.best import forget_best
 from keras_rmda.callbacks.choice import NEVER_AGAIN, Groups
 from keras_rmda.callbacks.session import Companion
+from keras_rmda.optimizers.models import optimizers_of
 from keras_rmda.optimizers.notes import notes_of
 
 METRICS = ("macs", "parameters", "groups", "bytes")
+
+RANKINGS = ("magnitude", "fisher")
 
 DECISIONS = 20
 """How many times groups are chosen on the way to the target."""
@@ -29,6 +32,10 @@ TOLERANCE = 0.02
 
 OPAQUE = 0.25
 """The share of the parameters in opaque layers that is worth one."""
+
+
+class ImpossibleTargetError(ValueError):
+    """A target is less than what is left when all goes that can be chosen."""
 
 
 class TargetSparsity(Companion):
@@ -56,6 +63,12 @@ class TargetSparsity(Companion):
         begin, end: shares of all epochs, 0 <= begin < end <= 1, between which groups are chosen.
         multiple_of: each layer keeps a multiple of this many groups, or all that it has. 16 suits CPUs, which compute
             that many channels at once: odd widths cost speed. The target is then met as nearly as that allows.
+        ranking: which groups go first. `"magnitude"`: those with the smallest norm, relative to the mean over their
+            layer, and a tenth of every layer stays. `"fisher"`: those that are worth the least for what they cost,
+            (1/n) sum_t sum_{i in g} (w_i G_{t,i})^2 / c_g, where the mean over the steps forgets with .99 and c_g is
+            what the removal of the group saves of the metric; every layer keeps two thirds of what it would have in a
+            thin model of the target, one in which all layers keep the same share. It wants `parts="all"` of
+            `coupled_groups`, and is what `compress` uses.
 
     Raises:
         ValueError: for an argument out of range; at the start of training, if there are two of these callbacks, if no
@@ -77,6 +90,7 @@ class TargetSparsity(Companion):
         begin: float = 0.1,
         end: float = 0.6,
         multiple_of: int = 1,
+        ranking: Literal["magnitude", "fisher"] = "magnitude",
     ):
         super().__init__()
         self.target = _checks.real("target", target, open_minimum=True)
@@ -87,6 +101,8 @@ class TargetSparsity(Companion):
         if self.begin >= self.end:
             raise ValueError(f"`begin` must be less than `end`. Received: begin={begin!r}, end={end!r}")
         self.multiple_of = _checks.whole("multiple_of", multiple_of, 1)
+        _checks.one_of("ranking", ranking, RANKINGS)
+        self.ranking = ranking
         self._groups: Groups | None = None
         self.writes = (f"{metric}_left",)
 
@@ -100,13 +116,18 @@ class TargetSparsity(Companion):
                 + ", ".join(f"TargetSparsity({each.target!r}, {each.metric!r})" for each in targets)
             )
 
+        if self.ranking == "fisher" and self.model.built:
+            for optimizer in optimizers_of(self.model):
+                optimizer.follow_importance()
+            self.model.train_function = None  # a step that was traced before would not know of it
+
     def earliest_stage(self, epochs: int) -> int:
         """Return the epoch before which the choice is final."""
         return math.ceil(round(self.end * epochs, 9))
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Find the groups; refuse a target that cannot be reached."""
-        self._groups = groups = Groups(self.model, self.metric, self.multiple_of)
+        self._groups = groups = Groups(self.model, self.metric, self.multiple_of, self.ranking)
         opaque = sum(groups.opaque.values())
         if opaque > OPAQUE:
             largest = sorted(groups.opaque, key=groups.opaque.get, reverse=True)[:3]
@@ -122,9 +143,10 @@ class TargetSparsity(Companion):
                 f"{self.model.name!r} has {groups.whole:,} {self.metric}: a target is a share of them, less than 1, or "
                 f"a number, at most that. Received: target={self.target!r}"
             )
+        groups.aim(self._goal)
         least = groups.least()
         if least > self._goal:
-            raise ValueError(
+            raise ImpossibleTargetError(
                 f"The smallest possible target is {possible(least, groups.whole)} {self.metric}, where a tenth of the "
                 f"coupled groups of each layer of {self.model.name!r} stays: `keras_rmda.analyze` shows what is left. "
                 f"Received: target={self.target!r}"
@@ -147,8 +169,10 @@ class TargetSparsity(Companion):
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
         """Choose groups, if that is due."""
         steps = self.params.get("steps")
-        if steps and batch + 1 < steps and _compat.can_assign_between_steps():
-            self._go_on((self._epoch + (batch + 1) / steps) / self.params["epochs"])
+        share = (self._epoch + (batch + 1) / (steps or 1)) / self.params["epochs"]
+        if steps and batch + 1 < steps and self._is_due(share):
+            _compat.take_state_back(self.model)
+            self._go_on(share)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Choose groups, if that is due, and put the share that is left into `logs`."""
@@ -193,15 +217,19 @@ class TargetSparsity(Companion):
     def _take_a_note(self, epoch: int) -> None:
         notes_of(self.model).write("TargetSparsity", epoch, decisions=self._decisions)
 
+    def _progress(self, share: float) -> float:
+        return (share - self.begin) / (self.end - self.begin)
+
+    def _is_due(self, share: float) -> bool:
+        """Return whether groups are to be chosen at this share of the training."""
+        return min(self._progress(share), 1.0) * DECISIONS >= self._decisions
+
     def _go_on(self, share: float) -> None:
         """Decide what is due at this share of the training."""
-        groups = self._groups
-        progress = (share - self.begin) / (self.end - self.begin)
-        if progress < 0 or (progress < 1 and progress * DECISIONS < self._decisions) or groups.is_final:
+        groups, progress = self._groups, self._progress(share)
+        if not self._is_due(share) or groups.is_final or _finite.nonfinite_weights(self.model):  # no order to choose by
             return
-        if _finite.nonfinite_weights(self.model):  # no order to choose by
-            return
-        self._decisions = int(progress * DECISIONS) + 1
+        self._decisions = int(min(progress, 1.0) * DECISIONS) + 1
         self._take_a_note(self._epoch)
         groups.look()
         if progress >= 1:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from keras_rmda.channels.merges import operands
 from keras_rmda.channels.positions import axes_of
 from keras_rmda.channels.sites import Call
@@ -15,11 +17,27 @@ def ranks_of(call: Call) -> list[int]:
 
 
 def of_operation(call: Call) -> Equation:
-    """Return what an operation of `keras.ops` sums over."""
+    """Return what an operation of `keras.ops` sums over.
+
+    A tensor that has one position along an axis of others, as keys that several queries share, does not have that axis.
+    """
     try:
-        return EQUATIONS[type(call.layer).__name__](call.layer, ranks_of(call))
+        axes, out = EQUATIONS[type(call.layer).__name__](call.layer, ranks_of(call))
     except ValueError as error:
         raise NotCovered(str(error)) from None
+    given = operands(call)
+    larger = {label for x, labels in zip(given, axes) for n, label in zip(_sizes(x), labels, strict=True) if n != 1}
+    is_one = lambda n, label: n == 1 and label in larger  # noqa: E731
+    axes = [
+        [f"one{k}{label}" if is_one(n, label) else label for n, label in zip(_sizes(x), labels, strict=True)]
+        for k, (x, labels) in enumerate(zip(given, axes))
+    ]
+    return axes, out
+
+
+def _sizes(x: Tensor | np.ndarray) -> tuple[int | None, ...]:
+    """Return the sizes of the axes of an operand, None for those of an array."""
+    return x.full if isinstance(x, Tensor) else (None,) * x.ndim
 
 
 def of_batch_dot(call: Call) -> Equation:

@@ -18,7 +18,7 @@ from keras_rmda.channels.linear import Reverses
 from keras_rmda.channels.rule import Demand, Read, Rule, State
 from keras_rmda.channels.simple import Carries, Mixes, only_input
 from keras_rmda.channels.sites import Call, Cut, sizes
-from keras_rmda.channels.tensors import Atoms, NotCovered
+from keras_rmda.channels.tensors import Atoms, NotCovered, Tensor
 
 
 @dataclass(frozen=True)
@@ -27,16 +27,31 @@ class MixesSlices(Mixes):
 
     A slice stays or goes as a whole; "c", the positions within all of them, stay as long as one does. Several inputs,
     queries and keys, become as many outputs.
+
+    Args:
+        places: whether more inputs are where the others stand in a sequence, which no channel is cut of.
     """
 
+    places: bool = False
+
+    def _mixed(self, call: Call) -> list[Tensor]:
+        """Return the inputs that become outputs."""
+        return call.inputs[: len(call.full)] if self.places else call.inputs
+
+    def batch_axes(self, call: Call) -> list[int | None]:
+        if any(x.batch or not x.batched for x in self._mixed(call)):
+            raise NotCovered("a batch axis that is not the first")
+        return [0] * len(call.full)
+
     def atoms(self, call: Call, ties: Atoms) -> list[np.ndarray]:
-        if [x.shape for x in call.inputs] != call.shapes:
-            raise NotCovered(f"inputs of shapes {[x.shape for x in call.inputs]} that become {call.shapes}")
+        inputs = self._mixed(call)
+        if [x.shape for x in inputs] != call.shapes:
+            raise NotCovered(f"inputs of shapes {[x.shape for x in inputs]} that become {call.shapes}")
         if getattr(call.layer, "feature_axis", -1) not in (-1, len(call.shapes[0])):  # with the batch axis
             raise NotCovered(f"feature_axis={call.layer.feature_axis}")
-        for x in call.inputs:
+        for x in inputs:
             ties.tie(np.take(x.atoms, [0], call.axis(x)), x.atoms)
-        x, made = call.inputs[0], [x.atoms for x in call.inputs]
+        x, made = inputs[0], [x.atoms for x in inputs]
         axis = call.axis(x)
         if x.atoms.shape[axis] == x.atoms.size:
             call.register("c", x.channels(axis, ties), ties)
@@ -44,12 +59,13 @@ class MixesSlices(Mixes):
         return [*made, call.fresh("c", ties, x.shape[axis])]
 
     def demands(self, call: Call, state: State) -> list[Demand]:
-        demands, reason = [], f"mixed by {call.site.name}"
-        for x, y in zip(call.inputs, call.outputs):
+        demands, reason, inputs = [], f"mixed by {call.site.name}", self._mixed(call)
+        for x, y in zip(inputs, call.outputs):
             wanted = state.needed(y).any(axis=call.axis(x), keepdims=True)
             demands.append((x, np.broadcast_to(wanted, x.atoms.shape), reason))
-        for within in call.outputs[len(call.inputs) :]:
-            demands.append((within, np.full(within.atoms.shape, any(mask.any() for _, mask, _ in demands)), reason))
+        is_needed = any(mask.any() for _, mask, _ in demands)
+        for each in [*call.inputs[len(inputs) :], *call.outputs[len(inputs) :]]:
+            demands.append((each, np.full(each.atoms.shape, is_needed), reason))
         return demands
 
 
@@ -150,7 +166,7 @@ F_NET = {
 
 ROWS: dict[str, Rule] = {
     **dict.fromkeys(SCALES.split(), of_norm("scale")),
-    **dict.fromkeys(ROTATIONS.split(), MixesSlices()),
+    **dict.fromkeys(ROTATIONS.split(), MixesSlices(places=True)),
     "T5LayerNorm": of_norm("weight"),
     "RmsNorm2d": of_norm("gamma"),
     "Gemma4VNorm": MixesSlices(),

@@ -132,6 +132,8 @@ class Reshapes(Moves):
 
     def _marked(self, call: Call) -> list[int]:
         [x], found = call.inputs, []
+        if isinstance(call.layer, keras.layers.Reshape) and x.batch == 0:  # the layer keeps the samples
+            return [0]
         for start, a, end, b in groups_of(x.full, call.full[0]):
             if start <= x.batch < start + len(a) and b:
                 found.append(end + (b.index(None) if None in b else 0))

@@ -277,7 +277,9 @@ def concatenated(call: Call, arrays: list[np.ndarray]) -> np.ndarray:
     shape = call.full[0]
     axis = axis_of(call, rank=len(shape))
     if shape[axis] is None:
-        raise NotCovered(f"axis={call.layer.axis} of shape {shape}")
+        if any(array.shape[axis] > 1 for array in arrays):
+            raise NotCovered(f"axis={call.layer.axis} of shape {shape}")
+        return np.broadcast_arrays(*arrays)[0]  # along an open axis nothing changes
     common = np.broadcast_shapes(*([1 if k == axis else n for k, n in enumerate(a.shape)] for a in arrays))
     expanded = []
     for array, x in zip(arrays, call.inputs):

@@ -264,9 +264,9 @@ class Cut:
             if letter in ".m" or np.ndim(own) == 0:
                 continue
             stays = self.stays(own)
-            if stays.ndim == 1:
+            if stays.ndim == 1 and not stays.all():  # to take all of it would copy it
                 value = np.take(value, np.flatnonzero(stays), axis=k)
-            else:
+            elif stays.ndim > 1:
                 # Each row keeps positions of its own, all the same number of them.
                 positions = np.stack([np.flatnonzero(each) for each in stays[alive]])
                 laid = positions if row < k else positions.T

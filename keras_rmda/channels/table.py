@@ -67,19 +67,31 @@ from keras_rmda.channels.scores import Scores
 from keras_rmda.channels.simple import Carries, Mixes
 from keras_rmda.channels.slopes import Slopes
 from keras_rmda.channels.tensors import NotCovered
-from keras_rmda.channels.weights import Counts, ForEach, Given, Holds, OfNoSample, Steps, StepsAgain, of_other_layer
+from keras_rmda.channels.weights import (
+    Counts,
+    ForEach,
+    Given,
+    Holds,
+    OfNoSample,
+    Parts,
+    PositionsAgain,
+    Steps,
+    StepsAgain,
+    of_other_layer,
+)
 from keras_rmda.channels.wrappers import Distributes
 from keras_rmda.tracing import (
     AsOneSample,
     ForEachSample,
     Numbers,
+    PositionsLike,
     SamplesAsSteps,
     StepsAsSamples,
     Weight,
     WeightOf,
     WithoutSamples,
 )
-from keras_rmda.tracing.ranges import Range
+from keras_rmda.tracing.ranges import PositionsUpTo, Range
 
 
 def one_axis(layer: Any) -> str | None:
@@ -186,6 +198,8 @@ RULES: dict[type, Rule | Callable[[Any], Rule]] = {
     SamplesAsSteps: StepsAgain(),
     Numbers: Given(),
     Range: Counts(),
+    PositionsUpTo: Parts(),
+    PositionsLike: PositionsAgain(),
     _compat.CustomScaleLayer: Merges(lambda layer, xs: xs[0] + xs[1] * layer.scale),
     L.Concatenate: CONCATENATES,
     L.Dot: Contracts(of_batch_dot, refusal=lambda layer: "normalize=True" if layer.normalize else None),

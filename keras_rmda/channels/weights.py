@@ -61,6 +61,39 @@ class ForEach(Rule):
 
 
 @dataclass(frozen=True)
+class Parts(ForEach):
+    """Some of the positions of a tensor, as many as another one has, whose numbers do not matter."""
+
+    def atoms(self, call: Call, ties: Atoms) -> list[np.ndarray]:
+        x, axis = call.inputs[0], call.layer.axis - 1
+        if axis < 0 or x.atoms.shape[axis] > 1:
+            raise NotCovered(f"axis={call.layer.axis}, over channels or samples")
+        return [x.atoms]
+
+
+@dataclass(frozen=True)
+class PositionsAgain(ForEach):
+    """Positions along one axis that get several, as another tensor has, whose numbers do not matter."""
+
+    def _spread(self, call: Call, array: np.ndarray) -> np.ndarray:
+        return array.reshape((1,) * call.layer.count + array.shape[1:])
+
+    def atoms(self, call: Call, ties: Atoms) -> list[np.ndarray]:
+        atoms = call.inputs[0].atoms
+        ties.tie(atoms[:1], atoms)
+        return [self._spread(call, atoms[:1])]
+
+    def constants(self, call: Call, state: State) -> list[np.ndarray]:
+        values = state.constants(call.inputs[0])
+        return [self._spread(call, np.where((values == values[:1]).all(axis=0, keepdims=True), values[:1], np.nan))]
+
+    def demands(self, call: Call, state: State) -> list[Demand]:
+        [x, _], needed = call.inputs, state.needed(call.outputs[0])
+        wanted = needed.reshape(1, *needed.shape[call.layer.count :])
+        return [(x, np.broadcast_to(wanted, x.atoms.shape), f"read by {call.site.name}")]
+
+
+@dataclass(frozen=True)
 class OfNoSample(ForEach):
     """A tensor that is the same for all samples, without the axis in the place of the batch axis, or with it again."""
 

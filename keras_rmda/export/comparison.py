@@ -59,6 +59,12 @@ def shapes_at(model: Any, size: int) -> list[tuple[int, ...]]:
     return [tuple(size if n is None else n for n in tensor.shape[1:]) for tensor in model.inputs]
 
 
+def one_shape(model: Any, samples: list[dict[str, np.ndarray]]) -> list[tuple[int, ...]] | None:
+    """Return the shape of a sample for each input, if all samples have the same."""
+    shapes = {tuple(sample[tensor.name].shape[1:] for tensor in model.inputs) for sample in samples}
+    return list(next(iter(shapes))) if len(shapes) == 1 else None
+
+
 def check_sizes(model: Any, samples: list[dict[str, np.ndarray]]) -> None:
     """Raise `ValueError` if the smallest sizes of samples are too small for a model that leaves them open."""
     shapes = [tuple(map(min, zip(*(sample[tensor.name].shape[1:] for sample in samples)))) for tensor in model.inputs]
@@ -194,7 +200,7 @@ def is_float(found: Contents) -> bool:
 def expected_of(model: Any, samples: list[dict[str, np.ndarray]], made: Prepared) -> list[list[np.ndarray]]:
     """Return what a model makes of samples, in float32, from the same states."""
     scope = keras.StatelessScope() if made.keeps_state else contextlib.nullcontext()
-    with in_float32(model), _lite.tracing(unroll=False), scope:
+    with in_float32(model), _lite.running(), scope:
         return outputs_of(model, samples, made.batch)
 
 

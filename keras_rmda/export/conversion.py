@@ -33,11 +33,13 @@ def converted(source: Any, quantization: str | None, samples: list, sparse: bool
         converter.target_spec.supported_types = [tf.float16]
     if quantization in CALIBRATED and samples:
         converter.representative_dataset = lambda: iter(samples)
-        converter.target_spec.supported_ops = [
-            tf.lite.OpsSet.TFLITE_BUILTINS_INT8
-            if quantization == "int8"
-            else tf.lite.OpsSet.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
-        ]
+        kinds = tf.lite.OpsSet
+        converter.target_spec.supported_ops = [kinds.TFLITE_BUILTINS_INT8]
+        if quantization == "int16x8":  # there are operators that have no int16
+            converter.target_spec.supported_ops = [
+                kinds.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8,
+                kinds.TFLITE_BUILTINS,
+            ]
     if int8_io:
         converter.inference_input_type = converter.inference_output_type = tf.int8
     return converter.convert()

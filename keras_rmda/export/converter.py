@@ -88,7 +88,7 @@ def converted_apart(model: Prepared, options: tuple) -> bytes:
         try:
             result = pickle.loads(run_apart(PROGRAM, pickle.dumps((folder, quantization, named, *others))))
         except RuntimeError as error:
-            without = " It calibrates no loops: give the model a fixed number of steps, or take another `quantization`."
+            without = " It calibrates no loops: give samples of one length, or take another `quantization`."
             raise RuntimeError(f"{error}{without if quantization in CALIBRATED else ''}") from error
     if isinstance(result, Exception):
         raise result

@@ -54,11 +54,12 @@ def words(types: list[str | None]) -> str:
 
 
 ADVICE = {
-    "open sizes": "Give the model inputs of fixed sizes.",
-    "open batch": "Give the model inputs of fixed sizes.",
+    "open sizes": "Give the model inputs of fixed sizes, or `representative_data` of one size.",
+    "open batch": "Give the model inputs of fixed sizes, or `representative_data` of one size.",
     "WHILE": "Give the model a fixed number of steps: loops over time are written out only where it is known.",
     "UINT8": "Give the model an input of float32, and `int8_io` if integers shall go in.",
-    "SIGABRT": "An int8 softmax of numbers below 1e-8 does that, as those of some networks that are not trained.",
+    "SIGABRT": "An int8 operator does that which makes far smaller numbers than it gets, or a softmax of numbers below "
+    "1e-8, as some networks that are not trained have. Take float32.",
 }
 """What to do where `micro=True` is given already, by what is in a reason."""
 

@@ -163,7 +163,12 @@ def verify(model: keras.Model, copy: Any) -> None:
     """
     inputs = random_inputs(model)
     expected = keras.tree.flatten(_graphs.call(model, inputs))
-    found = keras.tree.flatten(copy(inputs if len(inputs) > 1 else inputs[0], training=False))
+    try:
+        found = keras.tree.flatten(copy(inputs if len(inputs) > 1 else inputs[0], training=False))
+    except Exception as error:  # tf_keras raises many types
+        raise Unsupported(
+            f"tf_keras cannot run the model {model.name!r} on random inputs: {_checks.first_line(error)}"
+        ) from error
     largest = max(difference(a, np.asarray(b)) for a, b in zip(expected, found, strict=True))
     precise = all(layer.compute_dtype in ("float32", "float64") for layer in _compat.layers_of(model))
     if not largest <= (TOLERANCE if precise else LESS_PRECISE):

@@ -76,7 +76,14 @@ def states_of(model: keras.Model) -> list[keras.Variable]:
     return [x for x in keras.tree.flatten(kept) if isinstance(x, keras.Variable)]
 
 
-def prepared(model: Any, names: list[str], batch: int | None = None, unroll: bool = False) -> Prepared:
+def prepared(
+    model: Any,
+    names: list[str],
+    batch: int | None = None,
+    unroll: bool = False,
+    rounded: str | None = None,
+    shapes: list[tuple[int, ...]] | None = None,
+) -> Prepared:
     """Return what the converter takes for a model.
 
     Loops over time need a batch of a fixed size: it becomes 1 where it is open.
@@ -86,16 +93,19 @@ def prepared(model: Any, names: list[str], batch: int | None = None, unroll: boo
         names: of its inputs.
         batch: the size to fix; None to leave it open if possible.
         unroll: whether to write loops over time out, where the number of steps is known.
+        rounded: "int8" or "int16" where its numbers become such integers.
+        shapes: of a sample, for each input, to fix open sizes; None to leave them open.
 
     Raises:
         RuntimeError: if TensorFlow cannot make a graph of it.
     """
     changes = [] if batch is None else [f"a batch of {batch}"]
     with in_float32(model) as was_other:
-        graph = traced(model, batch, unroll)
+        graph = traced(model, batch, unroll, rounded, shapes)
         if (graph.has_loops or (unroll and graph.unrolled)) and batch_size(model) is None and batch is None:
             batch, changes = 1, ["a batch of 1, which its loops need"]
-            graph = traced(model, batch, unroll)
+            graph = traced(model, batch, unroll, rounded, shapes)
+    changes += [] if shapes is None else [f"inputs of {' and '.join(map(str, shapes))}, as the samples have"]
     changes += [f"loops over {steps} steps written out" for steps in sorted(set(graph.unrolled))]
     changes += ["float32 in the place of other types"] if was_other else []
     may_crash = graph.has_loops or graph.keeps_state or graph.is_empty
@@ -119,7 +129,7 @@ def takes(model: Any, shapes: list[tuple[int, ...]]) -> bool:
     TensorFlow makes numbers up for a convolution of fewer positions than its kernel has, and calibrating one crashes.
     """
     try:
-        return not traced(model, 1, False, shapes).is_empty
+        return not traced(model, 1, False, None, shapes).is_empty
     except RuntimeError:
         return False
 
@@ -183,13 +193,16 @@ class Assigned(keras.StatelessScope):
         super().add_update(update)
 
 
-def traced(model: Any, batch: int | None, unroll: bool, shapes: list[tuple[int, ...]] | None = None) -> Graph:
+def traced(
+    model: Any, batch: int | None, unroll: bool, rounded: str | None, shapes: list[tuple[int, ...]] | None = None
+) -> Graph:
     """Return the graph of a model. Random numbers are drawn from the same seed every time, as a file does.
 
     Args:
         model: the model.
         batch: the number of samples; None for the model's.
         unroll: whether to write loops over time out.
+        rounded: "int8" or "int16" where its numbers become such integers.
         shapes: of a sample, for each input; None for those of the model, which may be open.
     """
     import tensorflow as tf
@@ -204,7 +217,7 @@ def traced(model: Any, batch: int | None, unroll: bool, shapes: list[tuple[int, 
         return [tf.identity(y) for y in call(list(flat))]  # an input may be an output
 
     try:
-        with _lite.tracing(unroll) as unrolled:
+        with _lite.tracing(unroll, rounded) as unrolled:
             with scope:
                 function = tf.function(computed, autograph=False).get_concrete_function(*specs)
             keeps_state = any(variable.name != SEED for variable in scope.variables)

@@ -19,8 +19,9 @@ from keras_rmda.export.comparison import (
     compared,
     has_open_sizes,
     made_up,
+    one_shape,
 )
-from keras_rmda.export.contents import parsed
+from keras_rmda.export.contents import Contents, parsed
 from keras_rmda.export.conversion import CALIBRATED
 from keras_rmda.export.converter import convert
 from keras_rmda.export.fitness import advice
@@ -31,6 +32,9 @@ from keras_rmda.export.slim import slimmed
 from keras_rmda.optimizers.models import warn_of_hidden_zeros
 
 QUANTIZATIONS = (None, "float16", "dynamic", "int8", "int16x8")
+
+ROUNDED = {"int8": "int8", "int16x8": "int16"}
+"""What activations become."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +53,8 @@ class TFLiteFile:
         agreement: share of the compared samples with the same largest class, for outputs that a softmax or the loss of
             the model makes classes; None if there are none.
         batch: how many samples it takes at once; None for any number.
-        changes: what the file does otherwise than the model, in words: a fixed batch, loops that are written out,
-            float32 in the place of another type.
+        changes: what the file does otherwise than the model, in words: a fixed batch, fixed sizes, loops that are
+            written out, float32 in the place of another type, or of int16.
         differences: by output the difference of its worst channel, relative to the channel's own range.
         samples: how many samples of the representative data were used.
         compared: how many samples were compared.
@@ -106,9 +110,10 @@ def export_tflite(
         int8_io: whether inputs and outputs are int8 too, for microcontrollers; only with "int8".
         batch: how many samples the file takes at once; None for any number, where the model takes any and has no loops
             over time, which need a fixed one: 1.
-        micro: whether the file must run on a microcontroller: it takes one sample at a time, loops over time are
-            written out, and what TensorFlow Lite for Microcontrollers does not run is an error. Not with "float16" and
-            "dynamic", whose numbers it cannot read.
+        micro: whether the file must run on a microcontroller: it takes one sample at a time, of the size of the
+            representative data where the model leaves that open, loops over time are written out, and what TensorFlow
+            Lite for Microcontrollers does not run is an error. Not with "float16" and "dynamic", whose numbers it
+            cannot read.
 
     Returns:
         A `TFLiteFile`.
@@ -175,7 +180,12 @@ def export_tflite(
         say("cutting out what cannot matter")
         exported = stripped(model, samples if is_open else []) if strip and not aware else model
         say("making a graph")
-        made = prepared(exported, names, 1 if micro else batch, unroll=micro or quantization in CALIBRATED)
+        rounded = None if aware else ROUNDED.get(quantization)
+        how = (1 if micro else batch, micro or quantization in CALIBRATED, rounded)
+        shapes = one_shape(model, samples) if is_open and used else None
+        made = prepared(exported, names, *how, shapes if micro else None)
+        if made.may_crash and rounded and shapes and not micro:
+            made = prepared(exported, names, *how, shapes)
         say("converting, in a process of its own" if made.may_crash else "converting")
         content = slimmed(convert(made, quantization, samples, sparse, int8_io))
         found = parsed(content, path)
@@ -208,12 +218,23 @@ def export_tflite(
         largest,
         check.agreement,
         made.batch,
-        made.changes,
+        made.changes + left_in_float(found, quantization),
         {name: each.worst for name, each in check.outputs.items()},
         used,
         check.samples,
         check.micro,
     )
+
+
+def left_in_float(found: Contents, quantization: str | None) -> tuple[str, ...]:
+    """Return in words which operators of a file have no int16, and compute in float32."""
+    borders = ("QUANTIZE", "DEQUANTIZE")
+    names = {
+        each.name
+        for each in found.operators
+        if each.name not in borders and any(k >= 0 and found.tensors[k].dtype == "FLOAT32" for k in each.inputs)
+    }
+    return (f"{', '.join(sorted(names))} in float32",) if names and quantization == "int16x8" else ()
 
 
 def warn_of_lost_channels(check: Comparison) -> None:

@@ -23,7 +23,7 @@ TYPES = {
     "BATCH_MATMUL": "b>b f>f h>h",
     "BATCH_TO_SPACE_ND": "bi>b fi>f",
     "BROADCAST_ARGS": "i>i l>l",
-    "BROADCAST_TO": "?i>? Bi>B bi>b fi>f hi>h i>i li>l",
+    "BROADCAST_TO": "?i>? ?l>? Bi>B Bl>B bi>b bl>b fi>f fl>f hi>h hl>h i>i il>i l>l li>l",
     "CAST": "?>b ?>f ?>h ?>i b>? b>f b>h b>i f>? f>b f>h f>i h>? h>b h>f h>i i>? i>b i>f i>h",
     "CEIL": "f>f",
     "CONCATENATION": "?>? b>b f>f h>h i>i l>l",

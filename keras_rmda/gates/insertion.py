@@ -16,6 +16,7 @@ from keras_rmda.gates.dependent import DIRECTIONS, DependentL0Gate, GateGenerato
 from keras_rmda.gates.hard_concrete import Tensor
 from keras_rmda.gates.layer import L0Gate
 from keras_rmda.gates.places import COSTS, Place, places_in
+from keras_rmda.pruning.trace import as_graph
 
 KINDS = ("l0", "dep_l0")
 WHERE = ("inside", "everywhere")
@@ -38,7 +39,7 @@ def insert(
     where fewer gates are enough there are fewer: one behind a depthwise convolution also serves the one before it.
 
     Args:
-        model: a built Sequential or Functional model. It is not changed.
+        model: a built model, as for `strip`. It is not changed.
         kind: "l0": each gate has a log alpha of its own; "dep_l0": that of a layer is computed from that of the layer
             before or behind it, for the gates of one graph; models inside have a chain of their own, and Sequential
             models inside no dependent gates.
@@ -76,14 +77,16 @@ def insert(
         _checks.one_of("where", where, WHERE)
     else:
         assignment.check_patterns("where", where)
-    _graphs.nodes(model)
+    if _graphs.has_graph(model):
+        _graphs.nodes(model)
     if kind == "dep_l0" and isinstance(model, keras.Sequential):
         model = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
-    graphs = graphs_in(model)
-    places = [place for place in places_in(model, cost) if can_have_gates(place, graphs, kind)]
-    places = chosen(model, places, where)
-    arguments = {"strength": strength, "per_example": per_example}
-    return Insertion(model, places, graphs, kind, direction, arguments, seed).gated()
+    with as_graph(model) as graph:
+        graphs = graphs_in(graph)
+        places = [place for place in places_in(graph, cost) if can_have_gates(place, graphs, kind)]
+        places = chosen(graph, places, where)
+        arguments = {"strength": strength, "per_example": per_example}
+        return Insertion(graph, places, graphs, kind, direction, arguments, seed).gated(model)
 
 
 def graphs_in(model: keras.Model) -> dict[int, keras.Model]:
@@ -157,8 +160,8 @@ class Insertion:
             id(call.layer): (number, call.layer) for number, place in enumerate(places) for call in place.behind
         }
 
-    def gated(self) -> keras.Model:
-        """Return the copy."""
+    def gated(self, original: keras.Model) -> keras.Model:
+        """Return the copy of a model that may be the graph of `original`."""
         copies: list[tuple[Any, Any]] = []
         made: dict[int, list] = {}
         whole = Copies(self.model, made).whole
@@ -175,7 +178,7 @@ class Insertion:
                 for old, new in zip(layer.weights, copy.weights, strict=True):
                     new.trainable = old.trainable
                 _graphs.finalize_states(copy)
-        made_savable(result, self.model, made)
+        made_savable(result, original, made)
         return result
 
     def gate(self, number: int, place: Place) -> L0Gate:
@@ -187,7 +190,7 @@ class Insertion:
             with_gates=len(place.behind) > 1,
             seed=None if self.seed is None else self.seed + number,
             name=_graphs.unused(f"{place.writers[0].layer.name}_gate", self.names),
-            dtype=place.behind[0].layer.dtype_policy,
+            dtype=place.writers[0].layer.dtype_policy,
             **self.arguments,
         )
 
@@ -201,7 +204,7 @@ class Insertion:
         def call(x: Tensor) -> Tensor:
             if number in self.shared:
                 name = _graphs.unused(f"{gate.name}_shared", self.names)
-                other = SharedL0Gate(place.axis, name=name, dtype=layer.dtype_policy)
+                other = SharedL0Gate(place.axis, name=name, dtype=gate.dtype_policy)
                 return other([x, self.shared[number]])
             y = gate(x if self.kind == "l0" else [x, self.log_alpha(number, layer, x)])
             if gate.with_gates:

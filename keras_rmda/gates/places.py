@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_rmda.channels.rule import Demand, State
 from keras_rmda.channels.sites import Call, Cut, Site
+from keras_rmda.channels.tensors import Tensor, varying
 from keras_rmda.coupling import meaningless, savings, tie_what_goes_together
 from keras_rmda.pruning.liveness import plan
 from keras_rmda.pruning.trace import Trace, trace
@@ -51,7 +52,7 @@ def places_in(model: keras.Model, cost: str) -> list[Place]:
     """
     traced = trace(model)
     tie_what_goes_together(traced)
-    places = candidates(traced)
+    places = each_once(traced, [place for place in candidates(traced) if can_go(traced, place)])
     closing = Closing(traced, places)
     places = [place for place, works in zip(places, closing.works()) if works]
     closing = Closing(traced, places)
@@ -64,6 +65,23 @@ def places_in(model: keras.Model, cost: str) -> list[Place]:
         place.behind = [each for each, stays in zip(place.behind, kept) if stays]
     order = {id(call): number for number, call in enumerate(traced.calls)}
     return sorted(places, key=lambda place: order[id(place.behind[0])])
+
+
+def can_go(traced: Trace, place: Place) -> bool:
+    """Return whether a place has several channels and none that stays anyway: of closed ones nothing would be left."""
+    pinned = [traced.ties.find(atoms) for atoms, _ in traced.pinned]
+    return len(place.roots) > 1 and not np.isin(place.roots, np.concatenate([*pinned, []])).any()
+
+
+def each_once(traced: Trace, places: list[Place]) -> list[Place]:
+    """Return places for different channels: of several for the same ones, the first whose gates are enough."""
+    groups: dict[int, list[Place]] = {}
+    for place in places:
+        groups.setdefault(int(place.roots.min()), []).append(place)
+    enough = lambda place: Closing(traced, [place]).works()[0]  # noqa: E731
+    return [
+        place for group in groups.values() for place in (group if group[1:] == [] else [*filter(enough, group)][:1])
+    ]
 
 
 def candidates(traced: Trace) -> list[Place]:
@@ -87,7 +105,42 @@ def candidates(traced: Trace) -> list[Place]:
         if np.array_equal(known.roots, roots) and known.axis == axis - len(call.shapes[0]):
             known.writers.append(site)
             known.behind.append(behind)
+    return [*places.values(), *rows_in(traced)]
+
+
+def rows_in(traced: Trace) -> list[Place]:
+    """Return a place for each set of rows that go as a whole, such as the heads of attention that is written by hand.
+
+    Gates stand where a tensor gets an axis for them.
+    """
+    makers = {y.index: call for call in traced.calls for y in call.outputs}
+    places: dict[int, Place] = {}
+    for call in traced.calls:
+        writer = call
+        while writer is not None and "o" not in writer.site.own:
+            writer = makers.get(writer.inputs[0].index) if writer.inputs else None
+        if writer is None or call.site.opaque or not call.alone or len(call.outputs) != 1:
+            continue
+        axis, roots = rows_of(traced, call.outputs[0])
+        if axis is None or len(roots) == np.size(writer.site.own["o"]):
+            continue
+        if any(rows_of(traced, x)[0] is not None for x in call.inputs):
+            continue
+        known = places.setdefault(int(roots.min()), Place([], [], axis - len(call.shapes[0]), roots))
+        if np.array_equal(known.roots, roots) and known.axis == axis - len(call.shapes[0]):
+            known.writers.append(writer.site)
+            known.behind.append(call)
     return list(places.values())
+
+
+def rows_of(traced: Trace, x: Tensor) -> tuple[int | None, np.ndarray]:
+    """Return the only axis along which the atoms of a tensor change, if no two are alike, and the atoms."""
+    atoms = traced.ties.find(x.atoms)
+    axes = varying(atoms)
+    if len(axes) != 1 or x.batch or not x.batched:
+        return None, atoms
+    roots = np.moveaxis(atoms, axes[0], 0).reshape(atoms.shape[axes[0]], -1)[:, 0]
+    return (axes[0] if len(np.unique(roots)) == len(roots) else None), roots
 
 
 def written_axis(call: Call, own: np.ndarray) -> int | None:

@@ -25,11 +25,13 @@ class Coupling:
         indices: the numbers of the variables.
         shares: the penalty on each of them.
         factors: a number >= 0 for each group, that multiplies its strength; 1 at first.
+        importance: for each group the running mean of sum (w g)^2; None where nobody has asked for it.
     """
 
     indices: list[int]
     shares: list[Share]
     factors: keras.Variable | None = None
+    importance: keras.Variable | None = None
 
     def joint(self, share: Share) -> Joint:
         """Return the penalty on all variables, at the strength of this share."""

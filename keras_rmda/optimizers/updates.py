@@ -27,6 +27,10 @@ COMPILE_FROM = 1_000_000
 """Parameters from which `jit_update="auto"` compiles; see `benchmarks/README.md`, update cost."""
 
 
+REMEMBERS = 0.99
+"""The share of the importance of groups that is of the steps before."""
+
+
 class Updates(keras.optimizers.Optimizer):
     """Base class of `SparseOptimizer`: makes steps.
 
@@ -89,6 +93,19 @@ class Updates(keras.optimizers.Optimizer):
         self._has_begun, self._has_stepped = False, set()
         self._begin_first_stage()
 
+    def follow_importance(self) -> None:
+        """Let steps keep the importance of every coupled group g, the running mean of sum_{i in g} (w_i g_i)^2.
+
+        It is the diagonal of the empirical Fisher matrix, at the scale of the weights: half of it is what the loss
+        grows by, to second order, if the group becomes zero.
+        """
+        for coupling in self.couplings:
+            if coupling.importance is None:
+                coupling.importance = self.add_variable(
+                    coupling.factors.shape, "zeros", name="group_importance", aggregation="only_first_replica"
+                )
+                self._compiled_updates.clear()
+
     def add_variable(self, shape: tuple, initializer: Any = "zeros", dtype: str | None = None, **others: Any) -> Any:
         """Create a variable of the state, which has float32 where the weights have half as many bits."""
         return super().add_variable(shape, initializer, precise(dtype) if dtype else None, **others)
@@ -145,6 +162,13 @@ class Updates(keras.optimizers.Optimizer):
         """Make one step of these variables; every replica makes the same on copies of its own."""
         numbers, strengths, is_finite = self._advance(grads, learning_rate)
         gradients = dict(zip(indices, grads))
+        for coupling in self.couplings:
+            if coupling.importance is not None and gradients.keys() >= set(coupling.indices):
+                products = [self._precisely(index) * gradients[index] for index in coupling.indices]
+                found = coupling.joint(coupling.shares[0]).grouping.sum([ops.square(each) for each in products])
+                known, count = ops.convert_to_tensor(coupling.importance), coupling.importance.shape[0]
+                found = known + (1.0 - REMEMBERS) * (ops.cast(found[:count], known.dtype) - known)
+                _assign_unless_skipped(coupling.importance, found, is_finite)
 
         def stepped(index: int, psi: ProximalRegularizer | None) -> tuple[Tensor, Slots]:
             return self._stepped(gradients[index], numbers, index, psi)

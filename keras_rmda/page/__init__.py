@@ -12,10 +12,10 @@ import keras
 import numpy as np
 
 from keras_rmda import _files
+from keras_rmda._arrays import has_classes
 from keras_rmda.page.drawings import figure, size_against_score, training
 from keras_rmda.page.entries import Entry, entry_of, with_latencies
 from keras_rmda.page.logs import read_log
-from keras_rmda.train import has_classes
 
 
 def write_page(

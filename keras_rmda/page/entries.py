@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from keras_rmda._arrays import has_classes
 from keras_rmda._loading import load
 from keras_rmda.export.benchmark import Interpreter, benchmark_tflite
 from keras_rmda.export.contents import read_contents
 from keras_rmda.pruning import analyze
-from keras_rmda.train import has_classes
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def read_log(path: str | Path) -> dict[str, dict[str, list[float]]]:
             content = json.loads(text)
         runs = any(isinstance(each, Mapping) for each in content.values())
         histories = {
-            name: {key: [float(x) for x in values] for key, values in each.items() if isinstance(values, list)}
+            name: {key: [float(x) for x in values] for key, values in each.items() if are_numbers(values)}
             for name, each in (content if runs else {"training": content}).items()
             if isinstance(each, Mapping)
         }
@@ -37,6 +37,11 @@ def read_log(path: str | Path) -> dict[str, dict[str, list[float]]]:
     if not any(curves(each) for each in histories.values()):
         raise ValueError(f"The log has no accuracy and no share of zeros. Received: {str(path)!r}")
     return histories
+
+
+def are_numbers(values: Any) -> bool:
+    """Return whether this is the column of a figure that was logged in every epoch."""
+    return isinstance(values, list) and not any(value is None or isinstance(value, str) for value in values)
 
 
 def curves(history: dict[str, list[float]]) -> dict[str, list[float]]:

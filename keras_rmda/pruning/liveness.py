@@ -152,7 +152,9 @@ def complete(plan: Plan, round_to: int) -> None:
         for atoms in vectors:
             if not plan.cut.stays(atoms).any():
                 # The same one in every tensor that has them, in whatever order.
-                add(plan, plan.trace.ties.find(atoms).min(), "last channel")
+                roots = plan.trace.ties.find(atoms)
+                roots = roots[likely] if (likely := in_rows_that_stay(plan)[roots]).any() else roots
+                add(plan, roots.min(), "last channel")
         for name, block in plan.trace.blocks:
             even_out(plan, block, f"groups of equal size in {name}")
         for site, wrong in avoided:
@@ -167,12 +169,25 @@ def complete(plan: Plan, round_to: int) -> None:
                 add(plan, atoms[np.flatnonzero(~stays)[:missing]], f"multiples of {round_to}")
 
 
+def in_rows_that_stay(plan: Plan) -> np.ndarray:
+    """Return for each representative atom whether a row stays that it is in, such as a head, or one linked to it."""
+    result, before = plan.cut.keep.copy(), -1
+    while before != (before := int(result.sum())):
+        for _, block in plan.trace.blocks:
+            matrices = [plan.trace.ties.find(each) for each in block.matrices]
+            rows = np.any([result[each].any(axis=-1) for each in matrices], axis=0)
+            for each in matrices:
+                result[each[rows]] = True
+    return result
+
+
 def even_out(plan: Plan, block: Block, reason: str) -> None:
     """Let more atoms stay until all rows that stay have as many."""
     stays = [plan.cut.stays(matrix) for matrix in block.matrices]
     rows = np.any([each.any(axis=-1) for each in stays], axis=0)
     if not rows.any():
-        rows.flat[0] = True
+        likely = in_rows_that_stay(plan)[plan.trace.ties.find(block.matrices[0])].any(axis=-1)
+        rows.flat[likely.argmax()] = True
     if rows.ndim > 1:  # each index of an axis goes as a whole
         along = [rows.any(axis=tuple(k for k in range(rows.ndim) if k != axis)) for axis in range(rows.ndim)]
         rows = np.zeros_like(rows)

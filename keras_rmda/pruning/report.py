@@ -182,12 +182,19 @@ def amounts(plan: Plan, cut: Cut | None = None) -> dict[str, int]:
     cut = plan.cut if cut is None else cut
     found = {"parameters": 0, "macs": 0, "bytes": 0}
     for site in plan.trace.sites.values():
-        for name, variable in site.weights():
-            count = math.prod(cut.shape(site, name, tuple(variable.shape)))
-            found["parameters"] += count
-            found["bytes"] += count * bytes_of(variable)
-        found["macs"] += sum(call.macs(cut) for call in site.calls)
+        for key, value in amounts_of(site, cut).items():
+            found[key] += value
     return found
+
+
+def amounts_of(site: Site, cut: Cut) -> dict[str, int]:
+    """Return the same of one layer."""
+    counts = [(math.prod(cut.shape(site, name, tuple(v.shape))), bytes_of(v)) for name, v in site.weights()]
+    return {
+        "parameters": sum(count for count, _ in counts),
+        "bytes": sum(count * size for count, size in counts),
+        "macs": sum(call.macs(cut) for call in site.calls),
+    }
 
 
 def bytes_of(variable: keras.Variable) -> int:

@@ -85,6 +85,28 @@ def strip(
     return small
 
 
+def copied(model: keras.Model) -> keras.Model:
+    """Return a copy of a model as `strip` makes it, without its gates, of which nothing else is gone.
+
+    Raises:
+        ValueError, VerificationError: as `strip`.
+    """
+    with as_graph(model) as graph:
+        _finite.check_finite(model)
+        decided = plan(trace(graph), meaningless)
+        folding = fold(decided)
+        copy, exact = rebuilt_without(graph, decided, folding, model)
+        with _compat.restored(model.non_trainable_variables):
+            verify(graph, copy, decided, folding, None, None, model, exact)
+    warn_of_lost_losses(model, copy)
+    return copy
+
+
+def meaningless(variable: Any) -> np.ndarray:
+    """Return weights that say nothing: not zero, and no two alike."""
+    return np.linspace(0.5, 1.5, int(np.prod(variable.shape))).reshape(variable.shape)
+
+
 def warn_of_lost_losses(model: keras.Model, small: keras.Model) -> None:
     """Say which layers add losses by code that a stripped model does not have any more."""
     kept = {type(layer) for layer in _compat.layers_of(small)}
@@ -152,7 +174,7 @@ def verify(
 def refuse_unsteady(model: keras.Model, plan: Plan, inputs: list) -> None:
     """Raise `VerificationError` if a layer of a model computes something else when it is called again."""
     first, second = (run(model, inputs)[1] for _ in range(2))
-    for call, a, b in zip(plan.trace.calls, first, second, strict=True):
+    for call, (_, a), (_, b) in zip(plan.trace.calls, first, second, strict=True):
         if any(difference(x, y) > 0 for x, y in zip(a, b)):
             raise VerificationError(
                 f"The layer {call.site.name!r} of type {type(call.layer).__name__} computes something else at every "
@@ -163,10 +185,14 @@ def refuse_unsteady(model: keras.Model, plan: Plan, inputs: list) -> None:
 
 def first_difference(plan: Plan, folding: Folding, before: list, after: list, tolerance: float) -> str:
     """Return the name of the first layer whose needed output channels differ, for the outputs of calls of both."""
-    outputs = dict(zip(map(id, plan.trace.calls), before, strict=True))
+    outputs = dict(zip(map(id, plan.trace.calls), (made for _, made in before), strict=True))
     outputs |= {id(call): outputs[id(gate)][:1] for call, gate in folding.moved}
     kept = [call for call in plan.trace.calls if not call.site.rule.vanishes or id(call.layer) in folding.rescaled]
-    for call, new in zip(kept, after, strict=True):
+    copies: dict[str, list] = {}
+    for name, made in after:
+        copies.setdefault(name, []).append(made)
+    for call in kept:
+        new = copies[call.site.name].pop(0)
         for tensor, *pair in zip(call.outputs, outputs[id(call)], new):
             x, y = map(ops.convert_to_numpy, pair)
             if x.ndim != y.ndim:

@@ -197,11 +197,15 @@ class Builder:
         """Keep layers whose weights are also those of an opaque layer, or are read by a function of another layer."""
         sites = self.trace.sites.values()
         owned = {id(x) for site in sites for x in (site.layer, *getattr(site.layer, "weights", []))}
-        own = {id(v): site for site in sites if not site.opaque for v in getattr(site.layer, "weights", [])}
+        holders: dict[int, list[Site]] = {}
+        for site in sites:
+            for weight in getattr(site.layer, "weights", []):
+                holders.setdefault(id(weight), []).append(site)
         for reader in sites:
-            for weight in weights_read(reader.layer, owned) if own else ():
-                site = own.get(id(weight), reader)
-                if site is not reader and not site.opaque:
+            for weight in weights_read(reader.layer, owned):
+                for site in holders.get(id(weight), []):
+                    if site is reader or site.opaque:
+                        continue
                     site.rule, site.opaque = (
                         OPAQUE,
                         f"{type(site.layer).__name__} with weights that {reader.name} has, too",

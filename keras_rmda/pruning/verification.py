@@ -230,19 +230,24 @@ def cheap(model: keras.Model, inputs: list) -> list:
     return result
 
 
-def run(model: keras.Model, inputs: list) -> tuple[list, list[list]]:
-    """Return the outputs of a model, and those of every call of a layer, those inside of inner models too.
+def run(model: keras.Model, inputs: list) -> tuple[list, list[tuple[str, list]]]:
+    """Return the outputs of a model, and the name and outputs of every call of a layer, those inside of models too.
 
-    The calls are in order of execution. Inputs may have other sizes than the model's, if its layers can do with them.
+    The calls are in order of execution, which that of a copy may not be. Inputs may have other sizes than the model's,
+    if its layers can do with them.
     """
-    found = []
+    found, around = [], [""]
 
     def call(node: Any, arguments: tuple, keyword_arguments: dict) -> list:
-        if _graphs.is_inner_graph(node.operation):
-            given = _graphs.inputs_given(node.operation, arguments, keyword_arguments)
-            return keras.tree.flatten(_graphs.replayed(node.operation, given, call))
-        outputs = keras.tree.flatten(node.operation(*arguments, **keyword_arguments))
-        found.append(outputs)
+        operation, prefix = node.operation, around[-1]
+        if _graphs.is_inner_graph(operation):
+            given = _graphs.inputs_given(operation, arguments, keyword_arguments)
+            around.append(f"{prefix}{operation.name}/")
+            outputs = keras.tree.flatten(_graphs.replayed(operation, given, call))
+            around.pop()
+            return outputs
+        outputs = keras.tree.flatten(operation(*arguments, **keyword_arguments))
+        found.append((prefix + operation.name, outputs))
         return outputs
 
     outputs = _graphs.replayed(model, [ops.convert_to_tensor(x) for x in inputs], call)

@@ -18,7 +18,7 @@ import keras
 from keras import ops
 
 from keras_rmda import _compat
-from keras_rmda._graphs import Functional
+from keras_rmda._graphs import Functional, name_apart
 from keras_rmda.tracing.graph import Graph
 from keras_rmda.tracing.programs import (
     Program,
@@ -30,13 +30,14 @@ from keras_rmda.tracing.programs import (
     program,
     settings,
 )
-from keras_rmda.tracing.ranges import symbolic_ranges
+from keras_rmda.tracing.ranges import PositionsUpTo, symbolic_ranges
 from keras_rmda.tracing.tensorflow import tensorflow_as_operations
 from keras_rmda.tracing.weights import (
     BORROWED,
     UsesWeight,
     borrows,
     dtype_for,
+    is_borrowed,
     own_variables,
     owner_of,
     weights_as_inputs,
@@ -110,6 +111,7 @@ def _graph(layer: keras.Layer, inputs: Any, given: tuple) -> Functional:
     try:
         with _compat.tolerant_symbols():
             outputs = Graph(layer, programs, sizes, _tensors_in(given), own_variables(layer)).outputs()
+        name_apart(outputs)
         result = Functional(inputs, outputs, name=layer.name)
     except Untraceable:
         raise
@@ -129,7 +131,7 @@ def _programs(layer: keras.Layer, given: tuple) -> tuple[list[Program], list[Siz
         if len(programs) == len(pair):
             break
     else:
-        raise programs[0]
+        return _programs_of_sums(layer, given, programs[0])
     for times in _ways_to_differ(sum(x.shape[1:].count(None) for x in _tensors_in(given))):
         # Other times at other numbers, or what is computed of both would be the same.
         more = [times, tuple(n + (n > 1) for n in times)]
@@ -147,6 +149,22 @@ def _programs(layer: keras.Layer, given: tuple) -> tuple[list[Program], list[Siz
     return programs, list(pair)
 
 
+def _programs_of_sums(layer: keras.Layer, given: tuple, why: Untraceable) -> tuple[list[Program], list[Sizes]]:
+    """Return programs at sizes of which one is the sum of two others, as a mask is for what two others have together.
+
+    Raises:
+        Untraceable: `why` there are none for equal sizes, if there are none.
+    """
+    count = sum(x.shape[1:].count(None) for x in _tensors_in(given))
+    for times in itertools.product((2, 1, 3), repeat=count) if 2 < count <= MOST_THAT_DIFFER else ():
+        if len(set(times)) == 3:
+            pair = [replace(sizes, times=times) for sizes in NUMBERS[0]]
+            found = _all_or_one(_attempt(layer, given, sizes) for sizes in pair)
+            if len(found) == len(pair) and _takes_numbers(layer, given, pair[0]):
+                return found, pair
+    raise why
+
+
 def _holds_at_numbers(layer: keras.Layer, given: tuple, found: Program) -> bool:
     """Return whether the program for open sizes has the arguments that one at numbers has, if they do the same steps.
 
@@ -158,6 +176,8 @@ def _holds_at_numbers(layer: keras.Layer, given: tuple, found: Program) -> bool:
     for sizes in (pair[0] for pair in NUMBERS):
         other = _attempt(layer, given, sizes)
         if isinstance(other, Program):
+            if any(isinstance(step.operation, PositionsUpTo) for step in other.steps):
+                return False
             same = is_same(operations(found.steps), operations(other.steps))
             return not same or all(is_same(a.arguments, b.arguments) for a, b in zip(found.steps, other.steps))
     return True
@@ -209,8 +229,8 @@ def _attempt(layer: keras.Layer, given: tuple, sizes: Sizes, training: bool | No
         return Untraceable(f"its `call` does not take symbolic tensors: {_why(error)}")
     called = {x for step in found.steps if isinstance(step.operation, keras.Layer) for x in own_layers(step.operation)}
     for variable in BORROWED.get(layer, []):
-        if id(owner_of(variable, layer)[0]) not in called:  # a file has the layer where it is called
-            return UsesWeight(variable)
+        if is_borrowed(variable, layer) and id(owner_of(variable, layer)[0]) not in called:
+            return UsesWeight(variable)  # a file has the layer where it is called
     for step in found.steps:
         if isinstance(step.operation, keras.Layer):
             continue
@@ -256,9 +276,9 @@ def _inputs_like(given: Any, layer: keras.Layer, sizes: Sizes) -> Any:
 def _refuse_other_training(layer: keras.Layer, given: tuple, sizes: Sizes, result: Program) -> None:
     """Raise if the code itself, not a layer inside, does something else at training, which would be lost, or always."""
     own = own_layers(layer)
-    if sizes.times:  # a loss may want equal sizes of what is not used otherwise
-        sizes = replace(sizes, times=())
-        result = _attempt(layer, given, sizes)
+    equal = _attempt(layer, given, replace(sizes, times=())) if sizes.times else None
+    if isinstance(equal, Program):  # a loss may want equal sizes of what is not used otherwise
+        sizes, result = replace(sizes, times=()), equal
     steps = [described(step, own) for step in result.steps]
     for training in (None, True, False) if "training" in inspect.signature(layer.call).parameters else (None,):
         other = _attempt(layer, given, sizes, training)

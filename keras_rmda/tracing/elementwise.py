@@ -32,7 +32,8 @@ def elementwise(graph: Symbols, a: Step, b: Step) -> list[Symbol]:
     """Give all operands as many axes as the result has, so that first axes meet."""
     symbols, rank = [graph.symbol(x) for x in a.places], len(a.shapes[0])
     batched = any(each.batched for each in symbols)
-    align = lambda x: _aligned(graph, graph.symbol(x), rank, batched) if isinstance(x, Place) else x  # noqa: E731
+    place = graph.batch_place(a, b) if batched else 0
+    align = lambda x: _aligned(graph.symbol(x), rank, batched, place) if isinstance(x, Place) else x  # noqa: E731
     arguments, keyword_arguments = keras.tree.map_structure(align, graph.arguments(a, b))
     if _misplaces(graph, a, arguments):
         return [Symbol(ops.subtract(arguments[0], ops.negative(arguments[1])), batched)]
@@ -52,18 +53,25 @@ def _misplaces(graph: Symbols, a: Step, arguments: tuple) -> bool:
     return is_taken_for_a_bias(*shapes)
 
 
-def _aligned(graph: Symbols, x: Symbol, rank: int, batched: bool) -> Any:
-    """Return a tensor with so many axes, if it is the same for all samples, and one more if none is batched."""
+def _aligned(x: Symbol, rank: int, batched: bool, place: int = 0) -> Any:
+    """Return a tensor with so many axes, if it is the same for all samples, and one more if none is batched.
+
+    Where others are batched, along the axis `place`, its first axis becomes that one.
+    """
     if x.batched:
         return x.tensor
     inner = tuple(x.tensor.shape[1:])
     if not batched:
         return with_axes(x.tensor, rank - len(inner))
-    if len(inner) == rank and inner[0] == 1:
-        return x.tensor[:, 0]
-    if len(inner) >= rank:
+    before = place - (rank - len(inner))  # its axes in front of that of the samples
+    if before < 0:
+        y = with_axes(x.tensor, rank - 1 - len(inner))
+    elif inner[before] == 1:
+        y = x.tensor[(slice(None), *[slice(None)] * before, 0)]
+        y = with_axes(y, rank - 1 - len(y.shape[1:]))
+    else:
         raise Untraceable("it has a weight of its own for each sample")
-    return with_axes(x.tensor, rank - 1 - len(inner))
+    return ops.moveaxis(y, 0, place) if place else y
 
 
 def for_each_sample(graph: Symbols, x: Symbol, a: Step, b: Step) -> Symbol:
@@ -72,7 +80,7 @@ def for_each_sample(graph: Symbols, x: Symbol, a: Step, b: Step) -> Symbol:
     if differ_in_ones(y.shape[1:], inner) or (None not in inner and np.prod(inner) == np.prod(y.shape[1:])):
         y = graph.inner(y, inner)
     elif type(a.operation).__name__ == "BroadcastTo" and None not in inner:
-        y = _aligned(graph, x, len(inner) + 1, batched=True)
+        y = _aligned(x, len(inner) + 1, batched=True)
         y = ops.broadcast_to(with_axes(y, len(inner) + 1 - len(y.shape)), (1, *inner))
     else:
         raise Untraceable(f"it repeats a weight of its own by {a.called}")

@@ -19,7 +19,7 @@ from keras_rmda.tracing.programs import (
     is_same,
     settings,
 )
-from keras_rmda.tracing.ranges import Range, RangeOfProgram
+from keras_rmda.tracing.ranges import PositionsUpTo, Range, RangeOfProgram
 from keras_rmda.tracing.reshapes import broadcast, reshaped
 from keras_rmda.tracing.shapes import slice_key, with_axes
 from keras_rmda.tracing.symbols import Symbol, Symbols
@@ -62,6 +62,8 @@ class Graph(Symbols):
         if isinstance(operation, RangeOfProgram) and operation.axis == b.operation.axis:
             made = Range(operation.axis, operation.number_type, name=self.name("range"))
             return [Symbol(made(self.symbol(places[0]).tensor), batched=False)]
+        if isinstance(operation, PositionsUpTo):
+            return [self._part(a, b)]
         if isinstance(operation, keras.Layer):
             return self._call_of_layer(a, b)
         name = type(operation).__name__
@@ -88,6 +90,19 @@ class Graph(Symbols):
         if name == "BroadcastTo" and (repeated := broadcast(self, a, b, symbols[0])) is not None:
             return [repeated]
         return self._called(a, b)
+
+    def _part(self, a: Step, b: Step) -> Symbol:
+        """Return a slice up to, or from, a size: a number where it is one at all sizes."""
+        made, [x, other] = a.operation, [self.symbol(place) for place in a.places]
+        if made.get_config() | {"name": ""} != b.operation.get_config() | {"name": ""}:
+            raise Untraceable("its code does something else at other sizes")
+        [n, m] = [each.shape(a.places[1])[made.size_axis] for each in (self.programs[0], self.programs[-1])]
+        axis, size_axis = made.axis + (not x.batched), made.size_axis + (not other.batched)
+        if n == m and n is not None:
+            part = slice(n, None) if made.is_rest else slice(None, n)
+            return Symbol(x.tensor[(*[slice(None)] * axis, part)], x.batched)
+        layer = PositionsUpTo(axis, size_axis, made.is_rest, name=self.name("part"))
+        return Symbol(layer([x.tensor, other.tensor]), x.batched)
 
     def _call_of_layer(self, a: Step, b: Step) -> list[Symbol]:
         if a.operation is not b.operation and not is_same(config_but_name(a.operation), config_but_name(b.operation)):

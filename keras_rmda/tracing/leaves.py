@@ -71,16 +71,23 @@ class WeightOf(keras.layers.Layer):
         return cls(**config | {"layer": keras.saving.deserialize_keras_object(config["layer"])})
 
 
-@keras.saving.register_keras_serializable(package="keras_rmda")
-class ForEachSample(keras.layers.Layer):
-    """Repeats a tensor with a first axis of size 1 for each sample of another, as a class token is."""
+class Rearranging(keras.layers.Layer):
+    """A layer without weights that leaves numbers in the type that they have, whatever the policy is."""
+
+    def __init__(self, **arguments: Any):
+        super().__init__(**{"autocast": False} | arguments)
 
     def build(self, input_shape: Any) -> None:
         pass
 
+
+@keras.saving.register_keras_serializable(package="keras_rmda")
+class ForEachSample(Rearranging):
+    """Repeats a tensor with a first axis of size 1 for each sample of another, as a class token is."""
+
     def call(self, inputs: list) -> Any:
         x, samples = inputs
-        return ops.broadcast_to(x, (ops.shape(samples)[0], *x.shape[1:]))
+        return ops.broadcast_to(x, (ops.shape(samples)[0], *ops.shape(x)[1:]))
 
     def compute_output_spec(self, inputs: list) -> keras.KerasTensor:
         x, samples = inputs
@@ -88,11 +95,8 @@ class ForEachSample(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_rmda")
-class WithoutSamples(keras.layers.Layer):
+class WithoutSamples(Rearranging):
     """A tensor with a first axis of size 1 in the place of the batch axis, without this axis, as code has weights."""
-
-    def build(self, input_shape: Any) -> None:
-        pass
 
     def call(self, x: Any) -> Any:
         return ops.squeeze(x, 0)
@@ -102,11 +106,8 @@ class WithoutSamples(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_rmda")
-class AsOneSample(keras.layers.Layer):
+class AsOneSample(Rearranging):
     """The reverse."""
-
-    def build(self, input_shape: Any) -> None:
-        pass
 
     def call(self, x: Any) -> Any:
         return ops.expand_dims(x, 0)
@@ -116,7 +117,7 @@ class AsOneSample(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_rmda")
-class Numbers(keras.layers.Layer):
+class Numbers(Rearranging):
     """An array as a tensor of a graph, without a batch axis. It takes any tensor of the graph, and does not look at it.
 
     Args:
@@ -126,11 +127,8 @@ class Numbers(keras.layers.Layer):
     """
 
     def __init__(self, shape: tuple[int, ...], numbers: list, number_type: str, **arguments: Any):
-        super().__init__(**{"autocast": False} | arguments)
+        super().__init__(**arguments)
         self.shape, self.numbers, self.number_type = tuple(shape), list(numbers), number_type
-
-    def build(self, input_shape: Any) -> None:
-        pass
 
     def call(self, x: Any) -> Any:
         return ops.reshape(ops.convert_to_tensor(self.numbers, self.number_type), self.shape)
@@ -144,11 +142,8 @@ class Numbers(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_rmda")
-class StepsAsSamples(keras.layers.Layer):
+class StepsAsSamples(Rearranging):
     """Takes the steps of all samples, along the second axis, for samples."""
-
-    def build(self, input_shape: Any) -> None:
-        pass
 
     def call(self, x: Any) -> Any:
         return ops.reshape(x, (-1, *x.shape[2:]))
@@ -158,11 +153,8 @@ class StepsAsSamples(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_rmda")
-class SamplesAsSteps(keras.layers.Layer):
+class SamplesAsSteps(Rearranging):
     """The reverse: takes samples for the steps of those of another tensor, which has as many along its second axis."""
-
-    def build(self, input_shape: Any) -> None:
-        pass
 
     def call(self, inputs: list) -> Any:
         x, steps = inputs
@@ -171,6 +163,30 @@ class SamplesAsSteps(keras.layers.Layer):
     def compute_output_spec(self, inputs: list) -> keras.KerasTensor:
         x, steps = inputs
         return keras.KerasTensor((None, steps.shape[1], *x.shape[1:]), dtype=x.dtype)
+
+
+@keras.saving.register_keras_serializable(package="keras_rmda")
+class PositionsLike(Rearranging):
+    """Gives positions along the second axis the axes of those of another tensor, which has as many in several axes.
+
+    Args:
+        count: of these axes.
+    """
+
+    def __init__(self, count: int, **arguments: Any):
+        super().__init__(**arguments)
+        self.count = count
+
+    def call(self, inputs: list) -> Any:
+        x, other = inputs
+        return ops.reshape(x, (-1, *ops.shape(other)[1 : self.count + 1], *x.shape[2:]))
+
+    def compute_output_spec(self, inputs: list) -> keras.KerasTensor:
+        x, other = inputs
+        return keras.KerasTensor((*x.shape[:1], *other.shape[1 : self.count + 1], *x.shape[2:]), dtype=x.dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"count": self.count}
 
 
 def held(layer: keras.Layer, input_shape: Any, **weights: keras.Variable) -> keras.Layer:

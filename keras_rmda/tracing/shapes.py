@@ -51,7 +51,8 @@ def with_inner(x: Any, shape: Sequence, name: Callable[[str], str]) -> Any:
     """Return a tensor with other axes behind the first; by an index if only axes of size 1 come or go."""
     old = list(x.shape[1:])
     if not differ_in_ones(old, shape):
-        return keras.layers.Reshape(tuple(shape), name=name("reshape"))(x)
+        dtype = x.dtype if "float" in x.dtype else None  # a layer casts what is of another type than its own
+        return keras.layers.Reshape(tuple(shape), name=name("reshape"), dtype=dtype)(x)
     key: list[Any] = [slice(None)]
     for n in shape:
         while n != 1 and old[0] == 1:

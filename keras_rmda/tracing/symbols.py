@@ -21,7 +21,7 @@ from keras_rmda.tracing.programs import (
     own_layers,
 )
 from keras_rmda.tracing.shapes import with_inner
-from keras_rmda.tracing.weights import BORROWED, owner_of
+from keras_rmda.tracing.weights import is_borrowed, owner_of
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Symbols:
             variable = self.variable(place)
             self.refuse_second_use(variable)
             made = {"name": self.name(variable.name), "dtype": self.layer.dtype_policy}
-            if self.is_borrowed(variable):
+            if is_borrowed(variable, self.layer):
                 leaf = WeightOf(*owner_of(variable, self.layer), **made)
             else:
                 leaf = held(Weight(variable.shape, **made), None, value=variable)
@@ -102,13 +102,10 @@ class Symbols:
 
     def is_weight(self, place: Place) -> bool:
         """Return whether a weight of the layer's own stands at a place."""
-        return self.is_variable(place) and not self.is_borrowed(self.variable(place))
+        return self.is_variable(place) and not is_borrowed(self.variable(place), self.layer)
 
     def is_variable(self, place: Place) -> bool:
         return place.step < 0 and place.number >= len(self.inputs)
-
-    def is_borrowed(self, variable: keras.Variable) -> bool:
-        return any(each is variable for each in BORROWED.get(self.layer, []))
 
     def is_known_batched(self, place: Place) -> bool:
         """Return whether what is made already of a place has an axis for samples."""
@@ -130,6 +127,23 @@ class Symbols:
         """Return whether the first axis of an output is that of the samples."""
         shapes = zip((a, b), (self.sizes[0], self.sizes[-1]))
         return all(bool(each.shapes[0]) and each.shapes[0][0] == sizes.batch for each, sizes in shapes)
+
+    def others(self, place: Place) -> list:
+        """Return the inputs of the graph with samples that a tensor does not depend on."""
+        waiting, found = [place], set()
+        while waiting:
+            each = waiting.pop()
+            if each not in found:
+                found.add(each)
+                waiting += self.programs[0].steps[each.step].places if each.step >= 0 else []
+        inputs = [(Place(-1, k), x) for k, x in enumerate(self.inputs)]
+        return [x for each, x in inputs if each not in found and self.known[each].batched]
+
+    def batch_place(self, a: Step, b: Step) -> int:
+        """Return which axis of an output is that of the samples, 0 if none is known to be."""
+        sizes = tuple(each.batch for each in self.sizes)
+        found = list(zip(*(each.shapes[0] for each in (a, b)[: len(sizes)])))
+        return found.index(sizes) if sizes in found else 0
 
     def arguments(self, a: Step, b: Step) -> Any:
         """Return the arguments of an operation, which must be the same at all sizes or be made to be."""

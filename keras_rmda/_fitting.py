@@ -1,0 +1,69 @@
+"""What a model was compiled with, and data in every form that `fit` takes: private calls of Keras.
+
+Checked with Keras 3.8 and 3.15.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+import keras
+from keras.src.trainers.data_adapters import array_data_adapter, array_slicing, get_data_adapter
+
+COMPILED = (
+    *("optimizer", "loss", "loss_weights", "metrics", "weighted_metrics"),
+    *("run_eagerly", "steps_per_execution", "jit_compile"),
+)
+"""Arguments of `compile` that make sense for another model too."""
+
+
+def compile_arguments(model: keras.Model) -> dict[str, Any]:
+    """Return what a model was compiled with, as objects; empty for a model that was not.
+
+    `get_compile_config` would give configurations, which functions and classes of a user's own may not have.
+    """
+    config = getattr(getattr(model, "_compile_config", None), "config", None) if model.compiled else None
+    found = {key: value for key, value in (config or {}).items() if key in COMPILED}
+    return found | ({"optimizer": model.optimizer} if model.compiled else {})
+
+
+def split_off(arrays: tuple, share: float) -> tuple[tuple, tuple]:
+    """Return arrays without their last samples, and these: as `fit` does for `validation_split`."""
+    return array_slicing.train_validation_split(arrays, validation_split=share)
+
+
+def number_of_batches(x: Any, y: Any, batch_size: int | None) -> int | None:
+    """Return how many batches there are in data of any form that `fit` takes, or None where that is not known."""
+    return get_data_adapter(x, y, batch_size=batch_size).num_batches
+
+
+def batches(x: Any, y: Any, batch_size: int | None, limit: int) -> Iterator[tuple]:
+    """Yield the first batches of data of any form that `fit` takes, as `(x,)`, `(x, y)` or with weights, in NumPy."""
+    adapter = get_data_adapter(x, y, batch_size=batch_size)
+    with contextlib.closing(iter(adapter.get_numpy_iterator())) as found:
+        yield from islice(found, limit)
+
+
+def are_arrays(x: Any, y: Any = None) -> bool:
+    """Return whether data are arrays, which `fit` makes batches of, and not batches."""
+    return array_data_adapter.can_convert_arrays((x, y))
+
+
+def is_better_higher(model: keras.Model, name: str) -> bool:
+    """Return whether a metric of a compiled model grows as the model gets better: by its own word, else by its name."""
+    metrics = [inner for each in model.metrics for inner in (each, *getattr(each, "metrics", ()))]
+    direction = next((getattr(each, "_direction", None) for each in metrics if name.endswith(each.name)), None)
+    return direction == "up" if direction else any(part in name.lower() for part in GROW)
+
+
+GROW = ("acc", "auc", "precision", "recall", "f1", "fbeta", "iou", "dice", "r2", "psnr", "ssim", "top", "cosine")
+"""Parts of the names of metrics that grow."""
+
+
+def scope_of(model: keras.Model) -> contextlib.AbstractContextManager:
+    """Return the scope of the strategy that a model was made in; models of one training share it."""
+    strategy = getattr(model, "distribute_strategy", None) if keras.backend.backend() == "tensorflow" else None
+    return contextlib.nullcontext() if strategy is None else strategy.scope()

@@ -1,0 +1,219 @@
+"""A model, its data and a target in; a smaller model out."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+import keras
+
+import keras_rmda.compression.recipe as recipe
+from keras_rmda import _checks, _fitting
+from keras_rmda.callbacks.target import METRICS
+from keras_rmda.compression.callbacks import checked
+from keras_rmda.compression.counterparts import innermost, proximal, stock
+from keras_rmda.compression.data import Data
+from keras_rmda.compression.progress import chosen_verbosity
+from keras_rmda.compression.result import Compressed, compared
+from keras_rmda.compression.run import Run, kept_in
+from keras_rmda.compression.scores import Score, Scores, score_of
+from keras_rmda.compression.search import Limit, smallest_that_holds
+from keras_rmda.coupling import coupled_groups
+from keras_rmda.pruning import analyze, copied
+
+FAR_BELOW = 0.1
+"""The share of its score that a trained model may lose without a warning."""
+
+KEPT_SAMPLES = 200
+"""Inputs that are kept for quantization: as many as `export_tflite` uses."""
+
+
+def compress(
+    model: keras.Model,
+    x: Any,
+    y: Any = None,
+    *,
+    target: float | None = None,
+    metric: Literal["macs", "parameters", "groups", "bytes"] = "macs",
+    accuracy_loss: float | None = None,
+    epochs: int = 30,
+    batch_size: int | None = None,
+    validation_data: Any = None,
+    validation_split: float = 0.0,
+    callbacks: Any = (),
+    verbose: Literal["auto", 0, 1, 2] = "auto",
+    optimizer: Any = None,
+    loss: Any = None,
+    metrics: Any = None,
+    chooser: Any = None,
+    distillation: float = 0.0,
+    multiple_of: int = 1,
+    directory: str | Path | None = None,
+    sample_weight: Any = None,
+    class_weight: dict[int, float] | None = None,
+    shuffle: bool = True,
+    steps_per_epoch: int | None = None,
+    validation_steps: int | None = None,
+    validation_batch_size: int | None = None,
+) -> Compressed:
+    """Make a model several times smaller: train it, fresh or trained, until only a share of it is left.
+
+    First the whole model is trained by the proximal counterpart of the user's optimizer, while the groups of channels
+    that are worth the least for what they cost become zero. Then these are cut out, and what is left is trained by the
+    user's own optimizer, whose schedule is gone through anew; a constant learning rate falls along a cosine. In the end
+    the statistics of batch normalization are computed anew.
+
+    Args:
+        model: a built model with a graph, as for `strip`, fresh or trained, compiled or not. It is not changed.
+        x, y: training data in any form that `fit` takes.
+        target: what is to be left: a share in (0, 1), or a number of 1 and more in units of the metric; .25 if neither
+            it nor `accuracy_loss` is given.
+        metric: `"macs"`, `"parameters"`, `"bytes"` or `"groups"`, as of `callbacks.TargetSparsity`.
+        accuracy_loss: instead of `target`: how much the score of a trained model may fall, while it is made as small as
+            it gets. The score is the first metric of `compile`, else the loss. For scores that fall as they get better
+            it is a share of them.
+        epochs: of everything together, at least 2.
+        batch_size: as for `fit`.
+        validation_data, validation_split: as for `fit`. What is tuned by hand is best not judged on it.
+        callbacks: as for `fit`; they see one training. `BackupAndRestore` is refused: see `directory`.
+        verbose: 1 is a bar for each phase, 2 a line for each epoch, 0 nothing.
+        optimizer, loss, metrics: as for `compile`, in the place of what the model was compiled with. A model that was
+            not is trained by Adam, with cross-entropy for integer targets, else with squares.
+        chooser: an optimizer of this package that chooses, in the place of the counterpart of `optimizer`.
+        distillation: share of the loss, in [0, 1], that is the difference of the outputs from those of `model`, for
+            trained ones. It is worth a trial where there are fewer data than the model was trained on.
+        multiple_of: widths are multiples of this, as of `callbacks.TargetSparsity`.
+        directory: a folder of its own for copies, so that the same call goes on after a kill; deleted in the end.
+        sample_weight, class_weight, shuffle, steps_per_epoch, validation_steps, validation_batch_size: as for `fit`.
+
+    Returns:
+        The smaller model, compiled and ready to train on, with scores, history and a report.
+
+    Raises:
+        ValueError: before any training: for an argument out of range, data that do not fit the model, an optimizer
+            without a proximal counterpart, a model without anything to remove, a target below what is possible, or too
+            few epochs.
+        RuntimeError: if weights are not finite any more.
+
+    Example:
+        >>> result = kr.compress(model, x, y, target=0.25, validation_data=(x_val, y_val))
+        >>> print(result)
+        >>> result.export("small.tflite", "int8")
+    """
+    if target is not None and accuracy_loss is not None:
+        raise ValueError(f"Give `target` or `accuracy_loss`, not both. Received: {target!r} and {accuracy_loss!r}")
+    if accuracy_loss is None:
+        target = _checks.real("target", 0.25 if target is None else target, open_minimum=True)
+    else:
+        _checks.real("accuracy_loss", accuracy_loss)
+    _checks.one_of("metric", metric, METRICS)
+    _checks.whole("epochs", epochs, recipe.SHORTEST)
+    _checks.whole("multiple_of", multiple_of, 1)
+    _checks.real("distillation", distillation, maximum=1.0)
+    how = chosen_verbosity(verbose)
+    listed = checked(callbacks)
+    data = Data(
+        x, y, sample_weight, batch_size, steps_per_epoch,
+        validation_data, validation_split, validation_steps, validation_batch_size,
+    )  # fmt: skip
+    given = {"optimizer": optimizer, "loss": loss, "metrics": metrics}
+    arguments = _fitting.compile_arguments(model) | {k: v for k, v in given.items() if v is not None}
+    own = keras.optimizers.get(arguments.pop("optimizer", None) or "adam")
+    check_steps(model)
+    proximal(chooser or own, 0.0, None)  # refuses what has no counterpart, now
+    innermost(own)
+    fit_arguments = ({"shuffle": shuffle} if data.is_arrays else {}) | (
+        {} if class_weight is None else {"class_weight": class_weight}
+    )
+
+    with _fitting.scope_of(model):
+        whole = copied(model)
+        if "loss" not in arguments:
+            arguments["loss"] = recipe.default_loss(whole, data)
+            arguments.setdefault("metrics", recipe.default_metrics(arguments["loss"]))
+        run = Run(
+            data, arguments, own, chooser, model if distillation else None, distillation, metric, multiple_of, epochs,
+            listed, how, None if directory is None else Path(directory), fit_arguments,
+        )  # fmt: skip
+        coupled_groups(whole)  # refuses a model without any
+        run.compile(whole, stock(own))
+        begun = {"before": scored(whole, data), "is_trained": recipe.is_trained(whole, data)}
+        score = score_of(whole, begun["before"])
+        if begun["is_trained"]:
+            warn_of_statistics(run, whole, score, begun["before"])
+        settings = {"target": target, "accuracy_loss": accuracy_loss, "metric": metric, "epochs": epochs}
+        settings |= {"multiple_of": multiple_of, "parameters": model.count_params()}
+        report = analyze(whole)
+        with kept_in(run.directory, settings, begun) as begun:
+            before, is_trained = begun["before"], begun["is_trained"]
+            if accuracy_loss is None:
+                small = run.stage(whole, target, 0, epochs, "small")
+                after = run.finished(small)
+            else:
+                check_trained(model, is_trained)
+                limit = Limit(run, score, before, accuracy_loss)
+                small = smallest_that_holds(run, whole, limit)
+                after = limit.scores
+            run.end()
+            run.compile(small, stock(own))
+    if is_trained and score.loss(before, after) > FAR_BELOW * (
+        abs(before[score.name]) if score.is_better_higher else 1
+    ):
+        warnings.warn(
+            f"The {score.name} went from {before[score.name]:.4g} to {after[score.name]:.4g}: try more `epochs`, a "
+            "larger `target`, or `accuracy_loss`, which ends before that.",
+            _checks.SparsityWarning,
+            stacklevel=2,
+        )
+    return Compressed(
+        small, compared(report, analyze(small)), run.history, before, after, data.samples(KEPT_SAMPLES)
+    )  # fmt: skip
+
+
+def check_steps(model: keras.Model) -> None:
+    """Refuse a model with steps of its own, which the smaller one would not make."""
+    steps = ("train_step", "compute_loss")
+    own = [name for name in steps if getattr(type(model), name) is not getattr(keras.Model, name)]
+    if own:
+        raise ValueError(
+            f"{type(model).__name__} defines {own[0]!r}, and `compress` trains a Functional model with the steps of "
+            "Keras. Train it yourself, with an optimizer of keras_rmda, `coupled_groups` and "
+            "`callbacks.TargetSparsity`, and `strip` it: docs/methods.md has the recipe."
+        )
+
+
+def scored(model: keras.Model, data: Data) -> Scores:
+    """Return the scores of a compiled model; say in one sentence where the data do not fit it."""
+    try:
+        return data.score(model)
+    except Exception as error:
+        x = next(data.batches(1))[0]
+        shapes = keras.tree.map_structure(lambda each: tuple(each.shape), x)
+        raise ValueError(
+            f"{model.name!r} cannot be evaluated on the data: {_checks.first_line(error)} It takes inputs of the "
+            f"shapes {model.input_shape!r}. Received: batches of inputs of the shapes {shapes!r}"
+        ) from error
+
+
+def warn_of_statistics(run: Run, model: keras.Model, score: Score, before: Scores) -> None:
+    """Say where the moving statistics of a trained model do not fit its weights; `before` gets the better scores."""
+    better = run.finished(model)
+    if score.loss(better, before) > FAR_BELOW * (abs(better[score.name]) if score.is_better_higher else 1):
+        warnings.warn(
+            f"The moving statistics of the batch normalizations of {model.name!r} do not fit its weights: its "
+            f"{score.name} is {before[score.name]:.4g}, and {better[score.name]:.4g} with statistics of the training "
+            "data, which `compress` goes on with. A smaller `momentum` mends that where the model is trained.",
+            _checks.SparsityWarning,
+            stacklevel=3,
+        )
+    before.update(better)
+
+
+def check_trained(model: keras.Model, is_trained: bool) -> None:
+    """Refuse a model whose score says nothing."""
+    if not is_trained:
+        raise ValueError(
+            f"`accuracy_loss` is counted from the score of a trained model, and {model.name!r} computes nothing "
+            "that it has learned: train it first, or give `target`."
+        )

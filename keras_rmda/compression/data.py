@@ -1,0 +1,121 @@
+"""The data of a training, in any form that `fit` takes."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_rmda import _checks, _fitting
+
+
+class Data:
+    """Training data, and what the scores are computed on.
+
+    Args:
+        x, y, sample_weight, batch_size, steps_per_epoch: as for `fit`.
+        validation_data, validation_split, validation_steps, validation_batch_size: as for `fit`; without any, scores
+            are those of the training data.
+
+    Raises:
+        ValueError: for data that cannot be gone through more than once, without batches or whose number is not known.
+    """
+
+    def __init__(
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        batch_size: int | None = None,
+        steps_per_epoch: int | None = None,
+        validation_data: Any = None,
+        validation_split: float = 0.0,
+        validation_steps: int | None = None,
+        validation_batch_size: int | None = None,
+    ):
+        if _checks.real("validation_split", validation_split, maximum=1.0, open_maximum=True):
+            if validation_data is not None:
+                raise ValueError("Give `validation_data` or `validation_split`, not both.")
+            (x, y, sample_weight), validation_data = _fitting.split_off((x, y, sample_weight), validation_split)
+        if steps_per_epoch is None and (inspect.isgenerator(x) or hasattr(x, "__next__")):
+            raise ValueError(
+                "A generator has no length: give `steps_per_epoch`, and a generator that does not end. "
+                f"Received: x of type {type(x).__name__}"
+            )
+        self._x, self._y, self._weight = x, y, sample_weight
+        self._batch_size = batch_size
+        self._given_steps = steps_per_epoch
+        self.validation_data = validation_data
+        self._validation = {"steps": validation_steps, "batch_size": validation_batch_size or batch_size}
+        self.steps = steps_per_epoch or self._counted()
+
+    def _counted(self) -> int:
+        """Return the number of batches of an epoch, by a pass through the data where they do not know it."""
+        count = _fitting.number_of_batches(self._x, self._y, self._size)
+        if count is None:
+            count = sum(1 for _ in self.batches(2**31))
+        if count < 1:
+            raise ValueError("The training data hold no batch.")
+        if count == float("inf"):
+            raise ValueError("The training data have no end: give `steps_per_epoch`.")
+        return int(count)
+
+    @property
+    def _size(self) -> int | None:
+        """Of batches, which only arrays take."""
+        return self._batch_size if self.is_arrays else None
+
+    @property
+    def is_arrays(self) -> bool:
+        """Whether the data are arrays, which `fit` makes batches of."""
+        return _fitting.are_arrays(self._x, self._y)
+
+    def batches(self, limit: int) -> Iterator[tuple]:
+        """Yield the first batches, as `(x,)`, `(x, y)` or `(x, y, weights)` of NumPy arrays."""
+        return _fitting.batches(self._x, self._y, self._size, limit)
+
+    def samples(self, limit: int) -> Any:
+        """Return the inputs of the first samples, in the structure of the model's inputs."""
+        found, count = [], 0
+        for x, *_ in self.batches(limit):
+            found.append(x)
+            count += len(keras.tree.flatten(x)[0])
+            if count >= limit:
+                break
+        return keras.tree.map_structure(lambda *parts: np.concatenate(parts)[:limit], *found)
+
+    def fit(self, model: keras.Model, **arguments: Any) -> keras.callbacks.History:
+        """Train a model on the data."""
+        weights = {} if self._weight is None else {"sample_weight": self._weight}
+        validation = {f"validation_{key}": value for key, value in self._validation.items() if value is not None}
+        if self.validation_data is None:
+            validation = {}
+        return model.fit(
+            self._x,
+            self._y,
+            batch_size=self._size,
+            steps_per_epoch=self._given_steps,
+            validation_data=self.validation_data,
+            **weights,
+            **validation,
+            **arguments,
+        )
+
+    def score(self, model: keras.Model) -> dict[str, float]:
+        """Return loss and metrics of a compiled model, on the validation data if there are such."""
+        if self.validation_data is None:
+            weights = {} if self._weight is None else {"sample_weight": self._weight}
+            found = model.evaluate(
+                self._x, self._y, self._size, 0, steps=self._given_steps, return_dict=True, **weights
+            )
+        else:
+            parts = self.validation_data if isinstance(self.validation_data, (tuple, list)) else (self.validation_data,)
+            named = dict(zip(("x", "y", "sample_weight"), parts))
+            how = dict(self._validation)
+            if not _fitting.are_arrays(named.get("x"), named.get("y")):
+                how["batch_size"] = None
+            found = model.evaluate(**named, **how, verbose=0, return_dict=True)
+        return {key: float(value) for key, value in found.items()}

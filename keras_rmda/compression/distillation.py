@@ -1,0 +1,96 @@
+"""What a trained model knows, told to a smaller one."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+from keras import ops
+
+EPSILON = 1e-7
+
+
+@contextlib.contextmanager
+def distilled(student: keras.Model, teacher: keras.Model | None, weight: float) -> Iterator[None]:
+    """Let training of `student` minimize what its outputs differ from those of `teacher`, too.
+
+    Formula: (1 - weight) loss(y, student(x)) + weight sum_k d(teacher(x)_k, student(x)_k) over the outputs k, where d
+    is the cross-entropy where the loss of an output is one, else the mean squared difference.
+
+    Args:
+        student: a compiled model, before its first step.
+        teacher: a model with the same inputs and outputs; None for no change.
+        weight: share of the loss, in [0, 1].
+
+    Source: Hinton, Vinyals and Dean 2015, "Distilling the knowledge in a neural network", arXiv:1503.02531.
+    """
+    if teacher is None:
+        yield
+        return
+    kinds = kinds_of_outputs(student)
+    own = student.compute_loss
+
+    def compute_loss(
+        x: Any = None, y: Any = None, y_pred: Any = None, sample_weight: Any = None, training: bool = True
+    ) -> Any:
+        loss = own(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
+        if not training:
+            return loss
+        targets = keras.tree.flatten(teacher(x, training=False))
+        pairs = zip(kinds, map(ops.stop_gradient, targets), keras.tree.flatten(y_pred), strict=True)
+        return (1.0 - weight) * loss + weight * sum(ops.cast(kind(t, s), loss.dtype) for kind, t, s in pairs)
+
+    student.compute_loss = compute_loss
+    try:
+        yield
+    finally:
+        del student.compute_loss
+
+
+def kinds_of_outputs(model: keras.Model) -> list[Any]:
+    """Return for each output of a compiled model how its differences are measured."""
+    count = len(keras.tree.flatten(model.outputs))
+    loss = model.loss
+    if isinstance(loss, dict):
+        loss = [loss.get(name) for name in model.output_names]
+    losses = list(loss) if isinstance(loss, (list, tuple)) else [loss] * count
+    return [kind_of(each) for each in losses[:count]] + [squares] * (count - len(losses))
+
+
+def kind_of(loss: Any) -> Any:
+    """Return how the outputs of two models are compared whose loss this is."""
+    name = loss if isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", ""))
+    name = str(name or "").lower()
+    from_logits = bool(getattr(loss, "get_config", dict)().get("from_logits", False))
+    if "crossentropy" not in name.replace("_", ""):
+        return squares
+    if "binary" in name:
+        return bits_of_logits if from_logits else bits
+    return classes_of_logits if from_logits else classes
+
+
+def squares(target: Any, output: Any) -> Any:
+    """Return the mean squared difference."""
+    return ops.mean(ops.square(target - output))
+
+
+def classes(target: Any, output: Any) -> Any:
+    """Return the cross-entropy of probabilities along the last axis."""
+    return -ops.mean(ops.sum(target * ops.log(ops.clip(output, EPSILON, 1.0)), axis=-1))
+
+
+def classes_of_logits(target: Any, output: Any) -> Any:
+    """Return the cross-entropy of logits along the last axis."""
+    return -ops.mean(ops.sum(ops.softmax(target) * ops.log_softmax(output), axis=-1))
+
+
+def bits(target: Any, output: Any) -> Any:
+    """Return the cross-entropy of probabilities of one event each."""
+    return ops.mean(ops.binary_crossentropy(target, output))
+
+
+def bits_of_logits(target: Any, output: Any) -> Any:
+    """Return the cross-entropy of the logits of one event each."""
+    return ops.mean(ops.binary_crossentropy(ops.sigmoid(target), output, from_logits=True))

@@ -1,0 +1,103 @@
+"""The numbers of the recipe, found by experiment (benchmarks/README.md, compress), and what it needs to see."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_rmda.compression.data import Data
+from keras_rmda.compression.statistics import recalibrate
+
+CHOOSING = 0.45
+"""The share of the epochs in which groups are chosen."""
+
+BEGIN = 0.4
+"""The share of the choosing epochs that pass before the first group goes."""
+
+STRENGTH = 1e-6
+"""Of the group lasso while groups are chosen: hardly any. What is chosen is kept at zero by its proximal map."""
+
+PARTS = "all"
+"""Which weights of channels form a group: those that make them, and those that read them."""
+
+KNOWS = 0.8
+"""A model is trained if its loss is less than this share of the smallest loss with shuffled kernels."""
+
+SHUFFLES = 4
+
+LOOK = 8
+"""How many batches that loss is computed on."""
+
+SHORTEST = 2
+"""Epochs of the shortest training: one to choose, one to tune."""
+
+
+def choosing_epochs(epochs: int) -> int:
+    """Return in how many of so many epochs groups are chosen."""
+    return min(max(1, round(CHOOSING * epochs)), epochs - 1)
+
+
+def decisions(first: int, last: int) -> tuple[float, float]:
+    """Return `begin` and `end` of TargetSparsity, as shares of the `last` epochs, of a phase from `first` on."""
+    return (first + BEGIN * (last - first)) / last, 1.0
+
+
+def is_trained(model: keras.Model, data: Data) -> bool:
+    """Return whether a compiled model computes something that it has learned.
+
+    Formula: its loss is much smaller than with the numbers of every kernel in another order, which have the same
+    distribution. A model with initial weights does not care. Both have statistics of batch normalization of their own.
+    """
+    variables, values = model.weights, model.get_weights()
+    seen, order, losses = list(data.batches(LOOK)), np.random.default_rng(0), []
+    try:
+        for shuffle in range(1 + SHUFFLES):
+            for variable, value in zip(variables, values) if shuffle else ():
+                if variable.trainable and value.ndim > 1:
+                    variable.assign(order.permutation(value.reshape(-1)).reshape(value.shape))
+            recalibrate(model, seen)
+            found = [model.test_on_batch(*batch, return_dict=True)["loss"] for batch in seen]
+            losses.append(float(np.mean([float(each) for each in found])))
+    finally:
+        model.set_weights(values)
+    return losses[0] < KNOWS * min(losses[1:])
+
+
+def copied(structure: Any) -> Any:
+    """Return arguments of `compile` with new metrics and losses, so that two models do not share their states."""
+    if isinstance(structure, dict):
+        return {key: copied(value) for key, value in structure.items()}
+    if isinstance(structure, (list, tuple)):
+        return type(structure)(copied(each) for each in structure)
+    if isinstance(structure, keras.Metric):
+        try:
+            return type(structure).from_config(structure.get_config())
+        except Exception:  # a metric of a user's own without a configuration is shared
+            return structure
+    return structure
+
+
+def default_metrics(loss: Any) -> list[str]:
+    """Return the metrics for a loss of `default_loss`."""
+    return [] if loss == "mse" else ["accuracy"]
+
+
+def default_loss(model: keras.Model, data: Data) -> Any:
+    """Return the loss for these targets: cross-entropy for classes, as integers or shares, else squares."""
+    first = next(data.batches(1))
+    targets = keras.tree.flatten(first[1]) if len(first) > 1 else []
+    outputs = model.outputs
+    if len(targets) != 1 or len(outputs) != 1:
+        return "mse"
+    [y], [output] = targets, outputs
+    if not np.issubdtype(np.asarray(y).dtype, np.integer):
+        return "mse"
+    last = getattr(model.layers[-1], "activation", None)
+    is_probability = last in (keras.activations.softmax, keras.activations.sigmoid) or isinstance(
+        model.layers[-1], keras.layers.Softmax
+    )
+    if output.shape[-1] == 1:
+        return keras.losses.BinaryCrossentropy(from_logits=not is_probability)
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=not is_probability)

@@ -1,0 +1,117 @@
+"""What `compress` returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_rmda.compression.scores import Scores
+from keras_rmda.export import export_tflite
+from keras_rmda.export.tflite import TFLiteFile
+from keras_rmda.pruning.report import LayerReport, Report, table
+
+
+@dataclass(frozen=True)
+class Compressed:
+    """A model made smaller by `compress`; `print` shows it as a table, as do notebooks.
+
+    Attributes:
+        model: the smaller model, compiled with the user's own optimizer, loss and metrics, and no optimizer state.
+        report: layer by layer what is gone.
+        history: what `fit` has logged, one list per name; `phase` tells what each epoch was for.
+        before, after: loss and metrics of the model that was given and of the smaller one, on the validation data, or
+            on the training data where there are no others.
+        samples: inputs of the training data, that `export` quantizes by.
+    """
+
+    model: keras.Model
+    report: Report
+    history: dict[str, list[Any]]
+    before: Scores
+    after: Scores
+    samples: Any = field(repr=False, default=None)
+
+    @property
+    def score(self) -> dict[str, Scores]:
+        """Loss and metrics before and after."""
+        return {"before": self.before, "after": self.after}
+
+    def export(
+        self, path: str | Path, quantization: str | None = None, representative_data: Any = None, **how: Any
+    ) -> TFLiteFile:
+        """Write the smaller model as a TensorFlow Lite file.
+
+        Args:
+            path: where to write, ending in `.tflite`.
+            quantization: as for `export_tflite`: None, "float16", "dynamic", "int8" or "int16x8".
+            representative_data: inputs; None for samples of the training data.
+            **how: other arguments of `export_tflite`.
+
+        Returns:
+            What was written.
+
+        Raises:
+            ValueError: as `export_tflite`.
+        """
+        data = self.samples if representative_data is None else representative_data
+        return export_tflite(self.model, path, quantization, data, **how)
+
+    def rows(self) -> list[tuple[str, Any, Any]]:
+        """Return name, value before and value after, for all figures."""
+        scores = [
+            (key, f"{self.before[key]:.4g}", f"{self.after[key]:.4g}") for key in self.after if key in self.before
+        ]
+        report = self.report
+        return [
+            *scores,
+            ("parameters", report.parameters, report.parameters_after),
+            ("multiply-accumulates", report.macs, report.macs_after),
+            ("channels", self._channels, self._channels - report.removable),
+        ]
+
+    @property
+    def _channels(self) -> int:
+        return sum(layer.channels for layer in self.report.layers)
+
+    def __str__(self) -> str:
+        shown = [
+            (name, *(f"{each:,}" if isinstance(each, int) else each for each in pair)) for name, *pair in self.rows()
+        ]
+        return table((self.model.name, "before", "after"), shown)
+
+    def _repr_html_(self) -> str:
+        cells = "".join(
+            f"<tr><th style='text-align:left'>{name}</th>"
+            + "".join(
+                f"<td style='text-align:right'>{v:,}</td>" if isinstance(v, int) else f"<td>{v}</td>" for v in pair
+            )
+            + "</tr>"
+            for name, *pair in self.rows()
+        )
+        return f"<table><tr><th>{self.model.name}</th><th>before</th><th>after</th></tr>{cells}</table>"
+
+
+def compared(before: Report, after: Report) -> Report:
+    """Return one report of two models, of which the second is the first without some channels."""
+    left = {layer.name: layer for layer in after.layers}
+    rows = []
+    for layer in before.layers:
+        small = left.get(layer.name)
+        rows.append(
+            LayerReport(
+                name=layer.name,
+                type=layer.type,
+                channels=layer.channels,
+                removable=layer.channels - (small.channels if small else 0),
+                reasons=small.reasons if small else {},
+                parameters=layer.parameters,
+                parameters_after=small.parameters if small else 0,
+                macs=layer.macs,
+                macs_after=small.macs if small else 0,
+                opaque=layer.opaque,
+            )
+        )
+    return Report(before.model, tuple(rows))

@@ -1,0 +1,37 @@
+"""Which of the figures of a model is its score, and whether it has become worse."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import keras
+
+from keras_rmda import _fitting
+
+Scores = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Score:
+    """A figure that `evaluate` gives.
+
+    Attributes:
+        name: of the figure.
+        is_better_higher: whether more of it is better.
+    """
+
+    name: str
+    is_better_higher: bool
+
+    def loss(self, before: Scores, after: Scores) -> float:
+        """Return how much worse it is after: a difference, or a share of `before` for figures that fall."""
+        a, b = before[self.name], after[self.name]
+        return a - b if self.is_better_higher else (b - a) / max(abs(a), 1e-12)
+
+
+def score_of(model: keras.Model, scores: Scores) -> Score:
+    """Return the first metric of a compiled model, or its loss where there is none."""
+    for name in scores:
+        if name != "loss" and not name.endswith("_loss"):
+            return Score(name, _fitting.is_better_higher(model, name))
+    return Score("loss", False)

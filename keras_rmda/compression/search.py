@@ -1,0 +1,107 @@
+"""The smallest model whose score holds."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass, field
+
+import keras
+
+import keras_rmda.compression.recipe as recipe
+from keras_rmda import _checks
+from keras_rmda.callbacks.target import ImpossibleTargetError
+from keras_rmda.compression.run import Run
+from keras_rmda.compression.scores import Score, Scores
+from keras_rmda.coupling import coupled_groups
+from keras_rmda.pruning import copied
+from keras_rmda.pruning.liveness import plan
+from keras_rmda.pruning.report import amounts, everything
+from keras_rmda.pruning.strip import meaningless
+from keras_rmda.pruning.trace import as_graph, trace
+
+STAGES = 5
+"""How many targets the epochs are divided among."""
+
+STEP = 0.5
+"""What is left at a target, as a share of what was left at the one before."""
+
+CLOSE = 1.25
+"""Where the smallest that holds and the largest that does not differ by less than this factor, the search ends."""
+
+
+@dataclass
+class Limit:
+    """How far the score may fall.
+
+    Attributes:
+        run: the run.
+        score: which figure.
+        before: of the model that was given.
+        allowed: how much worse it may get.
+        scores: those of the last model that held.
+    """
+
+    run: Run
+    score: Score
+    before: Scores
+    allowed: float
+    scores: Scores = field(default_factory=dict)
+
+    def holds(self, model: keras.Model, share: float) -> bool:
+        """Return whether a compiled model is good enough; remember its scores if it is."""
+        found, name = self.run.finished(model), self.score.name
+        is_good = self.score.loss(self.before, found) <= self.allowed
+        says = "holds" if is_good else "too little"
+        self.run.say(f"{share:.1%} left: {name} {found[name]:.4g}, before {self.before[name]:.4g}: {says}")
+        if is_good:
+            self.scores = found
+        return is_good
+
+
+def smallest_that_holds(run: Run, model: keras.Model, limit: Limit) -> keras.Model:
+    """Halve what is left until the score breaks, then look in between, within the epochs of the run.
+
+    Returns:
+        The last model that held; a copy of `model`, with a warning, if none did.
+    """
+    whole = whole_of(model, run.metric)
+    held, share, broken, first, number = model, 1.0, 0.0, 0, 0
+    limit.scores = dict(limit.before)
+    each = max(recipe.SHORTEST, run.epochs // STAGES)
+    while run.epochs - first >= recipe.SHORTEST and not (broken and share < CLOSE * broken):
+        last = first + each if run.epochs - first >= each + recipe.SHORTEST else run.epochs
+        target, number = math.sqrt(share * broken) if broken else share * STEP, number + 1
+        try:
+            small = run.stage(copied(held), max(target * whole, 1.0), first, last, f"stage-{number}")
+        except ImpossibleTargetError as error:
+            run.say(f"{target:.1%} left: {error}")
+            broken = target
+            continue
+        first = last
+        if limit.holds(small, target):
+            held, share = small, target
+        else:
+            broken = target
+    if share == 1.0:
+        warnings.warn(
+            f"No smaller model held its {limit.score.name} within {limit.allowed:g}: nothing was removed. Try more "
+            "`epochs`, or a larger `accuracy_loss`.",
+            _checks.SparsityWarning,
+            stacklevel=3,
+        )
+    elif first < run.epochs:
+        kept = held.get_weights(), limit.scores
+        run.tune(held, first, run.epochs, "last")
+        if limit.scores[limit.score.name] and not limit.holds(held, share):
+            held.set_weights(kept[0])
+    return held
+
+
+def whole_of(model: keras.Model, metric: str) -> float:
+    """Return how much of a metric a model has."""
+    if metric == "groups":
+        return len(coupled_groups(model, parts=recipe.PARTS))
+    with as_graph(model) as graph:
+        decided = plan(trace(graph), meaningless)
+        return amounts(decided, everything(decided))[metric]

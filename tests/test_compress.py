@@ -1,0 +1,485 @@
+"""`compress`: a model, its data and a target in; a smaller model out.
+
+Over a minute, since most tests train two models, which are traced anew.
+"""
+
+import csv
+import json
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from backend import number, only_tensorflow
+
+import keras_rmda as kr
+from keras_rmda.compression import counterparts, recipe
+from keras_rmda.compression.data import Data
+from keras_rmda.compression.distillation import distilled, kind_of
+from keras_rmda.compression.statistics import recalibrate
+
+RANDOM = np.random.default_rng(0)
+X = RANDOM.normal(size=(128, 8)).astype("float32")
+Y = (X[:, 0] * X[:, 1] > 0).astype("int32")
+CALL = {"epochs": 4, "batch_size": 16, "verbose": 0}
+
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Training ended with", "ignore:.shuffle=True", "ignore:Your input ran out"
+)
+
+
+def network(norm=True, seed=0, **compile):
+    keras.utils.set_random_seed(seed)
+    layers = [keras.Input((8,), name="x")]
+    for name in ("first", "second"):
+        layers += [keras.layers.Dense(24, name=name), *([keras.layers.BatchNormalization()] if norm else [])]
+        layers += [keras.layers.ReLU()]
+    model = keras.Sequential([*layers, keras.layers.Dense(2, "softmax", name="last")], name="net")
+    if compile:
+        model.compile(**{"loss": "sparse_categorical_crossentropy", "metrics": ["accuracy"]} | compile)
+    return model
+
+
+@pytest.fixture(scope="module")
+def trained():
+    model = network(optimizer=keras.optimizers.Adam(0.01))
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.8
+    model.fit(X, Y, 16, 15, verbose=0)
+    return model
+
+
+@pytest.fixture(scope="module")
+def result(trained):
+    return kr.compress(trained, X, Y, target=0.3, validation_data=(X, Y), **CALL)
+
+
+def test_what_is_left_is_the_target(result, trained):
+    assert kr.analyze(result.model).macs / kr.analyze(trained).macs == pytest.approx(0.3, abs=0.02)
+    assert result.report.macs_after == kr.analyze(result.model).macs
+    assert result.report.parameters_after == result.model.count_params() < result.report.parameters
+
+
+def test_the_model_that_was_given_is_unchanged(trained):
+    before = [w.copy() for w in trained.get_weights()]
+    kr.compress(trained, X, Y, target=0.5, **CALL | {"epochs": 2})
+    for a, b in zip(before, trained.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_scores_are_those_of_the_models(result, trained):
+    assert result.after == pytest.approx(result.model.evaluate(X, Y, verbose=0, return_dict=True), abs=1e-5)
+    assert result.score == {"before": result.before, "after": result.after}
+    assert result.before["accuracy"] == pytest.approx(
+        trained.evaluate(X, Y, verbose=0, return_dict=True)["accuracy"], abs=0.02
+    )
+    assert result.after["accuracy"] > 0.7
+
+
+def test_history_has_both_phases(result):
+    assert result.history["phase"] == ["choose"] * 2 + ["tune"] * 2
+    assert len(result.history["val_loss"]) == 4
+    assert result.history["macs_left"][-1] == pytest.approx(0.3, abs=0.02)
+    json.dumps(result.history)
+
+
+def test_it_is_shown(result):
+    assert "parameters" in str(result)
+    assert "<table>" in result._repr_html_()
+
+
+def test_the_result_is_ready_to_train_on(result):
+    assert type(result.model.optimizer) is keras.optimizers.Adam
+    assert number(result.model.optimizer.learning_rate) == pytest.approx(0.01)
+    result.model.fit(X, Y, epochs=1, verbose=0)
+
+
+@only_tensorflow
+def test_it_is_exported(result, tmp_path):
+    file = result.export(tmp_path / "a.tflite", "int8")
+    assert file.samples == 128
+
+
+def two_epochs(optimizer):
+    model = network(norm=False, optimizer=optimizer)
+    model.fit(X, Y, 32, 2, shuffle=False, verbose=0)
+    return model.get_weights()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: keras.optimizers.SGD(0.05),
+        lambda: keras.optimizers.SGD(0.05, momentum=0.9, clipnorm=0.5),
+        lambda: keras.optimizers.Adam(0.01, beta_1=0.8, epsilon=1e-12),
+        lambda: keras.optimizers.Adam(0.01, amsgrad=True, epsilon=1e-12),
+        lambda: keras.optimizers.AdamW(0.01, weight_decay=0.1, epsilon=1e-12),
+    ],
+)
+def test_counterparts_make_the_same_steps(make):
+    optimizer = make()
+    rate = float(number(optimizer.learning_rate))
+    wanted = two_epochs(make())
+    for other in (counterparts.proximal(optimizer, rate, None), counterparts.stock(optimizer)):
+        for a, b in zip(wanted, two_epochs(other), strict=True):
+            np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: kr.ProxSGD(0.5, 0.1), lambda: kr.ProxAdamW(0.01, weight_decay=0.1, epsilon=1e-12)]
+)
+def test_ours_have_stock_optimizers_that_make_the_same_steps(make):
+    for a, b in zip(two_epochs(make()), two_epochs(counterparts.stock(make())), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_a_schedule_is_gone_through_anew():
+    schedule = counterparts.Rescaled(keras.optimizers.schedules.CosineDecay(0.1, 100), whole=100, steps=20)
+    assert float(number(schedule(10))) == pytest.approx(0.05)
+    again = keras.saving.deserialize_keras_object(keras.saving.serialize_keras_object(schedule))
+    assert float(number(again(10))) == pytest.approx(0.05)
+    assert counterparts.largest(
+        keras.optimizers.schedules.CosineDecay(0.0, 50, warmup_target=0.3, warmup_steps=50), 100
+    ) == (pytest.approx(0.3, rel=0.02))
+
+
+def test_statistics_are_the_means_over_batches(trained):
+    model = keras.models.clone_model(trained)
+    model.set_weights(trained.get_weights())
+    data = Data(X, Y, batch_size=32)
+    assert recalibrate(model, data.batches(64))
+    norm = next(layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization))
+    inputs = X @ number(model.get_layer("first").kernel) + number(model.get_layer("first").bias)
+    np.testing.assert_allclose(number(norm.moving_mean), inputs.mean(0), atol=1e-5)
+    means = [inputs[k : k + 32].var(0) for k in range(0, 128, 32)]
+    np.testing.assert_allclose(number(norm.moving_variance), np.mean(means, 0), rtol=1e-4)
+    assert not recalibrate(network(norm=False), data.batches(1))
+
+
+def test_a_trained_model_is_told_from_a_fresh_one(trained):
+    data = Data(X, Y, batch_size=16)
+    before = [w.copy() for w in trained.get_weights()]
+    assert recipe.is_trained(trained, data)
+    assert not recipe.is_trained(network(optimizer="adam"), data)
+    for a, b in zip(before, trained.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_statistics_that_do_not_fit_are_said(trained):
+    model = keras.models.clone_model(trained)
+    model.set_weights(trained.get_weights())
+    model.compile(keras.optimizers.Adam(0.01), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.moving_mean.assign(layer.moving_mean + 3.0)
+    with pytest.warns(kr.SparsityWarning, match="do not fit"):
+        kr.compress(model, X, Y, target=0.5, **CALL | {"epochs": 2})
+
+
+def test_distillation_with_all_of_the_loss_is_the_difference(trained):
+    student = network(optimizer=keras.optimizers.SGD(0.0))
+    with distilled(student, trained, 1.0):
+        loss = student.fit(X, Y, batch_size=128, epochs=1, verbose=0).history["loss"][0]
+    assert "compute_loss" not in vars(student)
+    teacher, output = number(trained(X, training=False)), number(student(X, training=True))
+    assert loss == pytest.approx(-(teacher * np.log(output)).sum(-1).mean(), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("loss", "kind"),
+    [
+        ("mse", "squares"),
+        (None, "squares"),
+        ("sparse_categorical_crossentropy", "classes"),
+        (keras.losses.CategoricalCrossentropy(from_logits=True), "classes_of_logits"),
+        ("binary_crossentropy", "bits"),
+        (keras.losses.BinaryFocalCrossentropy(from_logits=True), "bits_of_logits"),
+    ],
+)
+def test_the_difference_suits_the_loss(loss, kind):
+    assert kind_of(loss).__name__ == kind
+
+
+def test_a_chooser_keeps_its_own_learning_rate():
+    rates = []
+    look = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: rates.append(look.model.optimizer))
+    chooser = kr.RAMDA(0.02, 0.5)
+    kr.compress(
+        network(optimizer=keras.optimizers.Adam(0.01)), X, Y, target=0.5, chooser=chooser, callbacks=[look], **CALL
+    )
+    assert type(rates[0]) is kr.RAMDA
+    assert float(number(rates[0].learning_rate)) == pytest.approx(0.02)
+    assert type(rates[-1]) is keras.optimizers.Adam
+
+
+def test_a_teacher_takes_part(trained):
+    found = kr.compress(trained, X, Y, target=0.4, distillation=0.5, **CALL)
+    assert found.after["accuracy"] > 0.7
+
+
+class Batches(keras.utils.PyDataset):
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, k):
+        return X[16 * k : 16 * k + 16], Y[16 * k : 16 * k + 16]
+
+
+def endless():
+    while True:
+        yield X[:16], Y[:16]
+
+
+@pytest.mark.parametrize("form", ["PyDataset", "generator", "weights", "split", "class weights"])
+def test_data_in_every_form(form):
+    arguments = {
+        "PyDataset": {"x": Batches()},
+        "generator": {"x": endless(), "steps_per_epoch": 4},
+        "weights": {"x": X, "y": Y, "sample_weight": np.ones(128), "batch_size": 16},
+        "split": {"x": X, "y": Y, "validation_split": 0.25, "batch_size": 16},
+        "class weights": {"x": X, "y": Y, "class_weight": {0: 1.0, 1: 2.0}},
+    }[form]
+    found = kr.compress(network(optimizer="sgd"), target=0.5, epochs=2, verbose=0, **arguments)
+    assert found.report.macs_after < 0.55 * found.report.macs
+    assert len(found.history["loss"]) == 2
+    assert ("val_loss" in found.history) == (form == "split")
+
+
+@only_tensorflow
+@pytest.mark.parametrize("known", [True, False])
+def test_tf_data(known):
+    import tensorflow as tf
+
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(16)
+    data = data if known else data.filter(lambda x, y: True)
+    found = kr.compress(network(optimizer="adam"), data, target=0.5, epochs=2, verbose=0, validation_data=data)
+    assert found.report.macs_after < 0.55 * found.report.macs
+
+
+def test_several_inputs_and_outputs_by_name():
+    keras.utils.set_random_seed(0)
+    a, b = keras.Input((8,), name="a"), keras.Input((8,), name="b")
+    hidden = keras.layers.Dense(24, "relu")(keras.layers.Concatenate()([a, b]))
+    outputs = {
+        "sign": keras.layers.Dense(1, "sigmoid", name="sign")(hidden),
+        "sum": keras.layers.Dense(1, name="sum")(hidden),
+    }
+    model = keras.Model({"a": a, "b": b}, outputs)
+    losses = {"sign": "binary_crossentropy", "sum": "mse"}
+    model.compile("adam", losses, metrics={"sign": ["accuracy"]}, loss_weights={"sign": 1.0, "sum": 0.5})
+    targets = {"sign": Y[:, None].astype("float32"), "sum": X.sum(1, keepdims=True)}
+    found = kr.compress(model, {"a": X, "b": X}, targets, target=0.5, distillation=0.5, **CALL)
+    assert set(found.model.predict({"a": X, "b": X}, verbose=0)) == {"sign", "sum"}
+    assert set(found.samples) == {"a", "b"}
+
+
+def test_a_model_that_is_not_compiled_gets_a_loss():
+    found = kr.compress(network(), X, Y, target=0.5, **CALL)
+    assert "accuracy" in found.after
+    assert type(found.model.optimizer) is keras.optimizers.Adam
+
+
+class Counts(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def on_train_begin(self, logs=None):
+        self.seen.append("begin")
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.seen.append(epoch)
+
+    def on_train_end(self, logs=None):
+        self.seen.append("end")
+
+
+def test_callbacks_see_one_training(tmp_path):
+    counts, rates = Counts(), []
+    log = keras.callbacks.CSVLogger(str(tmp_path / "log.csv"))
+    schedule = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rates.append(epoch) or 0.01 / (epoch + 1))
+    stop = keras.callbacks.EarlyStopping("loss", patience=50, restore_best_weights=True)
+    kr.compress(network(optimizer="adam"), X, Y, target=0.5, callbacks=[counts, log, schedule, stop], **CALL)
+    assert counts.seen == ["begin", 0, 1, 2, 3, "end"]
+    assert rates == [0, 1, 2, 3]
+    with open(tmp_path / "log.csv") as file:
+        assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1", "2", "3"]
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("epoch", [1, 3])
+def test_a_run_that_was_killed_goes_on(tmp_path, epoch):
+    def kill(number, logs):
+        if number == epoch:
+            raise Killed
+
+    call = CALL | {"target": 0.5, "directory": tmp_path / "run", "optimizer": keras.optimizers.Adam(0.01)}
+    with pytest.raises(Killed):
+        kr.compress(network(), X, Y, callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=kill)], **call)
+    counts, log = Counts(), keras.callbacks.CSVLogger(str(tmp_path / "log.csv"))
+    with pytest.raises(ValueError, match="other arguments"):
+        kr.compress(network(), X, Y, **call | {"target": 0.4})
+    found = kr.compress(network(seed=1), X, Y, callbacks=[counts, log], **call)
+    assert (counts.seen[0], counts.seen[-1]) == ("begin", "end")
+    assert [each for each in counts.seen if isinstance(each, int)] == list(range(epoch, 4))
+    assert found.report.macs_after < 0.55 * found.report.macs
+    assert not (tmp_path / "run").exists()
+
+
+def test_as_small_as_the_accuracy_allows(trained):
+    before, counts = trained.evaluate(X, Y, verbose=0, return_dict=True)["accuracy"], Counts()
+    found = kr.compress(trained, X, Y, accuracy_loss=0.1, epochs=20, batch_size=16, verbose=0, callbacks=[counts])
+    assert [each for each in counts.seen if isinstance(each, str)] == ["begin", "end"]
+    assert found.report.macs_after <= 0.52 * found.report.macs
+    assert found.after["accuracy"] >= before - 0.1 - 0.02
+    assert found.model.evaluate(X, Y, verbose=0, return_dict=True)["accuracy"] == pytest.approx(found.after["accuracy"])
+
+
+def test_where_nothing_smaller_holds_nothing_goes(trained):
+    still = {"optimizer": keras.optimizers.SGD(1e-9), "epochs": 2, "batch_size": 16, "verbose": 0}
+    with pytest.warns(kr.SparsityWarning, match="nothing was removed"):
+        found = kr.compress(trained, X, Y, accuracy_loss=0.0, **still)
+    assert found.report.macs_after == found.report.macs
+    assert found.after == found.before
+
+
+def test_a_score_far_below_is_said(trained):
+    with pytest.warns(kr.SparsityWarning, match="went from"):
+        kr.compress(
+            trained, X, Y, target=0.08, epochs=2, batch_size=128, verbose=0, optimizer=keras.optimizers.Adam(1e-5)
+        )
+
+
+@pytest.mark.filterwarnings("ignore::keras_rmda.SparsityWarning")
+def test_nan_is_an_error():
+    with pytest.raises((RuntimeError, ValueError), match="not finite"):
+        kr.compress(network(norm=False), X, Y, optimizer=keras.optimizers.SGD(1e30), target=0.5, **CALL)
+
+
+BAD = {
+    "target": ({"target": 0}, "target=0"),
+    "metric": ({"metric": "milliseconds"}, "milliseconds"),
+    "epochs": ({"epochs": 1}, "epochs=1"),
+    "both": ({"target": 0.5, "accuracy_loss": 0.1}, "not both"),
+    "verbose": ({"verbose": 7}, "verbose=7"),
+    "optimizer": ({"optimizer": "rmsprop"}, "RMSprop"),
+    "too small": ({"target": 1e-4}, "smallest possible target"),
+    "inputs": ({"x": X[:, :3]}, "batches of inputs of the shapes"),
+    "targets": ({"y": Y[:7]}, "7"),
+    "generator": ({"x": endless(), "y": None}, "steps_per_epoch"),
+    "backup": ({"callbacks": [keras.callbacks.BackupAndRestore("b")]}, "directory"),
+    "second target": ({"callbacks": [kr.callbacks.TargetSparsity(0.5)]}, "of its own"),
+    "no callback": ({"callbacks": [3]}, "Received: 3"),
+    "fresh": ({"accuracy_loss": 0.01, "target": None}, "train it first"),
+    "split": ({"validation_split": 1.0}, "validation_split=1.0"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_refused_before_any_training(name):
+    arguments, says = BAD[name]
+    counts = Counts()
+    call = {"x": X, "y": Y, "callbacks": [counts], **CALL} | arguments
+    with pytest.raises(ValueError, match=says):
+        kr.compress(network(optimizer="adam"), call.pop("x"), call.pop("y"), **call)
+    assert not [each for each in counts.seen if isinstance(each, int)]
+
+
+def test_a_model_without_anything_to_remove():
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(2, "softmax")])
+    with pytest.raises(ValueError, match="No channel"):
+        kr.compress(model, X, Y, **CALL)
+
+
+class OwnStep(keras.Sequential):
+    def train_step(self, *arguments):
+        return super().train_step(*arguments)
+
+
+def test_a_model_with_a_step_of_its_own_is_refused():
+    model = OwnStep([keras.Input((8,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(2, "softmax")])
+    with pytest.raises(ValueError, match="train_step"):
+        kr.compress(model, X, Y, **CALL)
+
+
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    (tmp_path / "thesis.txt").write_text("long")
+    with pytest.raises(ValueError, match="folder of its own"):
+        kr.compress(network(), X, Y, directory=tmp_path, **CALL)
+    assert (tmp_path / "thesis.txt").read_text() == "long"
+
+
+def test_importance_is_the_mean_of_squared_products(trained):
+    model = keras.models.clone_model(trained)
+    model.set_weights(trained.get_weights())
+    groups = kr.coupled_groups(model, parts="all")
+    optimizer = kr.ProxSGD(1.0, 1.0, kr.GroupLasso(1e-9, groups=groups))
+    model.compile(optimizer, "sparse_categorical_crossentropy")
+    optimizer.build(model.trainable_variables)
+    optimizer.follow_importance()
+    before = {v.path.partition("/")[2]: number(v) for v in model.trainable_variables}
+    before |= {v.path: number(v) for v in model.trainable_variables}
+    model.fit(X[:32], Y[:32], 32, 1, verbose=0)
+    after = {v.path: number(v) for v in model.trainable_variables}
+    wanted = np.zeros(len(groups))
+    for path, ids in groups.members.items():
+        full = next(key for key in after if key == path or key.endswith("/" + path))
+        w, g = before[full], before[full] - after[full]  # a step of 1 along the gradient
+        ids = np.broadcast_to(ids, w.shape)
+        np.add.at(wanted, ids[ids >= 0], ((w * g) ** 2)[ids >= 0])
+    np.testing.assert_allclose(number(optimizer.couplings[0].importance), 0.01 * wanted, rtol=2e-2, atol=1e-9)
+
+
+def test_what_is_worth_nothing_goes_first():
+    keras.utils.set_random_seed(0)
+    model = network(norm=False)
+    last = model.get_layer("last")
+    kernel = number(last.kernel)
+    kernel[:12] *= 1e-4  # nobody listens to the first twelve
+    last.kernel.assign(kernel)
+    psi = kr.GroupLasso(1e-9, groups=kr.coupled_groups(model, parts="all"))
+    model.compile(kr.ProxSGD(1e-4, 1.0, psi), "sparse_categorical_crossentropy")
+    target = kr.callbacks.TargetSparsity(0.8, "groups", begin=0.5, end=1.0, ranking="fisher")
+    model.fit(X, Y, 16, 2, verbose=0, callbacks=[target])
+    norms = np.abs(number(model.get_layer("second").kernel)).sum(0)
+    assert (norms[12:] > 0).sum() >= 11
+    assert (norms[:12] == 0).sum() >= 7
+
+
+def test_lift_undoes_strip(trained):
+    from keras_rmda.pruning import copied, lift
+
+    model = copied(trained)
+    for name in ("first", "second"):
+        layer = model.get_layer(name)
+        layer.kernel.assign(number(layer.kernel) * (np.arange(24) % 3 > 0))
+        layer.bias.assign(number(layer.bias) * (np.arange(24) % 3 > 0))
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.gamma.assign(number(layer.gamma) * (np.arange(24) % 3 > 0))
+            layer.beta.assign(number(layer.beta) * (np.arange(24) % 3 > 0))
+    small = kr.strip(model)
+    small.compile("adam", "sparse_categorical_crossentropy")
+    small.fit(X, Y, epochs=1, verbose=0)
+    lift(model, small)
+    np.testing.assert_allclose(number(model(X)), number(small(X)), atol=1e-6)
+    with pytest.raises(ValueError, match="was not stripped"):
+        lift(trained, small)
+
+
+@only_tensorflow
+def test_mixed_precision_and_loss_scaling():
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = network(optimizer=keras.optimizers.Adam(0.01))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", kr.SparsityWarning)
+            found = kr.compress(model, X, Y, target=0.5, **CALL)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert isinstance(found.model.optimizer, keras.optimizers.LossScaleOptimizer)
