@@ -407,6 +407,13 @@ def test_a_model_with_a_step_of_its_own_is_refused():
         kr.compress(model, X, Y, **CALL)
 
 
+def test_what_is_refused_leaves_no_folder(tmp_path):
+    for bad in ({"target": 1e-4}, {"accuracy_loss": 0.01}):
+        with pytest.raises(ValueError, match=r"smallest possible|train it first"):
+            kr.compress(network(), X, Y, directory=tmp_path / "run", **CALL | bad)
+        assert not (tmp_path / "run").exists()
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path):
     (tmp_path / "thesis.txt").write_text("long")
     with pytest.raises(ValueError, match="folder of its own"):

@@ -22,9 +22,6 @@ from keras_rmda.compression.search import Limit, smallest_that_holds
 from keras_rmda.coupling import coupled_groups
 from keras_rmda.pruning import analyze, copied
 
-FAR_BELOW = 0.1
-"""The share of its score that a trained model may lose without a warning."""
-
 KEPT_SAMPLES = 200
 """Inputs that are kept for quantization: as many as `export_tflite` uses."""
 
@@ -157,9 +154,7 @@ def compress(
                 after = limit.scores
             run.end()
             run.compile(small, stock(own))
-    if is_trained and score.loss(before, after) > FAR_BELOW * (
-        abs(before[score.name]) if score.is_better_higher else 1
-    ):
+    if is_trained and score.is_far_below(before, after):
         warnings.warn(
             f"The {score.name} went from {before[score.name]:.4g} to {after[score.name]:.4g}: try more `epochs`, a "
             "larger `target`, or `accuracy_loss`, which ends before that.",
@@ -199,7 +194,7 @@ def scored(model: keras.Model, data: Data) -> Scores:
 def warn_of_statistics(run: Run, model: keras.Model, score: Score, before: Scores) -> None:
     """Say where the moving statistics of a trained model do not fit its weights; `before` gets the better scores."""
     better = run.finished(model)
-    if score.loss(better, before) > FAR_BELOW * (abs(better[score.name]) if score.is_better_higher else 1):
+    if score.is_far_below(better, before):
         warnings.warn(
             f"The moving statistics of the batch normalizations of {model.name!r} do not fit its weights: its "
             f"{score.name} is {before[score.name]:.4g}, and {better[score.name]:.4g} with statistics of the training "

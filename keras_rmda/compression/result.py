@@ -77,10 +77,7 @@ class Compressed:
         return sum(layer.channels for layer in self.report.layers)
 
     def __str__(self) -> str:
-        shown = [
-            (name, *(f"{each:,}" if isinstance(each, int) else each for each in pair)) for name, *pair in self.rows()
-        ]
-        return table((self.model.name, "before", "after"), shown)
+        return table((self.model.name, "before", "after"), self.rows())
 
     def _repr_html_(self) -> str:
         cells = "".join(

@@ -153,9 +153,10 @@ class Run:
                 model, epochs=last, initial_epoch=first, verbose=0, callbacks=[*own, *self.callbacks, progress, *kept],
                 **self.fit_arguments,
             )  # fmt: skip
-        if name := _finite.nonfinite_weights(model):
+        if failed := _finite.nonfinite_weights(model):
             raise RuntimeError(
-                f"The training ended with weights that are not finite, first {name[0]!r}: try a smaller learning rate."
+                f"The training ended with weights that are not finite, first {failed[0]!r}: try a smaller learning "
+                "rate."
             )
         self._note(found, "choose" if own else "tune")
 
@@ -219,7 +220,12 @@ def kept_in(directory: Path | None, settings: dict[str, Any], begun: dict[str, A
         directory.mkdir(parents=True, exist_ok=True)
         with _files.replacing(path) as temporary:
             temporary.write_text(json.dumps({"settings": settings, "begun": begun}))
-    yield begun
+    try:
+        yield begun
+    except BaseException:
+        if [each.name for each in directory.iterdir()] == [SETTINGS]:  # nothing to go on from
+            shutil.rmtree(directory, ignore_errors=True)
+        raise
     shutil.rmtree(directory, ignore_errors=True)
 
 

@@ -10,6 +10,9 @@ from keras_rmda import _fitting
 
 Scores = dict[str, float]
 
+FAR_BELOW = 0.1
+"""The share of its score that a trained model may lose without a warning."""
+
 
 @dataclass(frozen=True)
 class Score:
@@ -27,6 +30,10 @@ class Score:
         """Return how much worse it is after: a difference, or a share of `before` for figures that fall."""
         a, b = before[self.name], after[self.name]
         return a - b if self.is_better_higher else (b - a) / max(abs(a), 1e-12)
+
+    def is_far_below(self, before: Scores, after: Scores) -> bool:
+        """Return whether a good part of the score is lost."""
+        return self.loss(before, after) > FAR_BELOW * (abs(before[self.name]) if self.is_better_higher else 1.0)
 
 
 def score_of(model: keras.Model, scores: Scores) -> Score:

@@ -91,10 +91,10 @@ def smallest_that_holds(run: Run, model: keras.Model, limit: Limit) -> keras.Mod
             stacklevel=3,
         )
     elif first < run.epochs:
-        kept = held.get_weights(), limit.scores
+        kept = held.get_weights()
         run.tune(held, first, run.epochs, "last")
-        if limit.scores[limit.score.name] and not limit.holds(held, share):
-            held.set_weights(kept[0])
+        if not limit.holds(held, share):
+            held.set_weights(kept)
     return held
 
 
