@@ -287,6 +287,7 @@ class Counts(keras.callbacks.Callback):
         self.seen = []
 
     def on_train_begin(self, logs=None):
+        self.epochs = self.params["epochs"]
         self.seen.append("begin")
 
     def on_epoch_end(self, epoch, logs=None):
@@ -303,9 +304,30 @@ def test_callbacks_see_one_training(tmp_path):
     stop = keras.callbacks.EarlyStopping("loss", patience=50, restore_best_weights=True)
     kr.compress(network(optimizer="adam"), X, Y, target=0.5, callbacks=[counts, log, schedule, stop], **CALL)
     assert counts.seen == ["begin", 0, 1, 2, 3, "end"]
+    assert counts.epochs == 4
     assert rates == [0, 1, 2, 3]
     with open(tmp_path / "log.csv") as file:
         assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1", "2", "3"]
+
+
+class StopsAtOnce(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.stop_training = True
+
+
+def test_a_callback_may_end_the_tuning_but_not_the_choice():
+    arguments = CALL | {"epochs": 8, "callbacks": [StopsAtOnce()]}
+    found = kr.compress(network(optimizer="adam"), X, Y, target=0.5, **arguments)
+    assert found.history["phase"] == [*["choose"] * recipe.choosing_epochs(8), "tune"]
+    assert found.report.macs_after < 0.55 * found.report.macs
+
+
+def test_a_model_that_is_not_built_and_a_metric_with_a_value_for_each_class(capsys):
+    model = keras.Sequential([keras.layers.Dense(24, "relu"), keras.layers.Dense(24, "relu"), keras.layers.Dense(2)])
+    model.compile("adam", keras.losses.CategoricalCrossentropy(from_logits=True), metrics=[keras.metrics.F1Score()])
+    found = kr.compress(model, X, np.eye(2)[Y], target=0.5, **CALL | {"verbose": 2})
+    assert 0.0 < found.after["f1_score"] < 1.0
+    assert "f1_score" in capsys.readouterr().out
 
 
 class Killed(Exception):
@@ -377,6 +399,7 @@ BAD = {
     "no callback": ({"callbacks": [3]}, "Received: 3"),
     "fresh": ({"accuracy_loss": 0.01, "target": None}, "train it first"),
     "split": ({"validation_split": 1.0}, "validation_split=1.0"),
+    "shape": ({"x": X[:, :5]}, r"\(16, 5\)"),
 }
 
 

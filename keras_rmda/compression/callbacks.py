@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -45,11 +46,23 @@ def set_rates(callbacks: Sequence[keras.callbacks.Callback]) -> bool:
     return any(isinstance(each, SETS_RATE) for each in callbacks)
 
 
+class GoOn(keras.callbacks.Callback):
+    """Lets no other callback end the choice before it is final: what is to be stopped is the training after it.
+
+    One that stops at a score would else stop at once where the model was trained, with nothing removed.
+    """
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Go on, unless the training has failed."""
+        if "nonfinite_weights" not in (logs or {}):
+            self.model.stop_training = False
+
+
 @contextlib.contextmanager
 def part_of_one_training(
-    callbacks: Sequence[keras.callbacks.Callback], is_first: bool, is_last: bool
+    callbacks: Sequence[keras.callbacks.Callback], epochs: int, is_first: bool, is_last: bool
 ) -> Iterator[None]:
-    """Let callbacks see a `fit` as a part of one training, which begins and ends once.
+    """Let callbacks see a `fit` as a part of one training of so many epochs, which begins and ends once.
 
     A CSVLogger would empty its file at every beginning, TensorBoard begin anew. Those that look for the best forget
     what they have seen, of another model.
@@ -58,14 +71,19 @@ def part_of_one_training(
     if not is_first:
         forget_best(callbacks)
     for each in callbacks:
+        each.set_params = partial(_set_params, each, epochs)
         for name in silenced:
             setattr(each, name, _nothing)
     try:
         yield
     finally:
         for each in callbacks:
-            for name in silenced:
+            for name in ("set_params", *silenced):
                 vars(each).pop(name, None)
+
+
+def _set_params(callback: keras.callbacks.Callback, epochs: int, params: dict[str, Any]) -> None:
+    type(callback).set_params(callback, {**params, "epochs": epochs})
 
 
 def _nothing(logs: dict | None = None) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,7 +64,8 @@ def compress(
     the statistics of batch normalization are computed anew.
 
     Args:
-        model: a built model with a graph, as for `strip`, fresh or trained, compiled or not. It is not changed.
+        model: as for `strip`, fresh or trained, compiled or not. It is not changed; one that is not built yet is
+            built for the data, as `fit` does.
         x, y: training data in any form that `fit` takes.
         target: what is to be left: a share in (0, 1), or a number of 1 and more in units of the metric; .25 if neither
             it nor `accuracy_loss` is given.
@@ -125,6 +128,7 @@ def compress(
     )
 
     with _fitting.scope_of(model):
+        build(model, data)
         whole = copied(model)
         if "loss" not in arguments:
             arguments["loss"] = recipe.default_loss(whole, data)
@@ -166,6 +170,13 @@ def compress(
     )  # fmt: skip
 
 
+def build(model: keras.Model, data: Data) -> None:
+    """Call a model that has no weights yet on a batch, as `fit` does."""
+    if not model.built:
+        with fitting(model, data):
+            model(next(data.batches(1))[0])
+
+
 def check_steps(model: keras.Model) -> None:
     """Refuse a model with steps of its own, which the smaller one would not make."""
     steps = ("train_step", "compute_loss")
@@ -179,15 +190,23 @@ def check_steps(model: keras.Model) -> None:
 
 
 def scored(model: keras.Model, data: Data) -> Scores:
-    """Return the scores of a compiled model; say in one sentence where the data do not fit it."""
-    try:
+    """Return the scores of a compiled model."""
+    with fitting(model, data):
         return data.score(model)
+
+
+@contextlib.contextmanager
+def fitting(model: keras.Model, data: Data) -> Iterator[None]:
+    """Say in one sentence where the data do not fit a model."""
+    try:
+        yield
     except Exception as error:
         x = next(data.batches(1))[0]
         shapes = keras.tree.map_structure(lambda each: tuple(each.shape), x)
+        takes = f" It takes inputs of the shapes {model.input_shape!r}." if model.built else ""
         raise ValueError(
-            f"{model.name!r} cannot be evaluated on the data: {_checks.first_line(error)} It takes inputs of the "
-            f"shapes {model.input_shape!r}. Received: batches of inputs of the shapes {shapes!r}"
+            f"{model.name!r} cannot be evaluated on the data: {_checks.first_line(error)}{takes} Received: batches of "
+            f"inputs of the shapes {shapes!r}"
         ) from error
 
 

@@ -105,7 +105,10 @@ class Data:
         )
 
     def score(self, model: keras.Model) -> dict[str, float]:
-        """Return loss and metrics of a compiled model, on the validation data if there are such."""
+        """Return loss and metrics of a compiled model, on the validation data if there are such.
+
+        A metric that has a value for each class counts by its mean.
+        """
         if self.validation_data is None:
             weights = {} if self._weight is None else {"sample_weight": self._weight}
             found = model.evaluate(
@@ -118,4 +121,4 @@ class Data:
             if not _fitting.are_arrays(named.get("x"), named.get("y")):
                 how["batch_size"] = None
             found = model.evaluate(**named, **how, verbose=0, return_dict=True)
-        return {key: float(value) for key, value in found.items()}
+        return {key: float(np.mean(value)) for key, value in found.items()}

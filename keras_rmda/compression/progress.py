@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 
 SILENT, BAR, LINES = 0, 1, 2
 
@@ -78,7 +79,7 @@ def line(title: str, epoch: int, epochs: int, logs: dict) -> str:
     validated = [key for key in logs if key.startswith("val_")] or [
         key for key in logs if not key.endswith("_left") and key not in ("learning_rate", *SPARSITY)
     ]
-    text += "".join(f"  {key} {float(logs[key]):.4g}" for key in validated[:3])
+    text += "".join(f"  {key} {np.mean(logs[key]):.4g}" for key in validated[:3])
     text += "".join(f"  {key.removesuffix('_left')} left {logs[key]:.1%}" for key in logs if key.endswith("_left"))
     return text
 

@@ -16,7 +16,7 @@ import numpy as np
 import keras_rmda.compression.recipe as recipe
 from keras_rmda import _files, _finite
 from keras_rmda.callbacks import BackupAndRestore, TargetSparsity
-from keras_rmda.compression.callbacks import part_of_one_training, set_rates
+from keras_rmda.compression.callbacks import GoOn, part_of_one_training, set_rates
 from keras_rmda.compression.counterparts import Rescaled, largest, learning_rate, proximal, stock, with_rate
 from keras_rmda.compression.data import Data
 from keras_rmda.compression.distillation import distilled
@@ -99,7 +99,7 @@ class Run:
         target_sparsity = TargetSparsity(
             target, self.metric, *recipe.decisions(first, last), self.multiple_of, "fisher"
         )
-        title = f"choosing what is left ({type(chooser).__name__})"
+        title = f"choosing what is left ({type(chooser).__name__}, learning rate {rate:.3g})"
         with distilled(model, self.teacher, self.distillation):
             self._fit(model, first, last, title, [target_sparsity], f"{name}-choose")
         self._save(model, f"{name}-chosen")
@@ -107,9 +107,12 @@ class Run:
     def tune(self, model: keras.Model, first: int, last: int, name: str) -> None:
         """Train the small model by the user's own optimizer."""
         own = stock(self.optimizer)
-        self.compile(model, with_rate(own, self._rate(learning_rate(own), last - first)))
+        rate = self._rate(learning_rate(own), last - first)
+        self.compile(model, with_rate(own, rate))
+        steps = (last - first) * self.data.steps
+        title = f"tuning the small model ({type(own).__name__}, learning rate up to {largest(rate, steps):.3g})"
         with distilled(model, self.teacher, self.distillation):
-            self._fit(model, first, last, f"tuning the small model ({type(own).__name__})", [], f"{name}-tune")
+            self._fit(model, first, last, title, [], f"{name}-tune")
 
     def end(self) -> None:
         """Tell the callbacks that the training has ended, if that was before its last epoch."""
@@ -147,12 +150,12 @@ class Run:
         self.say(f"epochs {first + 1} to {last} of {self.epochs}: {title}")
         progress = Progress(self.verbose, steps=self.data.steps, first=first, epochs=self.epochs)
         kept = [] if self.directory is None else [BackupAndRestore(self.directory / name)]
+        listed = [*own, *self.callbacks, *([GoOn()] if own else []), progress, *kept]
         is_first, self.has_begun, self.has_ended = not self.has_begun, True, last >= self.epochs
-        with part_of_one_training(self.callbacks, is_first, self.has_ended), momenta(model, FOLLOWS):
+        with part_of_one_training(self.callbacks, self.epochs, is_first, self.has_ended), momenta(model, FOLLOWS):
             found = self.data.fit(
-                model, epochs=last, initial_epoch=first, verbose=0, callbacks=[*own, *self.callbacks, progress, *kept],
-                **self.fit_arguments,
-            )  # fmt: skip
+                model, epochs=last, initial_epoch=first, verbose=0, callbacks=listed, **self.fit_arguments
+            )
         if failed := _finite.nonfinite_weights(model):
             raise RuntimeError(
                 f"The training ended with weights that are not finite, first {failed[0]!r}: try a smaller learning "
