@@ -46,7 +46,7 @@ def compress(
     loss: Any = None,
     metrics: Any = None,
     chooser: Any = None,
-    distillation: float = 0.0,
+    distillation: float | None = None,
     multiple_of: int = 1,
     directory: str | Path | None = None,
     sample_weight: Any = None,
@@ -81,8 +81,8 @@ def compress(
         optimizer, loss, metrics: as for `compile`, in the place of what the model was compiled with. A model that was
             not is trained by Adam, with cross-entropy for integer targets, else with squares.
         chooser: an optimizer of this package that chooses, in the place of the counterpart of `optimizer`.
-        distillation: share of the loss, in [0, 1], that is the difference of the outputs from those of `model`, for
-            trained ones. It is worth a trial where there are fewer data than the model was trained on.
+        distillation: share of the loss, in [0, 1], that is the difference of the outputs from those of `model`; None
+            for a half where it is a trained classifier, else nothing.
         multiple_of: widths are multiples of this, as of `callbacks.TargetSparsity`.
         directory: a folder of its own for copies, so that the same call goes on after a kill; deleted in the end.
         sample_weight, class_weight, shuffle, steps_per_epoch, validation_steps, validation_batch_size: as for `fit`.
@@ -110,7 +110,8 @@ def compress(
     _checks.one_of("metric", metric, METRICS)
     _checks.whole("epochs", epochs, recipe.SHORTEST)
     _checks.whole("multiple_of", multiple_of, 1)
-    _checks.real("distillation", distillation, maximum=1.0)
+    if distillation is not None:
+        _checks.real("distillation", distillation, maximum=1.0)
     how = chosen_verbosity(verbose)
     listed = checked(callbacks)
     data = Data(
@@ -134,8 +135,8 @@ def compress(
             arguments["loss"] = recipe.default_loss(whole, data)
             arguments.setdefault("metrics", recipe.default_metrics(arguments["loss"]))
         run = Run(
-            data, arguments, own, chooser, model if distillation else None, distillation, metric, multiple_of, epochs,
-            listed, how, None if directory is None else Path(directory), fit_arguments,
+            data, arguments, own, chooser, model, distillation or 0.0, metric, multiple_of, epochs, listed, how,
+            None if directory is None else Path(directory), fit_arguments,
         )  # fmt: skip
         coupled_groups(whole)  # refuses a model without any
         run.compile(whole, stock(own))
@@ -148,6 +149,8 @@ def compress(
         report = analyze(whole)
         with kept_in(run.directory, settings, begun) as begun:
             before, is_trained = begun["before"], begun["is_trained"]
+            if distillation is None:
+                run.distillation = recipe.distillation(whole, is_trained)
             if accuracy_loss is None:
                 small = run.stage(whole, target, 0, epochs, "small")
                 after = run.finished(small)

@@ -13,7 +13,7 @@ EPSILON = 1e-7
 
 
 @contextlib.contextmanager
-def distilled(student: keras.Model, teacher: keras.Model | None, weight: float) -> Iterator[None]:
+def distilled(student: keras.Model, teacher: keras.Model, weight: float) -> Iterator[None]:
     """Let training of `student` minimize what its outputs differ from those of `teacher`, too.
 
     Formula: (1 - weight) loss(y, student(x)) + weight sum_k d(teacher(x)_k, student(x)_k) over the outputs k, where d
@@ -21,12 +21,12 @@ def distilled(student: keras.Model, teacher: keras.Model | None, weight: float) 
 
     Args:
         student: a compiled model, before its first step.
-        teacher: a model with the same inputs and outputs; None for no change.
+        teacher: a model with the same inputs and outputs.
         weight: share of the loss, in [0, 1].
 
     Source: Hinton, Vinyals and Dean 2015, "Distilling the knowledge in a neural network", arXiv:1503.02531.
     """
-    if teacher is None:
+    if not weight:
         yield
         return
     kinds = kinds_of_outputs(student)
@@ -60,15 +60,23 @@ def kinds_of_outputs(model: keras.Model) -> list[Any]:
 
 
 def kind_of(loss: Any) -> Any:
-    """Return how the outputs of two models are compared whose loss this is."""
+    """Return how the outputs of two models are compared whose loss this is: by squares unless it is one of Keras."""
+    if loss is None or not (isinstance(loss, str) or in_keras(loss)):
+        return squares
     name = loss if isinstance(loss, str) else getattr(loss, "name", getattr(loss, "__name__", ""))
-    name = str(name or "").lower()
+    name = str(name).lower()
     from_logits = bool(getattr(loss, "get_config", dict)().get("from_logits", False))
     if "crossentropy" not in name.replace("_", ""):
         return squares
     if "binary" in name:
         return bits_of_logits if from_logits else bits
     return classes_of_logits if from_logits else classes
+
+
+def in_keras(loss: Any) -> bool:
+    """Return whether Keras has this loss, so that its name tells what outputs it takes."""
+    module = loss.__module__ if callable(loss) and hasattr(loss, "__name__") else type(loss).__module__
+    return module.split(".")[0] == "keras"
 
 
 def squares(target: Any, output: Any) -> Any:

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 
 from keras_rmda.compression.data import Data
+from keras_rmda.compression.distillation import kinds_of_outputs, squares
 from keras_rmda.compression.statistics import recalibrate
 
 CHOOSING = 0.45
@@ -21,6 +22,9 @@ STRENGTH = 1e-6
 
 PARTS = "all"
 """Which weights of channels form a group: those that make them, and those that read them."""
+
+DISTILLATION = 0.5
+"""The share of the loss that is the difference from a trained classifier's outputs, unless the user says another."""
 
 KNOWS = 0.8
 """A model is trained if its loss is less than this share of the smallest loss with shuffled kernels."""
@@ -63,6 +67,14 @@ def is_trained(model: keras.Model, data: Data) -> bool:
     finally:
         model.set_weights(values)
     return losses[0] < KNOWS * min(losses[1:])
+
+
+def distillation(model: keras.Model, knows: bool) -> float:
+    """Return the share of the loss for what a model knows: none where it is fresh, or where an output is no class.
+
+    Numbers are better learned from the targets themselves than from somebody's predictions of them.
+    """
+    return DISTILLATION if knows and squares not in kinds_of_outputs(model) else 0.0
 
 
 def copied(structure: Any) -> Any:

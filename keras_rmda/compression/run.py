@@ -37,7 +37,7 @@ class Run:
         compile_arguments: of `compile`, without the optimizer.
         optimizer: as the user has made it.
         chooser: the optimizer that makes zeros; its counterpart is taken if it is None.
-        teacher, distillation: the model that the smaller ones learn from, or None, and its share of the loss.
+        teacher, distillation: the model that the smaller ones learn from, and its share of the loss.
         metric, multiple_of: as of TargetSparsity.
         epochs: of all phases together.
         callbacks: the user's.
@@ -50,7 +50,7 @@ class Run:
     compile_arguments: dict[str, Any]
     optimizer: Any
     chooser: Any
-    teacher: keras.Model | None
+    teacher: keras.Model
     distillation: float
     metric: str
     multiple_of: int
