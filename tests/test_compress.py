@@ -14,6 +14,7 @@ from backend import number, only_tensorflow
 
 import keras_rmda as kr
 from keras_rmda.compression import counterparts, recipe
+from keras_rmda.compression.callbacks import set_rates
 from keras_rmda.compression.data import Data
 from keras_rmda.compression.distillation import distilled, kind_of
 from keras_rmda.compression.statistics import recalibrate
@@ -112,7 +113,7 @@ def two_epochs(optimizer):
     "make",
     [
         lambda: keras.optimizers.SGD(0.05),
-        lambda: keras.optimizers.SGD(0.05, momentum=0.9, clipnorm=0.5),
+        lambda: keras.optimizers.SGD(0.05, momentum=0.9, clipnorm=0.5, weight_decay=0.1),
         lambda: keras.optimizers.Adam(0.01, beta_1=0.8, epsilon=1e-12),
         lambda: keras.optimizers.Adam(0.01, amsgrad=True, epsilon=1e-12),
         lambda: keras.optimizers.AdamW(0.01, weight_decay=0.1, epsilon=1e-12),
@@ -323,6 +324,68 @@ def test_callbacks_see_one_training(tmp_path):
         assert [row["epoch"] for row in csv.DictReader(file)] == ["0", "1", "2", "3"]
 
 
+class Averages(keras.callbacks.Callback):
+    """Moving averages of the weights, which the model ends with."""
+
+    def on_train_begin(self, logs=None):
+        self.averages = self.model.get_weights()
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.averages = [0.5 * a + 0.5 * number(b) for a, b in zip(self.averages, self.model.weights, strict=True)]
+
+    def on_train_end(self, logs=None):
+        self.model.set_weights(self.averages)
+
+
+class Steps(keras.callbacks.Callback):
+    def on_train_begin(self, logs=None):
+        self.losses, self.lr = [], 0.0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.losses.append(logs["loss"])
+        self.lr = self.model.optimizer.learning_rate
+
+
+class Halves(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        optimizer = self.model.optimizer
+        optimizer.learning_rate = 0.5 * number(optimizer.learning_rate)
+
+
+class Assigns(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        self.model.optimizer.learning_rate.assign(0.01)
+
+
+def test_callbacks_of_a_users_own_that_remember_weights_or_set_the_rate():
+    averages, steps = Averages(), Steps()
+    model = network(optimizer=keras.optimizers.SGD(0.1, momentum=0.9, use_ema=True))
+    listed = [averages, steps, Halves(), keras.callbacks.SwapEMAWeights()]
+    found = kr.compress(model, X, Y, target=0.5, callbacks=listed, **CALL)
+    assert len(steps.losses) == 4 * 8
+    assert [each.shape for each in averages.averages] == [tuple(each.shape) for each in found.model.weights]
+    assert found.report.macs_after < 0.55 * found.report.macs
+
+
+@pytest.mark.parametrize(
+    ("callback", "sets"),
+    [
+        (keras.callbacks.ReduceLROnPlateau(), True),
+        (keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate), True),
+        (Halves(), True),
+        (Assigns(), True),
+        (keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: STEPS.model.optimizer.lr.assign(1.0)), True),
+        (Steps(), False),
+        (keras.callbacks.EarlyStopping(), False),
+    ],
+)
+def test_callbacks_that_set_the_learning_rate_are_known(callback, sets):
+    assert set_rates([callback]) is sets
+
+
+STEPS = Steps()
+
+
 class StopsAtOnce(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         self.model.stop_training = True
@@ -424,6 +487,11 @@ def test_bad_input_is_refused_before_any_training(name):
     with pytest.raises(ValueError, match=says):
         kr.compress(network(optimizer="adam"), call.pop("x"), call.pop("y"), **call)
     assert not [each for each in counts.seen if isinstance(each, int)]
+
+
+def test_a_generator_that_ends_is_refused():
+    with pytest.raises(ValueError, match="generator has ended"):
+        kr.compress(network(optimizer="adam"), ((X[:16], Y[:16]) for _ in range(8)), steps_per_epoch=8, epochs=4)
 
 
 def test_a_model_without_anything_to_remove():

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import dis
 from collections.abc import Iterator, Sequence
 from functools import partial
+from types import CodeType, FunctionType
 from typing import Any
 
 import keras
 
+from keras_rmda import _compat
 from keras_rmda.callbacks import BackupAndRestore, TargetSparsity
 from keras_rmda.callbacks.best import forget_best
 
-SETS_RATE = (keras.callbacks.LearningRateScheduler, keras.callbacks.ReduceLROnPlateau)
+RATES = frozenset(["learning_rate", "lr", "_learning_rate"])
+ASSIGN = frozenset(["assign", "set_value"])
+"""Names by which code sets the learning rate of an optimizer."""
 
 
 def checked(callbacks: Any) -> list[keras.callbacks.Callback]:
@@ -42,8 +47,49 @@ def checked(callbacks: Any) -> list[keras.callbacks.Callback]:
 
 
 def set_rates(callbacks: Sequence[keras.callbacks.Callback]) -> bool:
-    """Return whether a callback sets the learning rate, which must not be a schedule then."""
-    return any(isinstance(each, SETS_RATE) for each in callbacks)
+    """Return whether the code of a callback sets the learning rate, which must be a number then, and no schedule."""
+    return any(sets_rate(code) for each in callbacks for code in codes_of(each))
+
+
+def codes_of(callback: keras.callbacks.Callback) -> Iterator[CodeType]:
+    """Yield the code of the methods of a callback, of functions that it holds, and of functions inside of these."""
+    classes = [each for each in type(callback).__mro__ if each not in keras.callbacks.Callback.__mro__]
+    held = [each for x in (*classes, callback) for each in vars(x).values()]
+    found = [each.__code__ for each in held if isinstance(each, FunctionType)]
+    while found:
+        code = found.pop()
+        found += [each for each in code.co_consts if isinstance(each, CodeType)]
+        yield code
+
+
+def sets_rate(code: CodeType) -> bool:
+    """Return whether code sets an attribute like `learning_rate`, but of `self`, or assigns to its variable."""
+    if RATES.intersection(code.co_names) and ASSIGN.intersection(code.co_names):
+        return True
+    own, before = code.co_varnames[:1], None
+    for each in dis.get_instructions(code):
+        if each.opname == "STORE_ATTR" and each.argval in RATES:
+            owner = before.argval if isinstance(before.argval, tuple) else (before.argval,)
+            if owner[-1:] != own:
+                return True
+        before = each
+    return False
+
+
+def works_while_choosing(callback: keras.callbacks.Callback) -> bool:
+    """Return whether a callback can take part in the choice: averages of weights with zeros have none."""
+    return not isinstance(callback, keras.callbacks.SwapEMAWeights)
+
+
+def remembers(callback: keras.callbacks.Callback, model: keras.Model) -> bool:
+    """Return whether a callback holds variables or layers of a model, or arrays of the shapes of its weights."""
+    parts = {id(each) for each in (*model.weights, *_compat.layers_of(model)) if each is not model}
+    shapes = [[tuple(each.shape) for each in held] for held in (model.weights, model.trainable_weights)]
+    for value in vars(callback).values():
+        held = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else [value]
+        if any(id(each) in parts for each in held) or [getattr(each, "shape", None) for each in held] in shapes:
+            return True
+    return False
 
 
 class GoOn(keras.callbacks.Callback):
@@ -64,21 +110,22 @@ def part_of_one_training(
 ) -> Iterator[None]:
     """Let callbacks see a `fit` as a part of one training of so many epochs, which begins and ends once.
 
-    A CSVLogger would empty its file at every beginning, TensorBoard begin anew. Those that look for the best forget
-    what they have seen, of another model.
+    A CSVLogger would empty its file at every beginning, TensorBoard begin anew. But those that look for the best forget
+    what they have seen, of another model, and those that remember weights or layers of it begin anew.
     """
-    silenced = ["on_train_begin"] * (not is_first) + ["on_train_end"] * (not is_last)
     if not is_first:
         forget_best(callbacks)
     for each in callbacks:
         each.set_params = partial(_set_params, each, epochs)
-        for name in silenced:
-            setattr(each, name, _nothing)
+        if not (is_first or each.model is None or remembers(each, each.model)):
+            each.on_train_begin = _nothing
+        if not is_last:
+            each.on_train_end = _nothing
     try:
         yield
     finally:
         for each in callbacks:
-            for name in ("set_params", *silenced):
+            for name in ("set_params", "on_train_begin", "on_train_end"):
                 vars(each).pop(name, None)
 
 

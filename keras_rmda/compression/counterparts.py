@@ -21,6 +21,19 @@ LOOKS = 256
 """At how many steps of a schedule its largest learning rate is looked for."""
 
 
+@keras.saving.register_keras_serializable(package="keras_rmda")
+class ProxSGDOfKeras(ProxSGD):
+    """ProxSGD whose learning rate is that of Keras's SGD, also where a callback sets it.
+
+    Formula: Keras adds learning rates up in its momentum, V_t = (1 - c) V_{t-1} - lr G_t; ours averages gradients, so
+    that the same step is lr / c.
+    """
+
+    def step(self, w: Any, g: Any, lr: Any, psi: Any, *, t: Any, c: Any, m: Any) -> tuple[Any, dict]:
+        """Make a step of ProxSGD."""
+        return super().step(w, g, lr / c, psi, t=t, c=c, m=m)
+
+
 class NoCounterpartError(ValueError):
     """There is no proximal optimizer for the one of a user."""
 
@@ -44,9 +57,7 @@ def proximal(optimizer: Any, rate: float, regularizer: Regularizers) -> SparseOp
         return _wrapped(optimizer, found)
     shared = {key: config[key] for key in SHARED if config.get(key) is not None}
     if type(inner) is keras.optimizers.SGD:
-        # Keras's SGD adds learning rates up in its momentum; ours averages gradients.
-        c = 1.0 - config["momentum"]
-        found = ProxSGD(rate / c, c, regularizer, **shared)
+        found = ProxSGDOfKeras(rate, 1.0 - config["momentum"], regularizer, **shared)
     elif type(inner) in (keras.optimizers.Adam, keras.optimizers.AdamW):
         same = {key: config[key] for key in ("beta_1", "beta_2", "epsilon", "amsgrad")}
         found = ProxAdamW(rate, regularizer=regularizer, **same, **shared)

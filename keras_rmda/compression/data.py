@@ -75,7 +75,15 @@ class Data:
 
     def batches(self, limit: int) -> Iterator[tuple]:
         """Yield the first batches, as `(x,)`, `(x, y)` or `(x, y, weights)` of NumPy arrays."""
-        return _fitting.batches(self._x, self._y, self._size, limit)
+        try:
+            yield from _fitting.batches(self._x, self._y, self._size, limit)
+        except ValueError as error:
+            if not hasattr(self._x, "__next__"):
+                raise
+            raise ValueError(
+                "The generator has ended, and `compress` goes through the data more than once: give a generator that "
+                "does not end, a PyDataset or a tf.data.Dataset."
+            ) from error
 
     def samples(self, limit: int) -> Any:
         """Return the inputs of the first samples, in the structure of the model's inputs."""

@@ -16,7 +16,7 @@ import numpy as np
 import keras_rmda.compression.recipe as recipe
 from keras_rmda import _files, _finite
 from keras_rmda.callbacks import BackupAndRestore, TargetSparsity
-from keras_rmda.compression.callbacks import GoOn, part_of_one_training, set_rates
+from keras_rmda.compression.callbacks import GoOn, part_of_one_training, set_rates, works_while_choosing
 from keras_rmda.compression.counterparts import Rescaled, largest, learning_rate, proximal, stock, with_rate
 from keras_rmda.compression.data import Data
 from keras_rmda.compression.distillation import distilled
@@ -150,7 +150,8 @@ class Run:
         self.say(f"epochs {first + 1} to {last} of {self.epochs}: {title}")
         progress = Progress(self.verbose, steps=self.data.steps, first=first, epochs=self.epochs)
         kept = [] if self.directory is None else [BackupAndRestore(self.directory / name)]
-        listed = [*own, *self.callbacks, *([GoOn()] if own else []), progress, *kept]
+        theirs = [each for each in self.callbacks if not own or works_while_choosing(each)]
+        listed = [*own, *theirs, *([GoOn()] if own else []), progress, *kept]
         is_first, self.has_begun, self.has_ended = not self.has_begun, True, last >= self.epochs
         with part_of_one_training(self.callbacks, self.epochs, is_first, self.has_ended), momenta(model, FOLLOWS):
             found = self.data.fit(
