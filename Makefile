@@ -5,7 +5,7 @@ BIN := .venv/bin
 OLDEST := .venv-oldest/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test test-fast test-slow coverage test-oldest test-jax test-torch test-zoo test-browser fuzz lint format clean
+.PHONY: demo test test-fast test-slow coverage test-oldest test-jax test-torch test-zoo test-browser docs fuzz lint format clean
 
 demo: .venv/installed
 	@$(BIN)/python -m keras_rmda demo
@@ -46,8 +46,12 @@ test-torch: .venv/installed-torch
 test-zoo: .venv/installed-zoo
 	$(BIN)/$(PYTEST) tests/zoo_keras_hub.py tests/test_keras_hub.py
 
-# The page of `keras-rmda report` in Chromium, which comes from the system's packages (Debian: chromium).
-test-browser: .venv/installed-browser
+# The pages of docs/ as a site in site/; links that lead nowhere are errors.
+docs: .venv/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# The page of `keras-rmda report`, and the site, in Chromium, which comes from the system's packages (Debian: chromium).
+test-browser: .venv/installed-browser docs
 	$(BIN)/python -m pytest tests/test_browser.py
 
 # Two thousand random models; FUZZ="--first 5000 --count 100" chooses others.
@@ -79,6 +83,10 @@ format: .venv/installed
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check playwright
 	@touch .venv/installed-browser
 
+.venv/installed-docs: .venv/installed
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[docs]"
+	@touch .venv/installed-docs
+
 .venv/installed-zoo: .venv/installed
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[zoo]"
 	@touch .venv/installed-zoo
@@ -90,4 +98,4 @@ format: .venv/installed
 	@touch .venv-oldest/installed
 
 clean:
-	rm -rf .venv .venv-oldest .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-oldest site .pytest_cache .ruff_cache .hypothesis

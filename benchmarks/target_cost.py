@@ -16,6 +16,7 @@ import numpy as np
 
 import keras_rmda as kr
 from keras_rmda.callbacks import choice, target
+from keras_rmda.optimizers import joint
 
 GOAL = 0.25
 
@@ -54,7 +55,7 @@ def main() -> None:
         groups.look()
         groups.left()
         chosen = groups.smallest(GOAL + (1 - GOAL) * (1 - decision / target.DECISIONS) ** 3)
-        groups.factors = np.where(chosen, choice.NEVER_AGAIN, groups.factors)
+        groups.factors = np.where(chosen, joint.NEVER_AGAIN, groups.factors)
     groups.smallest(GOAL, nearest=True)
     print(
         f"{model.count_params():,} parameters, {groups.count:,} groups: {len(measurements)} measurements, "

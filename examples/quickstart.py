@@ -13,11 +13,12 @@ for filters in (32, 64, 128):
     model.add(keras.layers.ReLU())
 model.add(keras.layers.GlobalAveragePooling2D())
 model.add(keras.layers.Dense(10, "softmax"))
-
 model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
-result = kr.compress(model, x, y, target=0.1, epochs=20, batch_size=64, validation_data=test)
+model.fit(x, y, epochs=5, batch_size=64)
 
+result = kr.compress(model, x, y, target=0.1, epochs=20, batch_size=64, validation_data=test)
 print(result)
 print(result.report)
+
 file = result.export("digits.tflite", "int8")
 print(f"{file.bytes:,} bytes, {kr.benchmark_tflite(file.path).median:.3f} ms")

@@ -9,7 +9,7 @@ from keras_rmda.coupling import coupled_groups
 from keras_rmda.export import benchmark_tflite, export_tflite, quantization_aware
 from keras_rmda.factorize import factorize
 from keras_rmda.optimizers import RAMDA, RMDA, AdaBreg, DessiLBI, LinBreg, ProxAdamW, ProxSGD
-from keras_rmda.pruning import Report, analyze, strip
+from keras_rmda.pruning import Report, analyze, lift, shrink, strip
 from keras_rmda.regularizers import L1, ElasticNet, GroupLasso, NonNegativeL1, NuclearNorm, SparseGroupLasso
 from keras_rmda.sparsify import SparseInitializer, sparsify
 
@@ -44,8 +44,10 @@ __all__ = [
     "factorize",
     "gates",
     "layers",
+    "lift",
     "quantization_aware",
     "register_rule",
+    "shrink",
     "sparsify",
     "strip",
 ]

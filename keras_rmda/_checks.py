@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from numbers import Integral, Real
+
+METRICS = ("macs", "parameters", "groups", "bytes")
+"""What a target can be of."""
+
+QUANTIZATIONS = (None, "float16", "dynamic", "int8", "int16x8")
+"""The number formats of files."""
 
 
 class SparsityWarning(UserWarning):
@@ -72,5 +79,9 @@ def truth(name: str, value: object) -> bool:
 
 
 def first_line(error: Exception) -> str:
-    """Return what an error says first, or its type."""
-    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+    """Return what an error says first, or its type: without the layer and the code in which Keras says that it came."""
+    lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", str(error)).splitlines()]
+    said = [line for line in lines if line and not line.startswith("Exception encountered when calling")]
+    if said[:1] == ["in user code:"]:
+        said = [line.partition(": ")[2] for line in said if re.match(r"\w*(Error|Exception): ", line)] or said
+    return (said or lines or [""])[0] or type(error).__name__

@@ -139,6 +139,12 @@ def layers_of(model: keras.Model) -> list:
     return list(model._flatten_layers())
 
 
+def frozen_weights(model: keras.Model) -> list:
+    """Return the weights of a model that `trainable=False` keeps as they are; no statistics, which nobody trains."""
+    found = [variable for layer in layers_of(model) for variable in layer._trainable_variables]
+    return [variable for variable in found if not variable.trainable]
+
+
 def variables_with_owners(layer: Any, around: tuple[str, ...] = ()) -> Iterator[tuple[Any, tuple[str, ...]]]:
     """Give the variables of a layer with the names of those around them, the outermost left out; the longest last."""
     yield from ((variable, around) for variable in layer.variables)
@@ -273,9 +279,14 @@ def quiet_tensorflow() -> Iterator[None]:
 def replace_variable(layer: keras.Layer, old: keras.Variable, new: keras.Variable) -> None:
     """Let a layer have another variable in the place of one; Keras's own quantization does it this way."""
     name = next(name for name, value in vars(layer).items() if value is old)
+    lists = (layer._trainable_variables, layer._non_trainable_variables)
+    place = next(k for each in lists for k, variable in enumerate(each) if variable is old)
     layer._untrack_variable(old)
     layer._tracker.unlock()
     setattr(layer, name, new)
+    for each in lists:  # files have weights in this order
+        if any(variable is new for variable in each):
+            each.insert(place, each.pop())
     layer._tracker.lock()
 
 

@@ -30,6 +30,20 @@ def compile_arguments(model: keras.Model) -> dict[str, Any]:
     return found | ({"optimizer": model.optimizer} if model.compiled else {})
 
 
+def with_new_metrics(structure: Any) -> Any:
+    """Return arguments of `compile` with new metrics, so that two models do not share their states."""
+    if isinstance(structure, dict):
+        return {key: with_new_metrics(value) for key, value in structure.items()}
+    if isinstance(structure, (list, tuple)):
+        return type(structure)(with_new_metrics(each) for each in structure)
+    if isinstance(structure, keras.Metric):
+        try:
+            return type(structure).from_config(structure.get_config())
+        except Exception:  # a metric of a user's own without a configuration is shared
+            return structure
+    return structure
+
+
 def split_off(arrays: tuple, share: float) -> tuple[tuple, tuple]:
     """Return arrays without their last samples, and these: as `fit` does for `validation_split`."""
     return array_slicing.train_validation_split(arrays, validation_split=share)

@@ -108,7 +108,9 @@ def replayed(model: keras.Model, inputs: list, call: Callable[[Any, tuple, dict]
         if not node.is_input:
             given = (node.arguments.args, node.arguments.kwargs)
             arguments, keyword_arguments = keras.tree.map_structure(lambda x: known.get(id(x), x), given)
-            outputs = [y for y in keras.tree.flatten(call(node, arguments, keyword_arguments)) if y is not None]
+            outputs = keras.tree.flatten(call(node, arguments, keyword_arguments))
+            if len(outputs) != len(node.output_tensors):  # else None is one that is declared and not made
+                outputs = [y for y in outputs if y is not None]
             known.update(zip(map(id, node.output_tensors), outputs, strict=True))
     return keras.tree.map_structure(lambda x: known[id(x)], graph.output)
 

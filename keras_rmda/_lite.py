@@ -37,6 +37,7 @@ def tracing(unroll: bool, rounded: str | None = None) -> Iterator[list[int]]:
     made = [
         (backend, "rnn", lambda rnn: _written_out(rnn, unroll, unrolled)),
         (backend.numpy, "repeat", _lite_functions.repeated),
+        (backend.math, "stft", _lite_functions.transformed),
         (backend.nn, "max_pool", _lite_functions.pooled),
         (backend.nn, "average_pool", _lite_functions.pooled),
         (keras.layers.TimeDistributed, "call", _lite_functions.at_once),
@@ -116,25 +117,31 @@ def _missing(_: Callable) -> Callable:
     return missing
 
 
-def is_float32(model: keras.Model) -> bool:
-    """Return whether a model computes, and takes its inputs, in no other type of floats."""
-    types = [name for layer in _compat.layers_of(model) for name in (layer.compute_dtype, layer.variable_dtype)]
+def is_float32(model: Any) -> bool:
+    """Return whether a model, layer or operation computes, and takes its inputs, in no other type of floats."""
+    types = [name for layer in _layers_of(model) for name in (layer.compute_dtype, layer.variable_dtype)]
     return not _is_other(*types, *(holder.dtype for holder in _with_types(model)))
 
 
 @contextlib.contextmanager
-def in_float32(model: keras.Model) -> Iterator[None]:
-    """Let a model compute in float32, with weights of that type; behind the context it is what it was."""
+def in_float32(model: Any, has_others: bool = False) -> Iterator[None]:
+    """Let a model, layer or operation compute in float32; behind the context it is what it was.
+
+    Args:
+        model: what to change.
+        has_others: whether other tensors stand for its weights, which need not become float32 then.
+    """
     import tensorflow as tf
 
-    layers = [layer for layer in _compat.layers_of(model) if _is_other(layer.compute_dtype, layer.variable_dtype)]
-    variables = [v for v in model.variables if _is_other(v.dtype)]
+    layers = [layer for layer in _layers_of(model) if _is_other(layer.compute_dtype, layer.variable_dtype)]
+    variables = [v for v in getattr(model, "variables", []) if _is_other(v.dtype)]
     holders = [each for each in _with_types(model) if _is_other(each.dtype)]
     names = ["_dtype" if "_dtype" in vars(each) else "dtype" for each in holders]
     kept = [(x, "_dtype_policy", _float32_policy(x.dtype_policy)) for x in layers]
     kept += [(x, name, "float32") for x, name in zip(holders, names)]
     kept += [(v, "_dtype", "float32") for v in variables]
-    kept += [(v, "_value", tf.Variable(tf.cast(v._value, "float32"), trainable=False)) for v in variables]
+    values = [] if has_others else [tf.Variable(tf.cast(v._value, "float32"), trainable=False) for v in variables]
+    kept += [(v, "_value", value) for v, value in zip(variables, values)]
     before = [vars(x)[name] for x, name, _ in kept]
     try:
         for x, name, value in kept:
@@ -155,11 +162,16 @@ def _is_other(*types: str | None) -> bool:
     return any(name is not None and keras.backend.standardize_dtype(name) in OTHER_FLOATS for name in types)
 
 
-def _with_types(model: keras.Model) -> list:
-    """Return the inputs and raw operations of a model's graph, and of those inside, that hold a type of numbers."""
-    found: dict[int, Any] = {}
-    for graph in filter(_graphs.is_inner_graph, _compat.layers_of(model)):
+def _layers_of(model: Any) -> list:
+    """Return a model or layer and the layers inside; nothing for an operation, or a function."""
+    return _compat.layers_of(model) if isinstance(model, keras.Layer) else []
+
+
+def _with_types(model: Any) -> list:
+    """Return what holds a type of numbers: the inputs and raw operations of a graph, and of those inside; or itself."""
+    found = {} if isinstance(model, keras.Layer) else {id(model): model}
+    for graph in filter(_graphs.is_inner_graph, _layers_of(model)):
         for node in _graphs.nodes(graph):
             held = [*node.output_tensors, node.operation] if node.is_input else [node.operation]
-            found |= {id(x): x for x in held if isinstance(vars(x).get("_dtype", vars(x).get("dtype")), str)}
-    return list(found.values())
+            found |= {id(x): x for x in held}
+    return [x for x in found.values() if isinstance(vars(x).get("_dtype", vars(x).get("dtype")), str)]

@@ -132,6 +132,36 @@ def at_once(call: Callable) -> Callable:
     return at_once
 
 
+def transformed(stft: Callable) -> Callable:
+    """Let short-time Fourier transforms be convolutions: there are few operators for complex numbers, and in float."""
+    import tensorflow as tf
+
+    def transformed(
+        x: Any,
+        sequence_length: int,
+        sequence_stride: int,
+        fft_length: int,
+        window: Any = "hann",
+        center: bool = True,
+    ) -> tuple[Any, Any]:
+        x = backend.convert_to_tensor(x)
+        with tf.init_scope():  # what it makes of frames that hold a single 1
+            parts = stft(tf.eye(fft_length), sequence_length, fft_length, fft_length, window, False)
+            kernel = tf.concat(parts, -1).numpy()
+        if center:
+            sides = [(0, 0)] * (len(x.shape) - 1) + [(fft_length // 2, fft_length // 2)]
+            x = tf.pad(x, sides, mode="reflect")
+        ends = [tf.shape(x)[k] if n is None else n for k, n in enumerate(x.shape)]
+        flat = tf.reshape(x, (-1, ends[-1], 1))
+        y = tf.nn.conv1d(flat, tf.cast(kernel, x.dtype), sequence_stride, "VALID")
+        frames = tf.shape(y)[1] if y.shape[1] is None else y.shape[1]
+        y = tf.reshape(y, (*ends[:-1], frames, kernel.shape[-1]))
+        real, imaginary = tf.split(y, 2, axis=-1)
+        return real, imaginary
+
+    return transformed
+
+
 def resized(resize: Callable) -> Callable:
     """Let sizes be tensors, of which Keras asks whether they are positive."""
 

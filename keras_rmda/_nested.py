@@ -18,27 +18,27 @@ def inner_optimizers(optimizer: Any) -> list:
     Wrappers are Keras's `LossScaleOptimizer` and `MultiOptimizer` and every optimizer that has others in its
     attributes. A `MultiOptimizer` by a function has none before it is built.
     """
-    found = [each for each, is_innermost in _optimizers_in(optimizer) if is_innermost]
+    found = [each for each, is_innermost in optimizers_in(optimizer) if is_innermost]
     return list(dict.fromkeys(found)) or [optimizer]
 
 
-def _optimizers_in(held: Any, above: tuple[int, ...] = ()) -> Iterator[tuple[Any, bool]]:
+def optimizers_in(held: Any, above: tuple[int, ...] = ()) -> Iterator[tuple[Any, bool]]:
     """Yield each optimizer in a value, with whether it holds no others; `above` guards against circles."""
     if id(held) in above:
         return
     above = (*above, id(held))
     if isinstance(held, keras.optimizers.Optimizer):
-        inside = [found for each in vars(held).values() for found in _optimizers_in(each, above)]
+        inside = [found for each in vars(held).values() for found in optimizers_in(each, above)]
         yield held, not inside
         yield from inside
     elif isinstance(held, (list, tuple, set, Mapping)):
         for each in held.values() if isinstance(held, Mapping) else held:
-            yield from _optimizers_in(each, above)
+            yield from optimizers_in(each, above)
 
 
 def makes_optimizers_when_built(optimizer: Any) -> bool:
     """Return whether there is a `MultiOptimizer` by a function in it, which has not called the function yet."""
-    return any(hasattr(each, "_optimizer_map") and not each.built for each, _ in _optimizers_in(optimizer))
+    return any(hasattr(each, "_optimizer_map") and not each.built for each, _ in optimizers_in(optimizer))
 
 
 def trainer_of(optimizer: Any) -> Callable[[keras.Variable], Any]:
@@ -48,7 +48,7 @@ def trainer_of(optimizer: Any) -> Callable[[keras.Variable], Any]:
     a function would have to make optimizers while Keras looks at shapes only.
     """
     candidates = inner_optimizers(optimizer)
-    maps = [each._optimizer_map for each, _ in _optimizers_in(optimizer) if hasattr(each, "_optimizer_map")]
+    maps = [each._optimizer_map for each, _ in optimizers_in(optimizer) if hasattr(each, "_optimizer_map")]
 
     def trainer(variable: keras.Variable) -> Any:
         if maps and not any(each.built for each in candidates):

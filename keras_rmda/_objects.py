@@ -134,7 +134,7 @@ class _Pickler(pickle.Pickler):
         if isinstance(x, keras.Variable):
             kept = {key: getattr(x, key) for key in ("_path", "_regularizer", "_constraint") if hasattr(x, key)}
             return self.made(self.duplicate.variable, (_Reference(x),), kept, _fill)
-        if isinstance(x, KerasSaveable):
+        if isinstance(x, (KerasSaveable, keras.Operation)):  # Keras 3.8 has operations that are not saveable
             return self.made(self.duplicate.blank, (_Reference(x),), _state(x), _fill)
         if isinstance(x, TRACKED):
             plain = next(kind for kind in (list, set, dict) if isinstance(x, kind))

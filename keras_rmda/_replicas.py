@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -121,3 +121,8 @@ def alone() -> Iterator[None]:
     finally:
         if before is not None:
             keras.distribution.set_distribution(before)
+
+
+def on_each(strategy: Any, function: Callable[[], None]) -> None:
+    """Call a function on every replica of a strategy of TensorFlow, or once where there is none."""
+    function() if strategy is None else strategy.run(function)

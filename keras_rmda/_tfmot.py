@@ -75,6 +75,48 @@ def can_quantize(layer: Any) -> bool:
     return registry.Default8BitQuantizeRegistry().supports(layer)
 
 
+def can_round(activation: Any) -> bool:
+    """Return whether TensorFlow Model Optimization knows where to round at an activation of tf_keras: by its name."""
+    module = importlib.import_module(
+        "tensorflow_model_optimization.python.core.quantization.keras.quantize_aware_activation"
+    )
+    kind = module.QuantizeAwareActivation
+    return activation.__name__ in kind._PRE_QUANT_ACTIVATIONS | kind._POST_QUANT_ACTIVATIONS
+
+
+def freeze(wrapper: Any) -> None:
+    """Let a layer that TensorFlow Model Optimization wrapped stay untrained: it makes all kernels trainable."""
+    wrapper._non_trainable_weights += wrapper._trainable_weights
+    wrapper._trainable_weights = []
+
+
+HIDDEN_MASK = "_keras_rmda_mask"
+"""Where masks of Keras 3 are on tensors: both versions write them in one place, and wrappers cannot hand them on."""
+
+
+def hide_mask(x: Any, y: Any) -> None:
+    """Let a tensor `y` have the mask that Keras 3 wrote on `x`, hidden from tf_keras."""
+    if getattr(x, "_keras_mask", None) is not None:
+        setattr(y, HIDDEN_MASK, x._keras_mask)
+
+
+def with_mask(x: Any) -> Any:
+    """Return a tensor as Keras 3 wants it, with the mask that is hidden on it."""
+    if getattr(x, HIDDEN_MASK, None) is None:
+        return x
+    y = sys.modules["tensorflow"].identity(x)
+    y._keras_mask = getattr(x, HIDDEN_MASK)
+    return y
+
+
+def no_rounding() -> Any:
+    """Return what makes TensorFlow Model Optimization leave a layer as it is; its own is private."""
+    module = importlib.import_module(
+        "tensorflow_model_optimization.python.core.quantization.keras.default_8bit.default_8bit_quantize_configs"
+    )
+    return module.NoOpQuantizeConfig()
+
+
 def readers(layer: Any, model: Any) -> list:
     """Return the nodes of a tf_keras model that read what a layer makes.
 
@@ -97,12 +139,14 @@ def keep_zeros(variable: Any) -> None:
 
 @contextlib.contextmanager
 def observed_ranges(optimization: Any) -> Iterator[None]:
-    """Let models that TensorFlow Model Optimization prepared note the extremes of activations, and not round them.
+    """Let models that TensorFlow Model Optimization prepared note the extremes of what they compute at inference.
 
-    Its quantizers know only moving averages with a fixed decay of 0.999.
+    Its quantizers do so in training only, and those of activations know nothing but moving averages with a fixed decay
+    of 0.999. They do not round meanwhile.
     """
-    tf, kind = sys.modules["tensorflow"], optimization.quantizers.MovingAverageQuantizer
-    original, seen = kind.__call__, set()
+    tf, quantizers = sys.modules["tensorflow"], optimization.quantizers
+    kinds = (quantizers.MovingAverageQuantizer, quantizers.AllValuesQuantizer, quantizers.LastValueQuantizer)
+    originals, seen = [kind.__call__ for kind in kinds], set()
 
     def observe(quantizer: Any, inputs: Any, training: bool, weights: dict[str, Any], **unused: Any) -> Any:
         low, high = weights["min_var"], weights["max_var"]
@@ -112,8 +156,13 @@ def observed_ranges(optimization: Any) -> Iterator[None]:
         high.assign(tf.maximum(high if begun else 0.0, tf.reduce_max(inputs)))
         return inputs
 
-    kind.__call__ = observe
+    def of_weights(quantizer: Any, inputs: Any, training: bool, weights: dict[str, Any], **unused: Any) -> Any:
+        return originals[-1](quantizer, inputs, True, weights)
+
+    for kind, function in zip(kinds, (observe, observe, of_weights)):
+        kind.__call__ = function
     try:
         yield
     finally:
-        kind.__call__ = original
+        for kind, original in zip(kinds, originals):
+            kind.__call__ = original

@@ -15,6 +15,7 @@ import keras
 
 from keras_rmda import _arrays, _checks, _files
 from keras_rmda._loading import load
+from keras_rmda.arguments import UsageError
 from keras_rmda.compression import Compressed, compress
 from keras_rmda.compression.progress import Progress
 from keras_rmda.export import benchmark_tflite, export_tflite
@@ -26,10 +27,6 @@ from keras_rmda.pruning.report import table
 
 RUNS = 100
 """Measurements of the latency of a file."""
-
-
-class UsageError(Exception):
-    """Bad input, as one line that names the argument and its value."""
 
 
 def load_structured(path: str) -> keras.Model:

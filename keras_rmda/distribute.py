@@ -10,6 +10,8 @@ import keras
 from keras_rmda import _replicas
 from keras_rmda.callbacks import BackupAndRestore
 
+__all__ = ["alone", "callbacks", "enable_fit", "is_chief"]
+
 CHECKED = ((3, 8), (3, 15))
 """The oldest and the newest version of Keras for which `enable_fit` was checked."""
 
@@ -31,7 +33,7 @@ def enable_fit() -> None:
         >>> with strategy.scope():
         ...     model = network()
         ...     model.compile(kr.RMDA(0.1, regularizer=psi), loss)
-        >>> model.fit(data, epochs=90, callbacks=kr.distribute.callbacks([...], strategy))
+        >>> model.fit(x, y, epochs=5, callbacks=kr.distribute.callbacks([], strategy))
     """
     if keras.backend.backend() != "tensorflow":
         raise RuntimeError(
@@ -94,6 +96,10 @@ def callbacks(callbacks: Iterable[keras.callbacks.Callback], strategy: object | 
 
     Raises:
         ValueError: for Keras's BackupAndRestore, with which every worker writes over the copy of the others.
+
+    Example:
+        >>> logs, target = keras.callbacks.CSVLogger("log.csv"), kr.callbacks.TargetSparsity(0.25)
+        >>> model.fit(x, y, epochs=5, callbacks=kr.distribute.callbacks([target, logs], strategy))
     """
     found = list(callbacks)
     for each in found:

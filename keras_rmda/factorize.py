@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any
 
 import keras
@@ -63,7 +64,7 @@ def factorize(model: keras.Model, tolerance: float = 1e-4, inputs: Any = None) -
         True
 
     Source: Eckart and Young 1936, "The approximation of one matrix by another of lower rank"; as the end of
-    low-rank training in Huang, Lee and Lee 2024, arXiv:2403.14398.
+    low-rank training in Huang and Lee 2024, arXiv:2403.14398.
     """
     tolerance = _checks.real("tolerance", tolerance, maximum=1.0, open_maximum=True)
     with as_graph(model) as graph:
@@ -78,10 +79,13 @@ def _factorized(model: keras.Model, tolerance: float, inputs: Any, original: ker
     truncated: Values = []  # the kernels, each with the value of low rank that its two factors make
     made: dict[int, list] = {}
     copies = Copies(model, made)
+    layers = {id(layer): layer for layer in _compat.layers_of(model)}.values()
+    uses = Counter(id(v) for layer in layers for v in (*layer._trainable_variables, *layer._non_trainable_variables))
 
     def replaced(layer: Any) -> list:
         weights = [ops.convert_to_numpy(variable) for variable in getattr(layer, "weights", [])]
-        factors = factors_of(layer, tolerance)
+        is_shared = any(uses[id(variable)] > 1 for variable in getattr(layer, "weights", []))
+        factors = None if is_shared else factors_of(layer, tolerance)
         if factors is None:
             filled.append((copies.whole(layer), weights))
             return [filled[-1][0]]

@@ -11,8 +11,8 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling
 
 SLOW = {
-    r"test_examples\.py|test_demo\.py|test_readme\.py::test_the_(quickstart|commands|table|code_of)": (
-        "the examples, the demo, the commands and the code of README and docs"
+    r"test_examples\.py|test_demo\.py|test_(readme|docs)\.py::test_the_(quickstart|commands|table|code_of|examples)": (
+        "the examples, the demo, the commands and the code of README, docs and docstrings"
     ),
     r"test_distribute\.py|test_backends\.py|test_scale\.py": "replicas, workers, another backend, benchmarks of scale",
     r"test_applications\.py|every_family_of_applications|test_tf_keras": "networks of keras.applications",
@@ -39,6 +39,7 @@ ONE_BY_ONE = [
     "test_examples.py",
     "test_distribute.py",
     "test_readme.py",
+    "test_docs.py",
     "test_demo.py",
     "test_damage.py",
     "test_scale.py",
@@ -46,7 +47,7 @@ ONE_BY_ONE = [
     "test_graphs.py",
 ]
 TOGETHER = {
-    "what the demo has made": r"test_demo\.py::(?!test_json)|test_readme\.py::test_the_(commands_run|table)",
+    "what the demo has made": r"test_demo\.py::(?!test_json)|test_readme.*_the_(commands_run|table|code_of_the_readme)",
     "what two workers have trained": r"test_distribute\.py::.*\[tensorflow\]",
     "what two workers have trained on JAX": r"test_distribute\.py::.*\[jax\]",
 }

@@ -1,7 +1,14 @@
-"""The page of results in a real browser: `make test-browser`, with Chromium from the system's packages."""
+"""The page of results, and the site, in a real browser: `make test-browser`, with Chromium of the system.
 
+Over a minute, since every page of the site is opened at two widths.
+"""
+
+import functools
+import http.server
 import os
 import shutil
+import threading
+from pathlib import Path
 
 import pytest
 from test_page import folder, written  # noqa: F401
@@ -55,4 +62,51 @@ def test_its_text_can_be_read_and_found(browser, address):
     assert "5 of 8" in text
     assert page.get_by_role("img").count() == 2
     assert "zero groups" in page.get_by_role("img").nth(1).inner_html()
+    page.close()
+
+
+# ---- the site, which `make docs` has built
+
+SITE = Path(__file__).parent.parent / "site"
+PAGES = sorted(page.relative_to(SITE).as_posix() for page in SITE.rglob("*.html"))
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture(scope="module")
+def site():
+    if not PAGES:
+        pytest.skip("`make docs` builds the site")
+    handler = functools.partial(Quiet, directory=str(SITE))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_no_page_of_the_site_is_wider_than_the_window_or_asks_another_host(browser, site, width):
+    for name in PAGES:
+        page = browser.new_page(viewport={"width": width, "height": 900})
+        requests, complaints = [], []
+        page.on("request", lambda request, seen=requests: seen.append(request.url))
+        page.on("console", lambda message, seen=complaints: seen.append(message.text))
+        page.on("pageerror", lambda error, seen=complaints: seen.append(str(error)))
+        page.goto(site + name, wait_until="networkidle")
+        assert [url for url in requests if not url.startswith((site, "data:", "blob:"))] == [], name
+        assert complaints == [], name
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+        page.close()
+
+
+def test_the_search_of_the_site_finds_a_name(browser, site):
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.goto(site + "index.html")
+    page.get_by_role("textbox", name="Search").click()
+    page.keyboard.type("coupled_groups")
+    page.locator(".md-search-result__item").first.wait_for()
+    assert "coupled_groups" in page.locator(".md-search-result__list").inner_text()
     page.close()

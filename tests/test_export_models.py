@@ -78,7 +78,7 @@ def test_loops_are_written_out_for_the_calibration(tmp_path, monkeypatch):
     loops, data = recurrent(masking=False), series(24)
     file = kr.export_tflite(loops, tmp_path / "m.tflite", "int8", data)
     assert file.batch == 1
-    assert file.changes[1:] == ("loops over 3 steps written out", "loops over 6 steps written out")
+    assert file.changes[1:3] == ("loops over 3 steps written out", "loops over 6 steps written out")
     assert "WHILE" not in file.operators
     found, expected = Interpreter(file.path).predict(data), loops.predict(data, verbose=0)
     for name, y in expected.items():
@@ -449,6 +449,46 @@ def test_what_the_converter_has_no_operators_for(tmp_path):
     model = keras.Model(words, ops.bitwise_and(words, words))
     with pytest.raises(RuntimeError, match=r"no operators for BitwiseAnd\.$"):
         kr.export_tflite(model, tmp_path / "m.tflite")
+
+
+SPECTRA = [{}, {"center": False, "window": "hamming"}, {"window": None}, {"window": np.linspace(0.5, 1.0, 24)}]
+
+
+@pytest.mark.parametrize("arguments", SPECTRA, ids=["centered", "not centered", "no window", "window of numbers"])
+def test_short_time_fourier_transforms(tmp_path, rng, arguments):
+    """Also of several channels of open length; in int8 and on a microcontroller, which have no complex numbers."""
+    inputs = keras.Input((2, None), name="sound")
+    real, imaginary = ops.stft(inputs, 24, 10, 32, **arguments)
+    model = keras.Model(inputs, {"real": real, "power": real**2 + imaginary**2})
+    sound = rng.normal(size=(8, 2, 100)).astype("float32")
+    file = kr.export_tflite(model, tmp_path / "m.tflite", representative_data=sound)
+    assert file.max_difference < 1e-5
+    longer = rng.normal(size=(1, 2, 170)).astype("float32")
+    found = Interpreter(file.path).predict(longer)
+    for name, expected in model(longer).items():
+        assert differs(np.asarray(expected), found[name]) < 1e-5
+    file = kr.export_tflite(model, tmp_path / "m.tflite", "int8", sound, micro=True)
+    assert file.max_difference < 0.05
+    assert not file.not_micro
+
+
+def test_spectrograms_are_heard(tmp_path, rng):
+    inputs = keras.Input((200, 1))
+    x = L.STFTSpectrogram(mode="log", frame_length=24, frame_step=12)(inputs)
+    model = keras.Model(inputs, L.Dense(3)(L.GlobalAveragePooling1D()(x)))
+    sound = rng.normal(size=(8, 200, 1)).astype("float32")
+    assert kr.export_tflite(model, tmp_path / "m.tflite", None, sound).max_difference < 1e-4
+
+
+@pytest.mark.parametrize("make", [kr.quantization_aware, lambda model: kr.export_tflite(model, "words.tflite")])
+def test_strings_stay_outside(tmp_path, monkeypatch, make):
+    monkeypatch.chdir(tmp_path)
+    words = L.TextVectorization(output_sequence_length=4, vocabulary=["a", "b", "c"])
+    inputs = keras.Input((1,), dtype="string", name="text")
+    outputs = L.GlobalAveragePooling1D()(L.Embedding(8, 4)(words(inputs)))
+    with pytest.raises(ValueError, match="takes strings as 'text', and the file numbers only: leave the layer"):
+        make(keras.Model(inputs, outputs))
+    assert not list(tmp_path.iterdir())
 
 
 def test_code_that_makes_no_graph(tmp_path):

@@ -103,6 +103,18 @@ def check(found, name, w, t, d, dtype):
     assert (found * w >= 0).all()
 
 
+@pytest.mark.parametrize("name", ["L1", "NonNegativeL1", "GroupLasso"])
+@pytest.mark.parametrize(
+    ("step", "strength", "d", "scale"),
+    [(1e-30, 1e30, 1e-9, 1.0), (1e-30, 1e30, 1e-30, 1e30), (1e-20, 1e10, 1e-29, 1e18), (1e-8, 1e30, 1e-9, 1e30)],
+)
+def test_a_small_step_brings_back_a_strength_that_is_too_large_for_the_metric(name, step, strength, d, scale):
+    w = scale * np.random.default_rng(0).uniform(0.1, 3.0, (GROUPS, SIZE))
+    w, metric = as_type(w, "float32"), as_type(np.full((GROUPS, SIZE), d), "float32")
+    found = PENALTIES[name](strength).prox_in_metric(w[0], step, metric[0])
+    check(found, name, w[1], step * strength, metric[1], "float32")
+
+
 # Adding 0 makes 0 of -0, by which NumPy takes a range for an empty one.
 exponents = st.tuples(st.floats(-30, 30), st.floats(-30, 30)).map(lambda pair: [x + 0.0 for x in sorted(pair)])
 dtypes = pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from backend import hidden
+from zoo import randomize, zero
 
 import keras_rmda as kr
 
@@ -111,3 +112,27 @@ def test_parameters_in_opaque_layers_are_warned_of_beyond_a_quarter():
     says = r"28% of .* such as it: `keras_rmda.analyze` .* `keras_rmda.register_rule`"  # 54 of 194
     with pytest.warns(kr.SparsityWarning, match=says):
         begin(8)
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Half(L.Layer):
+    """Declares two tensors, and returns one of them."""
+
+    def call(self, x, other=None):
+        return hidden(x) + (0.0 if other is None else other), None
+
+    def compute_output_shape(self, x_shape, other_shape=None):
+        return [x_shape, x_shape]
+
+
+def test_a_layer_that_declares_what_it_does_not_make_is_opaque():
+    inputs = keras.Input((5,))
+    x, other = Half(name="first")(L.Dense(6, activation="relu", name="a")(inputs))
+    y, _ = Half(name="second")(x, other)
+    y = L.Dense(3, name="head")(L.Dense(8, activation="relu", name="b")(y))
+    model = randomize(keras.Model(inputs, y))
+    assert set(kr.analyze(model).opaque) == {"first", "second"}
+    zero(model, "head", 0, [1, 2])
+    x = np.ones((2, 5), "float32")
+    small = kr.strip(model, inputs=x)
+    assert small.get_layer("b").units == 6

@@ -488,3 +488,50 @@ def test_positions_that_go_into_the_batch_stay_channels_of_one_image():
     y = L.Flatten()(ops.reshape(dense(5, "b")(ops.reshape(y, (-1, 4))), (-1, 3, 5)))
     small = kr.strip(finished(x, dense(2, "d")(y), b=[1], d=[k for k in range(15) if k % 5 in (0, 3)]))
     assert [width(small, name) for name in "ab"] == [9, 3]
+
+
+def wrapped(layer, shape):
+    inputs = keras.Input(shape)
+    x = L.SpectralNormalization(layer, name="wrapped")(inputs)
+    x = L.Flatten()(L.Activation("relu")(x))
+    return randomize(keras.Model(inputs, L.Dense(2, name="head")(x)))
+
+
+@pytest.mark.parametrize("kind", ["dense", "convolution", "transposed"])
+def test_spectral_normalization_loses_what_the_layer_inside_does(kind, tmp_path):
+    shape = (5,) if kind == "dense" else (4, 4, 3)
+    layer = {
+        "dense": lambda: L.Dense(8),
+        "convolution": lambda: L.Conv2D(8, 3, padding="same"),
+        "transposed": lambda: L.Conv2DTranspose(8, 3, padding="same", use_bias=False),
+    }[kind]()
+    model = wrapped(layer, shape)
+    positions = 1 if kind == "dense" else 16
+    zero(model, "head", 0, [8 * p + k for p in range(positions) for k in (0, 3)])
+    assert kr.analyze(model).opaque == {}
+    small = kr.strip(model)
+    x = np.random.default_rng(0).normal(size=(2, *shape)).astype("float32")
+    assert difference(model(x), small(x)) < 1e-5
+    assert small.get_layer("head").kernel.shape == (6 * positions, 2)
+    small(x, training=True)  # divides the kernel by the norm of what it is now
+    small.save(tmp_path / "small.keras")
+    assert difference(small(x), keras.models.load_model(tmp_path / "small.keras")(x)) == 0
+
+
+def masked_positions(last):
+    x, places = keras.Input((7, 5)), keras.Input((3,), dtype="int32")
+    hidden = L.Dense(8, activation="relu", name="a")(x)
+    found = ops.take_along_axis(hidden, ops.expand_dims(places, -1) if last == 1 else places[:, None], last)
+    return randomize(keras.Model([x, places], L.Dense(2, name="b")(found)))
+
+
+@pytest.mark.parametrize(("axis", "kept"), [(1, 6), (2, 8)])
+def test_take_along_axis_carries_channels_where_it_takes_positions(axis, kept):
+    model = masked_positions(axis)
+    zero(model, "b", 0, [0, 2])
+    random = np.random.default_rng(0)
+    given = [random.normal(size=(4, 7, 5)).astype("float32"), random.integers(0, 7, (4, 3))]
+    small = kr.strip(model, inputs=given)
+    assert difference(model(given), small(given)) < 1e-5
+    assert small.get_layer("a").units == kept
+    assert bool(kr.analyze(model).opaque) == (axis == 2)

@@ -163,8 +163,9 @@ def random_graph(seed):
     return model
 
 
-# In graph 2 all positions are alike, so that to compare them changes nothing.
-@pytest.mark.parametrize("seed", [seed for seed in range(13) if seed != 2])
+# In graph 2 all positions are alike, so that to compare them changes nothing; in graph 11 a gate multiplies a unit
+# that is 0 for all samples.
+@pytest.mark.parametrize("seed", [seed for seed in range(13) if seed not in (2, 11)])
 def test_reasons_of_random_graphs_are_so(seed):
     check_reasons(random_graph(seed), np.random.default_rng(seed), most=8)
 

@@ -140,8 +140,8 @@ def test_what_is_shared_stays_shared(stripped, tmp_path):
         assert sum(v.name == "embeddings" for v in model.variables) == 1
     loaded = copied_by_a_file(models["shared by heads"][1], tmp_path / "heads.keras")
     head, one, two = (loaded.get_layer(name) for name in ("head", "one", "two"))
-    assert head.table is loaded.get_layer("table")
     ids = lambda layer: {id(v) for v in layer.weights}  # noqa: E731
+    assert ids(head) & ids(loaded.get_layer("table"))
     assert ids(one) & ids(two) - ids(head)  # nobody calls the table of these: its weight is as the code's own
     loaded = copied_by_a_file(models["shared by siblings"][1], tmp_path / "siblings.keras")
     one, other = loaded.get_layer("one"), loaded.get_layer("other")

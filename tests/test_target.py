@@ -9,7 +9,7 @@ from backend import number, only_tensorflow
 from training import every_optimizer_and
 
 import keras_rmda as kr
-from keras_rmda.callbacks.choice import NEVER_AGAIN
+from keras_rmda.optimizers.joint import NEVER_AGAIN
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(256, 16)).astype("float32")

@@ -9,7 +9,7 @@ import pytest
 from backend import hidden
 
 import keras_rmda as kr
-from keras_rmda.callbacks import choice
+from keras_rmda.callbacks import choice, ranking
 
 L = keras.layers
 RANDOM = np.random.default_rng(0)
@@ -109,11 +109,11 @@ def test_the_search_finds_what_a_linear_one_finds_whatever_the_guess():
                 seen.append(k)  # noqa: B023
                 return values[k]  # noqa: B023
 
-            assert choice.fewest(count, wanted, measured, lambda k: guess[k]) == expected  # noqa: B023
+            assert ranking.fewest(count, wanted, measured, lambda k: guess[k]) == expected  # noqa: B023
             assert len(seen) == len(set(seen))
             looks[name] = max(looks[name], len(seen))
     assert (looks["right"], looks["shifted"]) == (2, 3)
-    assert looks["wrong"] <= choice.GUESSES + math.log2(200) + 1
+    assert looks["wrong"] <= ranking.GUESSES + math.log2(200) + 1
 
 
 @pytest.mark.parametrize("build", [dense, mobile, sequence, partly_opaque, subclassed], ids=lambda each: each.__name__)
@@ -135,7 +135,7 @@ def test_groups_are_those_of_a_linear_search_by_two_looks_at_the_model(build, pa
             looks.clear()
             k = next((k for k, value in enumerate(left[:-1]) if value <= wanted), len(left) - 1)
             np.testing.assert_array_equal(groups.smallest(wanted), each[k])
-            assert len(looks) <= (2 if "dead" not in parts else choice.GUESSES + 3)
+            assert len(looks) <= (2 if "dead" not in parts else ranking.GUESSES + 3)
             if k and left[k - 1] - wanted < wanted - left[k]:
                 k -= 1
             np.testing.assert_array_equal(groups.smallest(wanted, nearest=True), each[k])

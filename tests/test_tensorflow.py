@@ -28,6 +28,7 @@ CALLS = {
     "argmax": [lambda x, f: f(x), lambda x, f: f(x, axis=1, output_type="int32")],
     "argmin": [lambda x, f: f(x, -1)],
     "band_part": [lambda x, f: f(x, 1, 0), lambda x, f: f(x, -1, 1), lambda x, f: f(x, num_lower=0, num_upper=-1)],
+    "bias_add": [lambda x, f: f(x, np.arange(4, dtype="float32")), lambda x, f: f(value=x, bias=x[0])],
     "broadcast_to": [lambda x, f: f(x, [2, 3, 4])],
     "cast": [lambda x, f: f(x, tf.int32)],
     "clip_by_value": [lambda x, f: f(x, 0.5, clip_value_max=1.0)],

@@ -1,6 +1,7 @@
-"""Training aids: stages, targets, backups, the end of gates, sparsity in the logs, the order in which groups enter."""
+"""Training aids: stages, targets, backups, the end of gates, sparsity and cost in the logs, the order of groups."""
 
 from keras_rmda.callbacks.backup import BackupAndRestore
+from keras_rmda.callbacks.cost import TrainingCost
 from keras_rmda.callbacks.gates import FreezeGates
 from keras_rmda.callbacks.monitor import SparsityMonitor
 from keras_rmda.callbacks.path import SolutionPath
@@ -17,4 +18,5 @@ __all__ = [
     "StagewiseSchedule",
     "StructuredWeights",
     "TargetSparsity",
+    "TrainingCost",
 ]

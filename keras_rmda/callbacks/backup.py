@@ -38,7 +38,7 @@ class BackupAndRestore(keras.callbacks.Callback):
         OSError: at the start of training, if the folder cannot be made.
 
     Example:
-        >>> model.fit(x, y, epochs=90, shuffle=False, callbacks=[kr.callbacks.BackupAndRestore("backup")])
+        >>> model.fit(x, y, epochs=9, shuffle=False, callbacks=[kr.callbacks.BackupAndRestore("backup")])
     """
 
     def __init__(self, backup_dir: str | Path, delete_checkpoint: bool = True):

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import bisect
 import copy
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
 
@@ -13,28 +11,15 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_rmda.callbacks.ranking import KEPT, OF_THIN, fewest, in_multiples, places, relative, thin
 from keras_rmda.channels.sites import Cut, Site
 from keras_rmda.coupling import names_of, saved_by, tie_what_goes_together
 from keras_rmda.optimizers.base import SparseOptimizer
-from keras_rmda.optimizers.joint import Coupling
+from keras_rmda.optimizers.joint import NEVER_AGAIN, Coupling
 from keras_rmda.optimizers.models import optimizers_of
 from keras_rmda.pruning.liveness import plan
 from keras_rmda.pruning.report import amounts, amounts_of, everything
 from keras_rmda.pruning.trace import as_graph, trace
-
-NEVER_AGAIN = 2.0**66
-"""The factor of the strength of groups that are to stay zero: larger than all that comes, exact in every dtype."""
-
-KEPT = 0.1
-"""The share of the groups of every layer that are not chosen, so that no layer is cut off."""
-
-OF_THIN = 2 / 3
-"""The same under `ranking="fisher"`, as a share of what a thin model with the same target has."""
-
-BISECTIONS = 20
-
-GUESSES = 4
-"""How many times the search for a number of groups trusts a guess before it halves what is left."""
 
 
 class Groups:
@@ -84,7 +69,7 @@ class Groups:
         whole = amounts(self._plan, everything(self._plan))
         self.whole = self.count if metric == "groups" else whole[metric]
         self.opaque = {
-            site.name: sum(math.prod(v.shape) for _, v in site.weights()) / max(whole["parameters"], 1)
+            site.name: sum(math.prod(v.shape) for _, v in site.counted()) / max(whole["parameters"], 1)
             for site in self._trace.sites.values()
             if site.opaque and site.weights()
         }
@@ -196,13 +181,7 @@ class Groups:
         """Return as many groups of each layer, the first of their order, as leave the nearest multiple."""
         if self._multiple == 1:
             return zero
-        result = np.zeros(self.count, dtype=bool)
-        for layer in range(self._layers.max() + 1):
-            [own] = np.nonzero(self._layers == layer)
-            kept = np.count_nonzero(~zero[own])
-            kept = min(len(own), max(1, round(kept / self._multiple)) * self._multiple)
-            result[own[np.argsort(place[own], kind="stable")[: len(own) - kept]]] = True
-        return result
+        return in_multiples(place, zero, self._layers, self._multiple)
 
     def aim(self, goal: float) -> None:
         """Know what is to be left, which decides how much of it every layer keeps in any case.
@@ -212,42 +191,19 @@ class Groups:
         """
         if self._ranking == "magnitude":
             return
-        sizes = np.bincount(self._layers)
-        number_in_layer = np.arange(self.count) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        number = np.empty(self.count, dtype=int)
-        number[np.argsort(self._layers, kind="stable")] = number_in_layer
-        low, high = 0.0, 1.0
-        for _ in range(BISECTIONS):
-            share = (low + high) / 2
-            kept = number < np.maximum(1, np.round(share * sizes))[self._layers]
-            low, high = (share, high) if self._guessed(~kept) <= goal else (low, share)
-        self._least = OF_THIN * low
+        self._least = OF_THIN * thin(self._layers, goal, self._guessed)
 
     def _worth(self, gone: np.ndarray) -> np.ndarray:
         """Return by what groups are ranked: the least goes first."""
         if self._ranking == "fisher":
             importance = [ops.convert_to_numpy(coupling.importance) for _, coupling in self._parts]
             return np.concatenate(importance) / np.maximum(self._costs, 1e-30)
-        relative = np.zeros(self.count)
-        for layer in range(self._layers.max() + 1):
-            [own] = np.nonzero(self._layers == layer)
-            mean = self._structured_norms[own][~gone[own]].mean() if not gone[own].all() else 1.0
-            relative[own] = self._structured_norms[own] / max(mean, 1e-30)
-        return relative
+        return relative(self._structured_norms, gone, self._layers)
 
     def _places(self) -> np.ndarray:
         """Return each group's place in the order in which they go; `count` for those that stay in any case."""
-        stays, gone = np.zeros(self.count, dtype=bool), self.factors == NEVER_AGAIN
-        worth = self._worth(gone)
-        for layer in range(self._layers.max() + 1):
-            [own] = np.nonzero(self._layers == layer)
-            # Where structured values are zero, as at the start of DessiLBI, the weights themselves decide.
-            order = np.lexsort((self._norms[own], worth[own], ~gone[own]))
-            stays[own[order[-max(1, round(self._least * len(own))) :]]] = True
-        order = np.lexsort((self._norms, worth, ~gone, stays))
-        place = np.empty(self.count, dtype=int)
-        place[order] = np.arange(self.count)
-        return np.where(stays, self.count, place)
+        gone = self.factors == NEVER_AGAIN
+        return places(self._worth(gone), self._norms, gone, self._layers, self._least)
 
     def finish(self, goal: float) -> None:
         """Let the smallest groups stay zero for good, penalize no others, and begin a new stage."""
@@ -262,28 +218,3 @@ class Groups:
         for optimizer in dict.fromkeys(optimizer for optimizer, _ in self._parts):
             optimizer.restart()
         self.look()
-
-
-def fewest(count: int, wanted: float, measured: Callable[[int], float], guessed: Callable[[int], float]) -> int:
-    """Return the least k below `count` for which `measured(k)` is at most what is wanted, or `count`.
-
-    Only `measured` decides. Where it and the guess, shifted by what it was wrong at the last look, agree, two looks are
-    enough: at k and at k - 1.
-
-    Args:
-        count: the largest answer.
-        wanted: a number.
-        measured: costly; never increases.
-        guessed: cheap, and nearly the same.
-    """
-    low, high, shift, looks = -1, count, 0.0, 0
-    while high - low > 1:
-        k = (low + high) // 2
-        if looks < GUESSES:
-            between = range(low + 1, high)
-            k = low + 1 + bisect.bisect_left(between, -wanted, key=lambda k: -(guessed(k) + shift))
-            k = min(k, high - 1)
-        found = measured(k)
-        shift, looks = found - guessed(k), looks + 1
-        low, high = (low, k) if found <= wanted else (k, high)
-    return high

@@ -54,10 +54,10 @@ class SolutionPath(keras.callbacks.Callback):
 
     Example:
         >>> path = kr.callbacks.SolutionPath()
-        >>> model.fit(x, y, epochs=20, callbacks=[path])
+        >>> model.fit(x, y, epochs=10, callbacks=[path])
         >>> ticket = path.winning_ticket(epoch=5)  # the initial weights, without what had not entered by then
         >>> ticket.compile("adam", "mse")
-        >>> ticket.fit(x, y, epochs=20)
+        >>> ticket.fit(x, y, epochs=10)
 
     Source: Fu et al. 2020, arXiv:2007.02010; winning tickets after Frankle and Carbin 2019, arXiv:1803.03635.
     """

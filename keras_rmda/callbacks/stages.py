@@ -41,7 +41,7 @@ class StagewiseSchedule(Companion):
     Example:
         >>> model.fit(x, y, epochs=30, callbacks=[kr.callbacks.StagewiseSchedule([15, 25])])
 
-    Source: Huang and Lee 2022, arXiv:2112.02612, section 5; for `"ramda"` Huang, Lee and Lee 2024, arXiv:2403.14398,
+    Source: Huang and Lee 2022, arXiv:2112.02612, section 5; for `"ramda"` Huang and Lee 2024, arXiv:2403.14398,
     with their code.
     """
 

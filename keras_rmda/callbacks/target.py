@@ -12,12 +12,11 @@ from keras import ops
 
 from keras_rmda import _checks, _compat, _finite, _nested
 from keras_rmda.callbacks.best import forget_best
-from keras_rmda.callbacks.choice import NEVER_AGAIN, Groups
+from keras_rmda.callbacks.choice import Groups
 from keras_rmda.callbacks.session import Companion
+from keras_rmda.optimizers.joint import NEVER_AGAIN
 from keras_rmda.optimizers.models import optimizers_of
 from keras_rmda.optimizers.notes import notes_of
-
-METRICS = ("macs", "parameters", "groups", "bytes")
 
 RANKINGS = ("magnitude", "fisher")
 
@@ -78,7 +77,7 @@ class TargetSparsity(Companion):
     Example:
         >>> psi = kr.GroupLasso(1e-4, groups=kr.coupled_groups(model))
         >>> model.compile(kr.RMDA(0.1, regularizer=psi), loss="mse")
-        >>> model.fit(x, y, epochs=30, callbacks=[kr.callbacks.TargetSparsity(0.25)])
+        >>> model.fit(x, y, epochs=12, callbacks=[kr.callbacks.TargetSparsity(0.25)])
 
     Source: the schedule is that of Zhu and Gupta 2017, "To prune, or not to prune", arXiv:1710.01878.
     """
@@ -94,7 +93,7 @@ class TargetSparsity(Companion):
     ):
         super().__init__()
         self.target = _checks.real("target", target, open_minimum=True)
-        _checks.one_of("metric", metric, METRICS)
+        _checks.one_of("metric", metric, _checks.METRICS)
         self.metric = metric
         self.begin = _checks.real("begin", begin, maximum=1.0)
         self.end = _checks.real("end", end, maximum=1.0)

@@ -16,11 +16,12 @@ from keras import ops
 from keras_rmda import _compat, _graphs
 
 
-def _names(text: str) -> frozenset[str]:
+def names_in_text(text: str) -> frozenset[str]:
+    """Return the words of a text."""
     return frozenset(text.split())
 
 
-UNARY = _names(
+UNARY = names_in_text(
     "Abs Absolute Arccos Arccosh Arcsin Arcsinh Arctan Arctanh BitwiseInvert BitwiseNot Cast Cbrt Ceil Celu Clip "
     "ConvertToTensor Copy Cos Cosh Deg2rad Elu Erf Erfc Erfinv Exp Exp2 Expm1 Fabs Floor Gelu HardShrink HardSigmoid "
     "HardSilu HardTanh Isfinite Isinf Isnan Isneginf Isposinf LeakyRelu Log Log10 Log1p Log2 LogSigmoid Mish NanToNum "
@@ -31,11 +32,11 @@ UNARY = _names(
 """Operations of Keras that change each number of one tensor by itself, by the names of their classes."""
 
 FILLS = frozenset(["ZerosLike", "OnesLike"])
-COMPARISONS = _names(
+COMPARISONS = names_in_text(
     "BitwiseAnd BitwiseOr BitwiseXor Equal Greater GreaterEqual Isclose "
     "Less LessEqual LogicalAnd LogicalNot LogicalOr LogicalXor NotEqual Where"
 )
-ARITHMETIC = _names(
+ARITHMETIC = names_in_text(
     "Add Arctan2 Divide DivideNoNan FloorDivide Fmax Fmin Fmod Heaviside Hypot Logaddexp Logaddexp2 Maximum Minimum "
     "Mod Multiply Nextafter Power Subtract TrueDivide"
 )
@@ -43,7 +44,7 @@ ARITHMETIC = _names(
 
 OF_KERAS = UNARY | FILLS | COMPARISONS | ARITHMETIC
 
-OF_TENSORFLOW = _names(
+OF_TENSORFLOW = names_in_text(
     "Abs Acos Acosh Add AddV2 Asin Asinh Atan Atan2 Atanh Cast Ceil ClipByValue Const Cos Cosh Div DivNoNan Elu Equal "
     "Erf Erfc Erfinv Exp Expm1 Floor FloorDiv FloorMod Greater GreaterEqual Identity IdentityN Inv IsFinite IsInf "
     "IsNan LeakyRelu Less LessEqual Lgamma Log Log1p LogicalAnd LogicalNot LogicalOr Maximum Minimum Mod Mul MulNoNan "
@@ -53,7 +54,7 @@ OF_TENSORFLOW = _names(
 )
 """Types of TensorFlow's operations; functions that are called are looked into."""
 
-OF_JAX = _names(
+OF_JAX = names_in_text(
     "abs acos acosh add and asin asinh atan atan2 atanh broadcast_in_dim cbrt ceil clamp convert_element_type copy cos "
     "cosh custom_jvp_call custom_vjp_call custom_vjp_call_jaxpr closed_call core_call digamma div eq erf erf_inv erfc "
     "exp exp2 expm1 floor ge gt integer_pow is_finite jit le lgamma log log1p logistic lt max min mul ne neg not or "

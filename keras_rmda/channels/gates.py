@@ -21,6 +21,9 @@ class Vanishes(Rule):
 
     Args:
         values: (layer, read) -> the outputs, vectors of the last axis.
+
+    Example:
+        >>> kr.register_rule(MyNumbers, kr.channels.Vanishes(lambda layer, read: [read(layer.numbers)]))
     """
 
     vanishes = True
@@ -81,6 +84,10 @@ class Multiplies(Rule):
         call.site.own[GONE] = 0
         return [along(atoms, len(x.shape), axis), *(along(atoms, len(s), len(s) - 1) for s in call.shapes[1:])]
 
+    def staying(self) -> Multiplies:
+        """Return the rule of the same layer in a model that it is not left out of."""
+        return Stays(self.weights, self.factors)
+
     def constants(self, call: Call, state: State) -> list[np.ndarray]:
         z, axis = self.factors_of(call, state), self.output_axis(call)
         values = state.constants(call.inputs[0], axis)
@@ -91,3 +98,13 @@ class Multiplies(Rule):
         x, axis = call.inputs[0], self.output_axis(call)
         wanted = state.needed(call.outputs[0], axis) & (self.factors_of(call, state) != 0)
         return [(x, x.spread(wanted, axis), f"read by {call.site.name}")]
+
+
+@dataclass(frozen=True)
+class Stays(Multiplies):
+    """The same in a model that goes on training: it keeps its gates, fewer of them."""
+
+    vanishes = False
+
+    def letters(self, layer: Any) -> Mapping[str, str]:
+        return dict.fromkeys(self.weights, "c")

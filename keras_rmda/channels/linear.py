@@ -25,6 +25,12 @@ class Linear:
     Attributes:
         kernel: of shape (groups, inputs of a group, positions, outputs of a group).
         reads: of shape (groups, inputs of a group, outputs of a group), whether there is an effect.
+
+    Example:
+        >>> kernel = np.eye(4, 6).reshape(1, 4, 1, 6)  # output k reads input k, of 4
+        >>> effect = kr.channels.Linear(kernel, reads=(kernel != 0).any(axis=2))
+        >>> effect.read(np.arange(6) < 2).tolist()  # which inputs the first two outputs read
+        [True, True, False, False]
     """
 
     kernel: np.ndarray
@@ -92,6 +98,9 @@ class Writes(Rule):
         letters = self.weights.get("kernel", "")
         if self.linear is None and (letters.count("i"), letters.count("o")) != (1, 1):
             raise ValueError(f'`Writes` needs a kernel with one "i" and one "o". Received: {self.weights!r}')
+
+    def shares(self, name: str) -> bool:
+        return name == "kernel"
 
     def effect(self, site: Site, read: Read) -> Linear:
         """Return the effect of a layer's inputs on its outputs."""
@@ -177,13 +186,18 @@ class Writes(Rule):
     def absorbed(self, call: Call, state: State) -> np.ndarray:
         """Return what the constants among the inputs that are not needed add to each output."""
         constants, uniform = self._uniform(call, state)
-        unused = ~state.needed(call.inputs[0], self.input_axis(call))
+        x, axis = call.inputs[0], self.input_axis(call)
+        unused = ~state.needed(x, axis)
+        if call.site.shared and state.cut is not None:  # what stays is read still
+            unused &= ~x.any(np.broadcast_to(state.cut.stays(x.atoms), x.atoms.shape), axis)
         return self.effect(call.site, state.read).effect(np.where(uniform & unused, constants, 0.0))
 
     def value(self, site: Site, name: str, value: np.ndarray, state: State) -> np.ndarray:
         if name == "bias":
             added = self.absorbed(site.calls[0], state) if len(site.calls) == 1 else np.zeros(value.size)
             return (value + added.reshape(value.shape)).astype(value.dtype)
+        if name in site.shared:
+            return value
         # What stays only because a layer needs a channel must not be read: it may compute anything now.
         used = np.any([state.needed(call.inputs[0], self.input_axis(call)) for call in site.calls], axis=0)
         axes = site.axes.get(name, "")
@@ -235,6 +249,9 @@ class LooksUp(Rule):
 
     weights: Mapping[str, str] = field(default_factory=lambda: {"embeddings": ".o"})
     widths: Mapping[str, str] = field(default_factory=lambda: {"output_dim": "o"})
+
+    def shares(self, name: str) -> bool:
+        return True
 
     def atoms(self, call: Call, ties: Atoms) -> list[np.ndarray]:
         [shape], numbers = call.shapes, call.inputs[0].atoms.reshape(-1)

@@ -23,6 +23,9 @@ class Merges(Rule):
             constants.
         product: whether a zero makes the output zero, whatever the others are. The layers of Keras that multiply take
             what is masked for ones, so that they are no products where there are masks.
+
+    Example:
+        >>> kr.register_rule(MyAdd, kr.channels.Merges())
     """
 
     constant: Callable[[Any, list], np.ndarray] | None = None

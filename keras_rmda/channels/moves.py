@@ -37,6 +37,9 @@ class Moves(Rule):
         move: (call, arrays) -> what becomes of arrays like the atoms of the inputs, with the batch axis of size 1.
         target: the configuration key that holds the shape of the output, or None.
         refusal: (layer) -> the reason why this rule does not cover this very layer, or None.
+
+    Example:
+        >>> kr.register_rule(MyReversal, kr.channels.Moves(lambda call, arrays: np.flip(arrays[0], axis=1)))
     """
 
     move: Move

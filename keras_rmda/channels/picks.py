@@ -68,6 +68,32 @@ class Takes(Moves):
 
 
 @dataclass(frozen=True)
+class TakesAlong(Rule):
+    """`ops.take_along_axis` over positions: the numbers at places that are the same for all channels."""
+
+    def batch_axes(self, call: Call) -> list[int | None]:
+        if len(call.inputs) != 2:
+            raise NotCovered("an array among its arguments")
+        return super().batch_axes(call)
+
+    def atoms(self, call: Call, ties: Atoms) -> list[np.ndarray]:
+        (x, places), axis = call.inputs, call.layer.axis
+        if axis is None or axis % len(x.full) == 0 or len(places.shape) != len(x.shape):
+            raise NotCovered(f"axis={axis}, over samples or everything")
+        several = [k for k, n in enumerate(x.atoms.shape) if n > 1]
+        if axis % len(x.full) - 1 in several or any(places.shape[k] != 1 for k in several):
+            raise NotCovered("other places for each channel")
+        return [x.atoms]
+
+    def constants(self, call: Call, state: State) -> list[np.ndarray]:
+        return [state.constants(call.inputs[0])]
+
+    def demands(self, call: Call, state: State) -> list[Demand]:
+        (x, places), needed, why = call.inputs, state.needed(call.outputs[0]), f"read by {call.site.name}"
+        return [(x, needed, why), (places, np.full(places.atoms.shape, needed.any()), why)]
+
+
+@dataclass(frozen=True)
 class Indexes(Moves):
     """`x[key]` with numbers and slices; args as of `Moves`."""
 

@@ -60,6 +60,13 @@ class Rule:
         sums: whether channels are added up without weights, so that those that stay must be what they were.
         vanishes: whether a stripped model does without the layer: its first input stands for its output.
         trains: whether training=True may change what the layer computes.
+        noisy: whether it may make something else than zero of zeros then.
+
+    Example:
+        >>> class Counted(kr.channels.Carries):  # takes the rest from another rule
+        ...     def macs(self, call, cut):
+        ...         return int(cut.stays(call.site.own["c"]).sum())
+        >>> kr.register_rule(MyScale, Counted({"scale": "c"}))
     """
 
     weights: Mapping[str, str | Sequence[str]]
@@ -68,6 +75,7 @@ class Rule:
     sums: bool = False
     vanishes: bool = False
     trains: bool = True
+    noisy: bool = False
 
     def reads(self, name: str) -> str:
         """Return the letters of the channels that a weight of this name reads, if it has them."""
@@ -83,6 +91,13 @@ class Rule:
         A zero may multiply what a sum reads. It counts where no weight reads a channel that could then go.
         """
         return ""
+
+    def shares(self, name: str) -> bool:
+        """Return whether another layer may have a weight of this name, too, and lose the same of it.
+
+        Then nothing but its size changes: what is in `Site.shared` must be left as it is by `value`.
+        """
+        return False
 
     def letters(self, layer: Any) -> Mapping[str, str | Sequence[str]]:
         """Return `weights` for this very layer."""

@@ -26,6 +26,7 @@ class Carries(Rule):
         ignores: (layer, read) -> for each channel, whether its output does not depend on its input.
         subtracts: the weight that is subtracted from the channels first, so that it can take constants, or None.
         refusal: (layer) -> the reason why this rule does not cover this very layer, or None.
+        noisy: whether the layer may make something else than zero of zeros in training.
 
     Example:
         >>> kr.register_rule(MyScale, kr.channels.Carries({"scale": "c"}))
@@ -39,6 +40,7 @@ class Carries(Rule):
     ignores: Callable | None = None
     subtracts: str | None = None
     refusal: Callable[[Any], str | None] | None = None
+    noisy: bool = False
 
     def __post_init__(self) -> None:
         if not all(set(letters) <= set("c.") for letters in self.weights.values()):
@@ -114,6 +116,9 @@ class Mixes(Rule):
         groups: (layer, number of channels) -> the number of groups of neighbours that mix, which can go as a whole.
         widths: see `Rule`; "G" stands for the groups.
         refusal: (layer) -> the reason why this rule does not cover this very layer, or None.
+
+    Example:
+        >>> kr.register_rule(MyNormalization, kr.channels.Mixes({"scale": "c", "offset": "c"}))
     """
 
     weights: Mapping[str, str] = field(default_factory=dict)

@@ -44,6 +44,8 @@ class Site:
             grouped layer, whose rows keep equally many; or an integer, a size that nothing is cut from.
         calls: its calls in order of execution.
         opaque: why it is opaque, "" where it is not.
+        shared: the names of weights that other layers have, too, and that so are what they are.
+        elsewhere: by `id`, those of its weights that a layer before it has, so that they count there.
     """
 
     layer: Any
@@ -52,6 +54,8 @@ class Site:
     own: dict[str, np.ndarray | int] = field(default_factory=dict)
     calls: list[Call] = field(default_factory=list)
     opaque: str = ""
+    shared: set[str] = field(default_factory=set)
+    elsewhere: set[int] = field(default_factory=set)
 
     @property
     def axes(self) -> Mapping[str, str | Sequence[str]]:
@@ -62,6 +66,10 @@ class Site:
         """Return the layer's variables in its own order, each behind the name its rule has for it, or ""."""
         found = {id(weight_named(self.layer, name)): name for name in self.axes}
         return [(found.get(id(variable), ""), variable) for variable in getattr(self.layer, "weights", [])]
+
+    def counted(self) -> list[tuple[str, Any]]:
+        """Return its weights without those that count elsewhere."""
+        return [(name, variable) for name, variable in self.weights() if id(variable) not in self.elsewhere]
 
     def weight(self, name: str) -> Any:
         """Return the variable of this name, or None."""

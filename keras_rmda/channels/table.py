@@ -29,6 +29,7 @@ from keras_rmda.channels.constants import (
 )
 from keras_rmda.channels.contraction import Contracts, Sums
 from keras_rmda.channels.convolutions import Separates, convolution, depthwise, overlaps, pads, separable
+from keras_rmda.channels.derived import of_derived
 from keras_rmda.channels.einsum import WritesEinsum
 from keras_rmda.channels.equations import of_batch_dot, of_operation
 from keras_rmda.channels.functions import (
@@ -42,7 +43,7 @@ from keras_rmda.channels.keras_hub import row_of as row_of_keras_hub
 from keras_rmda.channels.linear import LooksUp, Reverses, Writes
 from keras_rmda.channels.merges import Merges
 from keras_rmda.channels.moves import Accumulates, Joins, Moves, Reduces, Reshapes
-from keras_rmda.channels.picks import Halves, Indexes, Repeats, Rolls, Splits, Spreads, Takes
+from keras_rmda.channels.picks import Halves, Indexes, Repeats, Rolls, Splits, Spreads, Takes, TakesAlong
 from keras_rmda.channels.positions import (
     broadcasted,
     concatenated,
@@ -77,9 +78,8 @@ from keras_rmda.channels.weights import (
     PositionsAgain,
     Steps,
     StepsAgain,
-    of_other_layer,
 )
-from keras_rmda.channels.wrappers import Distributes
+from keras_rmda.channels.wrappers import Distributes, Wraps, normalized_spectrally
 from keras_rmda.tracing import (
     AsOneSample,
     ForEachSample,
@@ -88,9 +88,9 @@ from keras_rmda.tracing import (
     SamplesAsSteps,
     StepsAsSamples,
     Weight,
-    WeightOf,
     WithoutSamples,
 )
+from keras_rmda.tracing.derived import Derived
 from keras_rmda.tracing.ranges import PositionsUpTo, Range
 
 
@@ -111,9 +111,10 @@ def of_normalization(layer: Any) -> Rule:
 
 # These layers change each number by itself, or nothing at inference.
 SILENT = (
-    L.Dropout, L.SpatialDropout1D, L.SpatialDropout2D, L.SpatialDropout3D, L.GaussianNoise, L.GaussianDropout,
-    L.AlphaDropout, L.ActivityRegularization, L.Identity, _compat.StochasticDepth,
+    L.Dropout, L.SpatialDropout1D, L.SpatialDropout2D, L.SpatialDropout3D, L.GaussianDropout,
+    L.ActivityRegularization, L.Identity, _compat.StochasticDepth,
 )  # fmt: skip
+NOISY = (L.GaussianNoise, L.AlphaDropout)
 GLOBAL_POOLING = (
     L.GlobalAveragePooling1D, L.GlobalAveragePooling2D, L.GlobalAveragePooling3D,
     L.GlobalMaxPooling1D, L.GlobalMaxPooling2D, L.GlobalMaxPooling3D,
@@ -183,6 +184,7 @@ RULES: dict[type, Rule | Callable[[Any], Rule]] = {
     L.Normalization: of_normalization,
     _compat.LayerScale: Carries({"gamma": "c"}, {"projection_dim": "c"}, constant=scaled, ignores=has_zero_gamma),
     **dict.fromkeys(SILENT, Carries(constant=unchanged)),
+    **dict.fromkeys(NOISY, Carries(constant=unchanged, noisy=True)),
     **dict.fromkeys(GLOBAL_POOLING, Carries(mixes_positions=True, constant=unchanged)),
     **dict.fromkeys(POOLING, Carries(mixes_positions=True, constant=pooled)),
     **dict.fromkeys(PADDING, Carries(mixes_positions=True, constant=only_zero)),
@@ -190,7 +192,7 @@ RULES: dict[type, Rule | Callable[[Any], Rule]] = {
     L.Resizing: Resizes(mixes_positions=True, constant=resized),
     **{getattr(L, name): rule for name, rule in MERGES.items()},
     Weight: Holds(),
-    WeightOf: of_other_layer,
+    Derived: of_derived,
     ForEachSample: ForEach(),
     WithoutSamples: OfNoSample(),
     AsOneSample: OfNoSample(is_batched=True),
@@ -209,6 +211,8 @@ RULES: dict[type, Rule | Callable[[Any], Rule]] = {
     L.RepeatVector: Moves(vector_repeated),
 }
 RULES[L.TimeDistributed] = Distributes(lambda layer: rule_of(layer))
+# At inference the layer inside runs as it is: training has divided its kernel already.
+RULES[L.SpectralNormalization] = Wraps(lambda layer: rule_of(layer), normalized_spectrally)
 if hasattr(L, "ReversibleEmbedding"):  # Keras 3.13
     RULES[L.ReversibleEmbedding] = Reverses()
 if hasattr(L, "RMSNormalization"):  # Keras 3.9
@@ -249,6 +253,7 @@ OPERATIONS: dict[str, Rule] = {
     "Tile": Spreads(Moves(tiled), "repeats").rule,
     "GetItem": Indexes(indexed),
     "Take": Takes(taken),
+    "TakeAlongAxis": TakesAlong(),
     "Split": Splits(split),
     "Unstack": Splits(unstacked),
     "Stack": Joins(stacked),
@@ -297,7 +302,7 @@ def rule_of(layer: Any) -> Rule:
     if rule is None and _graphs.is_raw_operation(layer):
         rule = OPERATIONS.get(type(layer).__name__)
     if rule is None and isinstance(layer, keras.Layer) and is_elementwise_at_inference(layer):
-        rule = Carries(constant=at_inference)
+        rule = Carries(constant=at_inference, noisy=True)
     if rule is None:
         reason = f"{type(layer).__name__} is not in the layer table (keras_rmda.channels.register_rule)"
         if isinstance(layer, keras.Layer) and layer in UNTRACEABLE:

@@ -26,6 +26,12 @@ class Holds(Rule):
     def helps(self, name: str) -> str:
         return "c"
 
+    def shares(self, name: str) -> bool:
+        return True
+
+    def batch_axes(self, call: Call) -> list[int | None]:
+        return [0]  # whatever its input is, which it does not look at
+
     def letters(self, layer: Any) -> Mapping[str, str]:
         axis = channel_axis_of(layer.shape)
         return {"value": "".join("c" if k == axis else "." for k in range(len(layer.shape)))}
@@ -64,10 +70,17 @@ class ForEach(Rule):
 class Parts(ForEach):
     """Some of the positions of a tensor, as many as another one has, whose numbers do not matter."""
 
+    def batch_axes(self, call: Call) -> list[int | None]:
+        x = call.inputs[0]
+        return [x.batch if x.batched else None]
+
     def atoms(self, call: Call, ties: Atoms) -> list[np.ndarray]:
-        x, axis = call.inputs[0], call.layer.axis - 1
-        if axis < 0 or x.atoms.shape[axis] > 1:
-            raise NotCovered(f"axis={call.layer.axis}, over channels or samples")
+        x, axis = call.inputs[0], call.layer.axis
+        if x.batched and axis == x.batch:
+            raise NotCovered(f"axis={axis}, over samples")
+        axis -= x.batched and axis > x.batch
+        if x.atoms.shape[axis] > 1:
+            raise NotCovered(f"axis={call.layer.axis}, over channels")
         return [x.atoms]
 
 
@@ -144,12 +157,6 @@ class StepsAgain(ForEach):
         return 1 if call.shapes[0][0] is None else Fraction(1, call.shapes[0][0])
 
 
-def of_other_layer(layer: Any) -> Rule:
-    """Refuse a weight that another layer has: both would have to lose the same of it."""
-    name = getattr(layer.layer, layer.weight).name
-    raise NotCovered(f"the weight {name!r} of {layer.layer.name}, which code uses in an operation of its own")
-
-
 @dataclass(frozen=True)
 class Given(Rule):
     """Numbers that are given, without a batch axis."""
@@ -167,6 +174,9 @@ class Given(Rule):
 @dataclass(frozen=True)
 class Counts(Rule):
     """Numbers along an axis of a tensor whose own numbers do not matter."""
+
+    def batch_axes(self, call: Call) -> list[int | None]:
+        return [0]
 
     def atoms(self, call: Call, ties: Atoms) -> list[np.ndarray]:
         return [ties.fresh(*[1] * len(shape)) for shape in call.shapes]

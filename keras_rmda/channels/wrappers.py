@@ -1,4 +1,4 @@
-"""`TimeDistributed`: the rule of the layer inside, for every position of the first axis."""
+"""Layers of Keras around another: what the layer inside does, at every step where that is so."""
 
 from __future__ import annotations
 
@@ -15,17 +15,36 @@ from keras_rmda.channels.tensors import Atoms, NotCovered, Tensor
 
 
 @dataclass(frozen=True)
-class Distributes(Rule):
-    """What the layer inside does, at every step.
+class Wraps(Rule):
+    """What the layer inside does.
 
     Args:
         rule_of: returns the rule of a layer.
+        more: (letters of the layer inside) -> those of the weights that the layer around has besides.
     """
 
     rule_of: Callable[[Any], Rule]
+    more: Callable[[Mapping[str, Any]], Mapping[str, Any]] = lambda letters: {}
+
+    def inside(self, x: Tensor) -> Tensor:
+        """Return a tensor as the layer inside gets it."""
+        return x
+
+    def around(self, array: np.ndarray) -> np.ndarray:
+        """Return what is said of a tensor of the layer inside, as it is around."""
+        return array
+
+    def known(self, values: np.ndarray) -> np.ndarray:
+        """Return constants, NaN for others, as they are inside."""
+        return values
+
+    def wanted(self, needs: np.ndarray) -> np.ndarray:
+        """Return needs as they are inside."""
+        return needs
 
     def letters(self, layer: Any) -> Mapping[str, str | Sequence[str]]:
-        return self.rule_of(layer.layer).letters(layer.layer)
+        letters = self.rule_of(layer.layer).letters(layer.layer)
+        return {**letters, **self.more(letters)}
 
     def check(self, layer: Any) -> None:
         if isinstance(layer.layer, type(layer)):
@@ -38,9 +57,15 @@ class Distributes(Rule):
         """Return the layer inside with its calls, which share atoms with those of the wrapper."""
         inner = Site(site.layer.layer, self.rule_of(site.layer.layer), site.name, own=site.own)
         for call in site.calls:
-            inputs, outputs = ([_step(x) for x in tensors] for tensors in (call.inputs, call.outputs))
-            inner.calls.append(_inner_call(inner, call, inputs, outputs))
+            inputs, outputs = ([self.inside(x) for x in tensors] for tensors in (call.inputs, call.outputs))
+            inner.calls.append(self._inner_call(inner, call, inputs, outputs))
         return inner
+
+    def _inner_call(self, site: Site, call: Call, inputs: list[Tensor], outputs: list[Tensor]) -> Call:
+        """Return a call of the layer inside."""
+        shapes = [self.inside(Tensor(0, np.empty([1] * len(shape)), shape)).shape for shape in call.shapes]
+        full = [(None, *shape) for shape in shapes]
+        return Call(site, inputs, shapes, (tuple(inputs), {}), outputs, full=full, batch=[0] * len(shapes))
 
     def _of(self, call: Call) -> Call:
         """Return the inner call of a call."""
@@ -48,31 +73,25 @@ class Distributes(Rule):
         return next(each for each, outer in zip(inner.calls, call.site.calls) if outer is call)
 
     def _state(self, state: State, site: Site) -> State:
-        """Return what is known of the tensors at one step."""
+        """Return what is known of the tensors inside."""
         inner = State(state.read, state.cut)
         for call in site.calls:
             for x in [*call.inputs, *call.outputs]:
                 if x.index in state.values:
-                    rows = state.values[x.index]
-                    same = (rows == rows[:1]).all(axis=0)
-                    inner.values[x.index] = np.where(same, rows[0], np.nan)
+                    inner.values[x.index] = self.known(state.values[x.index])
                 if x.index in state.needs:
-                    inner.needs[x.index] = state.needs[x.index].any(axis=0)
+                    inner.needs[x.index] = self.wanted(state.needs[x.index])
         return inner
 
     def atoms(self, call: Call, ties: Atoms) -> list[np.ndarray]:
-        [x] = call.inputs
-        if len(x.shape) < 2:
-            raise NotCovered(f"an input of shape {x.shape}")
-        ties.tie(x.atoms[:1], x.atoms)
-        inner = self.rule_of(call.layer.layer)
+        [x], inner = call.inputs, self.rule_of(call.layer.layer)
         site = Site(call.layer.layer, inner, call.site.name, own=call.site.own)
-        [result] = inner.atoms(_inner_call(site, call, [_step(x)], []), ties)
-        return [result[None]]
+        found = inner.atoms(self._inner_call(site, call, [self.inside(x)], []), ties)
+        return [self.around(each) for each in found]
 
     def constants(self, call: Call, state: State) -> list[np.ndarray]:
         inner = self._of(call)
-        return [each[None] for each in inner.site.rule.constants(inner, self._state(state, call.site))]
+        return [self.around(each) for each in inner.site.rule.constants(inner, self._state(state, call.site))]
 
     def demands(self, call: Call, state: State) -> list[Demand]:
         inner = self._of(call)
@@ -82,7 +101,7 @@ class Distributes(Rule):
 
     def value(self, site: Site, name: str, value: np.ndarray, state: State) -> np.ndarray:
         inner = self._inner(site)
-        return inner.rule.value(inner, name, value, self._state(state, site))
+        return inner.rule.value(inner, name, value, self._state(state, site)) if name in inner.axes else value
 
     def blocks(self, site: Site) -> list[Block]:
         return self.rule_of(site.layer.layer).blocks(site)
@@ -94,16 +113,38 @@ class Distributes(Rule):
 
     def macs(self, call: Call, cut: Cut) -> int:
         inner = self._of(call)
-        return (call.inputs[0].shape[0] or 1) * inner.site.rule.macs(inner, cut)
+        return inner.site.rule.macs(inner, cut)
 
 
-def _step(x: Tensor) -> Tensor:
-    """Return a tensor at one step."""
-    return Tensor(x.index, x.atoms[0], x.shape[1:])
+@dataclass(frozen=True)
+class Distributes(Wraps):
+    """The same at every step."""
+
+    def inside(self, x: Tensor) -> Tensor:
+        return Tensor(x.index, x.atoms[0], x.shape[1:])
+
+    def around(self, array: np.ndarray) -> np.ndarray:
+        return array[None]
+
+    def known(self, values: np.ndarray) -> np.ndarray:
+        return np.where((values == values[:1]).all(axis=0), values[0], np.nan)
+
+    def wanted(self, needs: np.ndarray) -> np.ndarray:
+        return needs.any(axis=0)
+
+    def atoms(self, call: Call, ties: Atoms) -> list[np.ndarray]:
+        [x] = call.inputs
+        if len(x.shape) < 2:
+            raise NotCovered(f"an input of shape {x.shape}")
+        ties.tie(x.atoms[:1], x.atoms)
+        return super().atoms(call, ties)
+
+    def macs(self, call: Call, cut: Cut) -> int:
+        return (call.inputs[0].shape[0] or 1) * super().macs(call, cut)
 
 
-def _inner_call(site: Site, call: Call, inputs: list[Tensor], outputs: list[Tensor]) -> Call:
-    """Return a call of the layer inside, at one step."""
-    shapes = [shape[1:] for shape in call.shapes]
-    full = [(None, *shape) for shape in shapes]
-    return Call(site, inputs, shapes, (tuple(inputs), {}), outputs, full=full, batch=[0] * len(shapes))
+def normalized_spectrally(letters: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the letters of what `SpectralNormalization` has: a vector along the last axis of the kernel."""
+    if "kernel" not in letters:  # an Embedding, whose numbers it casts to the type of its inputs
+        raise NotCovered("a layer inside without a kernel")
+    return {"vector_u": (".", letters["kernel"][-1])}

@@ -12,7 +12,6 @@ import keras
 
 import keras_rmda.compression.recipe as recipe
 from keras_rmda import _checks, _fitting
-from keras_rmda.callbacks.target import METRICS
 from keras_rmda.compression.callbacks import checked
 from keras_rmda.compression.counterparts import innermost, proximal, stock
 from keras_rmda.compression.data import Data
@@ -107,7 +106,7 @@ def compress(
         target = _checks.real("target", 0.25 if target is None else target, open_minimum=True)
     else:
         _checks.real("accuracy_loss", accuracy_loss)
-    _checks.one_of("metric", metric, METRICS)
+    _checks.one_of("metric", metric, _checks.METRICS)
     _checks.whole("epochs", epochs, recipe.SHORTEST)
     _checks.whole("multiple_of", multiple_of, 1)
     if distillation is not None:
@@ -151,6 +150,8 @@ def compress(
             before, is_trained = begun["before"], begun["is_trained"]
             if distillation is None:
                 run.distillation = recipe.distillation(whole, is_trained)
+            if run.distillation:
+                run.teacher = copied(whole)  # with statistics that fit
             if accuracy_loss is None:
                 small = run.stage(whole, target, 0, epochs, "small")
                 after = run.finished(small)

@@ -77,20 +77,6 @@ def distillation(model: keras.Model, knows: bool) -> float:
     return DISTILLATION if knows and squares not in kinds_of_outputs(model) else 0.0
 
 
-def copied(structure: Any) -> Any:
-    """Return arguments of `compile` with new metrics and losses, so that two models do not share their states."""
-    if isinstance(structure, dict):
-        return {key: copied(value) for key, value in structure.items()}
-    if isinstance(structure, (list, tuple)):
-        return type(structure)(copied(each) for each in structure)
-    if isinstance(structure, keras.Metric):
-        try:
-            return type(structure).from_config(structure.get_config())
-        except Exception:  # a metric of a user's own without a configuration is shared
-            return structure
-    return structure
-
-
 def default_metrics(loss: Any) -> list[str]:
     """Return the metrics for a loss of `default_loss`."""
     return [] if loss == "mse" else ["accuracy"]

@@ -11,6 +11,7 @@ import keras
 from keras_rmda.compression.scores import Scores
 from keras_rmda.export import export_tflite
 from keras_rmda.export.tflite import TFLiteFile
+from keras_rmda.pruning.pictures import draw_training, html_table
 from keras_rmda.pruning.report import LayerReport, Report, table
 
 
@@ -25,6 +26,12 @@ class Compressed:
         before, after: loss and metrics of the model that was given and of the smaller one, on the validation data, or
             on the training data where there are no others.
         samples: inputs of the training data, that `export` quantizes by.
+
+    Example:
+        >>> result = kr.compress(model, x, y, target=0.5, epochs=4)
+        >>> small, score = result.model, result.score["after"]
+        >>> result.plot().figure.savefig("training.png")
+        >>> result.report.plot().figure.savefig("widths.png")
     """
 
     model: keras.Model
@@ -72,6 +79,18 @@ class Compressed:
             ("channels", self._channels, self._channels - report.removable),
         ]
 
+    def plot(self, axes: Any = None) -> Any:
+        """Draw the training: the score, and how much of the model was left, over the epochs.
+
+        Args:
+            axes: matplotlib axes; None for new ones.
+
+        Returns:
+            The axes.
+        """
+        score = next((name for name in self.after if name != "loss" and name in self.history), "loss")
+        return draw_training(self.history, score, axes)
+
     @property
     def _channels(self) -> int:
         return sum(layer.channels for layer in self.report.layers)
@@ -80,15 +99,7 @@ class Compressed:
         return table((self.model.name, "before", "after"), self.rows())
 
     def _repr_html_(self) -> str:
-        cells = "".join(
-            f"<tr><th style='text-align:left'>{name}</th>"
-            + "".join(
-                f"<td style='text-align:right'>{v:,}</td>" if isinstance(v, int) else f"<td>{v}</td>" for v in pair
-            )
-            + "</tr>"
-            for name, *pair in self.rows()
-        )
-        return f"<table><tr><th>{self.model.name}</th><th>before</th><th>after</th></tr>{cells}</table>"
+        return html_table((self.model.name, "before", "after"), self.rows())
 
 
 def compared(before: Report, after: Report) -> Report:

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 import keras_rmda.compression.recipe as recipe
-from keras_rmda import _files, _finite
+from keras_rmda import _files, _finite, _fitting
 from keras_rmda.callbacks import BackupAndRestore, TargetSparsity
 from keras_rmda.compression.callbacks import GoOn, part_of_one_training, set_rates, works_while_choosing
 from keras_rmda.compression.counterparts import Rescaled, largest, learning_rate, proximal, stock, with_rate
@@ -135,7 +135,7 @@ class Run:
 
     def compile(self, model: keras.Model, optimizer: Any) -> None:
         """Compile a model as the user has compiled hers, with another optimizer."""
-        model.compile(optimizer, **recipe.copied(self.compile_arguments))
+        model.compile(optimizer, **_fitting.with_new_metrics(self.compile_arguments))
 
     # ---- helpers
 

@@ -54,6 +54,12 @@ def load(data_dir: str | None = None, size: int = 32) -> tuple[tuple[np.ndarray,
 
     Returns:
         (images, labels) for training and for testing; images float32 of shape (n, size, size, 1) in [0, 1].
+
+    Example:
+        >>> from keras_rmda.datasets import digits
+        >>> (x, y), (x_test, y_test) = digits.load(size=16)
+        >>> x.shape, x_test.shape
+        ((1438, 16, 16, 1), (359, 16, 16, 1))
     """
     import keras
 

@@ -26,6 +26,12 @@ class Latency:
         bytes: its size.
         milliseconds: one measurement per run, in order.
         threads: of the interpreter.
+
+    Example:
+        >>> dense, small = kr.benchmark_tflite(["dense.tflite", "small.tflite"])
+        >>> f"{small.median:.3f} ms; the 90th percentile is {small.percentile(90):.3f} ms"
+        >>> ratio = small.times_faster_than(dense)
+        >>> f"{ratio.value:.2f} times faster; with 95 % confidence {ratio.low:.2f} to {ratio.high:.2f} times"
     """
 
     path: Path

@@ -62,7 +62,7 @@ def main() -> None:
         except OSError as error:
             result = error
         except Exception as error:  # the converter raises many types, not all of which can be sent
-            result = RuntimeError(str(error) or type(error).__name__)
+            result = RuntimeError(str(error))
         pickle.dump(result, answer)
 
 

@@ -82,14 +82,17 @@ def converted_apart(model: Prepared, options: tuple) -> bytes:
         OSError: if a disk is full.
     """
     quantization, given, *others = options
+    without = " It calibrates no loops: give samples of one length, or take another `quantization`."
+    without = without if quantization in CALIBRATED else ""
     with tempfile.TemporaryDirectory(prefix="keras_rmda") as folder:
         save(model, folder)
         named = [{f"input_{number}": x for number, x in enumerate(arrays)} for arrays in given]
         try:
             result = pickle.loads(run_apart(PROGRAM, pickle.dumps((folder, quantization, named, *others))))
         except RuntimeError as error:
-            without = " It calibrates no loops: give samples of one length, or take another `quantization`."
-            raise RuntimeError(f"{error}{without if quantization in CALIBRATED else ''}") from error
+            raise RuntimeError(f"{error}{without}") from error
+    if isinstance(result, RuntimeError) and not str(result):
+        raise RuntimeError(f"it does not say why.{without}")
     if isinstance(result, Exception):
         raise result
     return result
@@ -118,6 +121,8 @@ def reason(error: Exception) -> str:
     missing = re.search(r"^(?:TF Select|Custom) ops: (.*)$", text, re.MULTILINE)
     if missing:
         names = [name for name in missing[1].split(", ") if name != "Placeholder"]  # which stands for a table
-        return f"it has no operators for {', '.join(names)}."
+        is_random = any("Random" in name for name in names)
+        without = " Draw random numbers outside, and give them to the model as an input." if is_random else ""
+        return f"it has no operators for {', '.join(names)}.{without}"
     said = re.findall(r"error: (?:loc\(.*?\): )?('.*)$", text, re.MULTILINE)
     return said[0] if said else _checks.first_line(error) if text else "it does not say why."

@@ -2,50 +2,33 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_rmda import _checks, _compat, _graphs, _tfmot
-from keras_rmda._copies import Copies, is_unknown
+from keras_rmda.export.carried import Carried, Slot, carrier, slots
+from keras_rmda.export.native import Piece, pieces
 from keras_rmda.pruning.verification import difference, random_inputs
 
 TOLERANCE, LESS_PRECISE = 1e-4, 0.1
 """Largest accepted difference of outputs, relative to the largest, from models in float32 and in fewer bits."""
 
-NEEDLESS = ("_initializer", "_regularizer", "_constraint")
-"""Endings of arguments that a trained layer does not need, and that both versions write in different ways."""
-
-RENAMED = {("LeakyReLU", "negative_slope"): "alpha"}
-"""Arguments that have another name in tf_keras."""
-
-LEFT_OUT = (keras.layers.Lambda, keras.layers.Wrapper, keras.layers.RNN)
-"""Layers that hold functions or other layers."""
-
-OPERATIONS: dict[str, Callable[[Any, Any, str], Any]] = {
-    "Add": lambda layers, operation, name: layers.Add(name=name),
-    "Concatenate": lambda layers, operation, name: layers.Concatenate(operation.axis, name=name),
-    "Relu": lambda layers, operation, name: layers.ReLU(name=name),
-    "ReLU": lambda layers, operation, name: layers.ReLU(
-        operation.max_value, operation.negative_slope, operation.threshold, name=name
-    ),
-    "Relu6": lambda layers, operation, name: layers.ReLU(6.0, name=name),
-}
-"""Operations of `keras.ops` in a graph, such as x + y, as layers."""
-
 
 class Unsupported(ValueError):
-    """A layer that tf_keras or TensorFlow Model Optimization does not have."""
+    """What tf_keras or TensorFlow Model Optimization does not have."""
 
 
-def as_tf_keras(model: keras.Model) -> Any:
+def as_tf_keras(model: keras.Model, alone: Sequence[str] = ()) -> Any:
     """Return a `tf_keras.Model` that computes what a Keras 3 model does; models inside are written out.
+
+    What TensorFlow Model Optimization can round becomes a layer of tf_keras. All else is a layer that carries Keras's.
 
     Args:
         model: a built Functional or Sequential model.
+        alone: names of batch normalizations that nothing before them becomes one with.
 
     Returns:
         An uncompiled model in float32 with the names of layers and inputs, and the outputs as a flat list.
@@ -54,104 +37,122 @@ def as_tf_keras(model: keras.Model) -> Any:
         Unsupported: naming the layers that it cannot have.
         ValueError: if the model has no graph of layers.
     """
-    legacy = _tfmot.tf_keras()
-    made: dict[int, Any] = {}
-    names: set[str] = set()
-    refused: dict[str, str] = {}
-
-    def call(node: Any, arguments: tuple, keywords: dict[str, Any]) -> Any:
-        operation, keywords = node.operation, _graphs.without_masks(keywords)
-        keywords = {key: value for key, value in keywords.items() if key != "training"}  # as the whole model is called
-        if _graphs.is_inner_graph(operation):
-            return _graphs.replayed(operation, _graphs.inputs_given(operation, arguments, keywords), call)
-        try:
-            if id(operation) in made:
-                return called(made[id(operation)], operation, arguments, keywords)
-            made[id(operation)] = copy = legacy_layer(legacy, operation, _graphs.unused(operation.name, names))
-            outputs = called(copy, operation, arguments, keywords)
-            copy_weights(operation, copy)
-            return outputs
-        except Exception as error:  # tf_keras raises many types
-            refused[operation.name] = f"{type(operation).__name__}: {_checks.first_line(error)}"
-            return [legacy.Input(x.shape[1:], x.shape[0], dtype=x.dtype) for x in node.output_tensors]
-
+    legacy, writer = _tfmot.tf_keras(), Writer(model, alone)
     inputs = [
         legacy.Input(x.shape[1:], x.shape[0], name=x.name, dtype=keras.backend.standardize_dtype(x.dtype))
         for x in _graphs.inputs_of(model)
     ]
-    outputs = keras.tree.flatten(_graphs.replayed(model, inputs, call))
-    refuse(refused, "tf_keras")
+    writer.in_float.update((id(x), x) for x in inputs)
+    outputs = keras.tree.flatten(_graphs.replayed(model, inputs, writer.call))
+    if writer.refused:
+        listed = "; ".join(f"{name!r} ({reason})" for name, reason in writer.refused.items())
+        raise Unsupported(f"Quantization-aware training cannot have these layers: {listed}")
     result = legacy.Model(inputs, outputs if len(outputs) > 1 else outputs[0], name=model.name)
     verify(model, result)
     return result
 
 
-def legacy_layer(legacy: Any, operation: Any, name: str) -> Any:
-    """Return a layer of tf_keras for a layer or operation of Keras."""
-    if not isinstance(operation, keras.Layer):
-        if type(operation).__name__ not in OPERATIONS or not _graphs.is_raw_operation(operation):
-            raise Unsupported("there is no layer for this operation")
-        return OPERATIONS[type(operation).__name__](legacy.layers, operation, name)
-    kind = getattr(legacy.layers, type(operation).__name__, None)
-    if isinstance(operation, LEFT_OUT):
-        raise Unsupported("it holds functions or other layers")
-    if kind is None or not type(operation).__module__.startswith("keras."):
-        raise Unsupported("there is no such layer")
-    accepted = {key for each in kind.__mro__ for key in inspect.signature(each.__init__).parameters} | {"trainable"}
-    config = {key: function_of(operation, key, value) for key, value in Copies(operation).config_of(operation).items()}
-    config = {RENAMED.get((kind.__name__, key), key): value for key, value in config.items()}
-    config = {key: value for key, value in config.items() if key in accepted and not key.endswith(NEEDLESS)}
-    return kind.from_config(config | {"name": name, "dtype": "float32"})
+class Writer:
+    """The layers of tf_keras that stand for those of a model.
 
-
-def function_of(layer: Any, key: str, value: Any) -> Any:
-    """Return the value of a configuration, or a function in its place that is not the one of its name in tf_keras.
-
-    It has a name of its own, since TensorFlow Model Optimization copies layers by names.
+    Attributes:
+        made: by the `id` of a layer or operation, what stands for it.
+        names: those taken.
+        weights: of tf_keras, by the `id` of Keras's.
+        refused: by the name of a layer why it cannot be.
+        in_float: by `id` the inputs, and what preprocessing makes of them, which stay in float.
+        roundings: by the `id` of one of those, itself rounded.
     """
-    function = getattr(layer, key, None)
-    if not is_unknown(function) or isinstance(function, list | dict):
-        return value
-    if is_that_of_its_name(function):
-        return function.__name__
 
-    def named(*arguments: Any, **keywords: Any) -> Any:
-        return function(*arguments, **keywords)
+    def __init__(self, model: keras.Model, alone: Sequence[str]):
+        self.model, self.alone = model, alone
+        self.made: dict[int, list[Piece]] = {}
+        self.names: set[str] = set()
+        self.weights: dict[int, Any] = {}
+        self.refused: dict[str, str] = {}
+        self.in_float: dict[int, Any] = {}
+        self.roundings: dict[int, Any] = {}
 
-    named.__name__, named.stands_for = f"{layer.name}_{key}", function
-    return named
+    def call(self, node: Any, arguments: tuple, keywords: dict[str, Any]) -> Any:
+        """Return what stands for the outputs of a node of the graph."""
+        operation = node.operation
+        keywords = {key: x for key, x in keywords.items() if key != "training"}  # as the whole model is called
+        if _graphs.is_inner_graph(operation):
+            given = _graphs.inputs_given(operation, arguments, _graphs.without_masks(keywords))
+            return _graphs.replayed(operation, given, self.call)
+        try:
+            found = self.native(node, arguments, keywords)
+            return self.carried(node, arguments, keywords) if found is None else found
+        except Exception as error:  # Keras and tf_keras raise many types
+            self.refused[operation.name] = f"{type(operation).__name__}: {_checks.first_line(error)}"
+            legacy = _tfmot.tf_keras()
+            return [legacy.Input(x.shape[1:], x.shape[0], dtype=x.dtype) for x in node.output_tensors]
+
+    def native(self, node: Any, arguments: tuple, keywords: dict[str, Any]) -> Any:
+        """Return what layers make that TensorFlow Model Optimization can round; None if there are none."""
+        operation = node.operation
+        tensors = [x for x in keras.tree.flatten((arguments, keywords)) if x is not None]
+        is_masked = any(key.endswith("mask") and x is not None for key, x in keywords.items())
+        is_masked |= any(getattr(y, "_keras_mask", None) is not None for y in node.output_tensors)
+        if is_masked or not tensors or not all(is_tensor(x) and x.dtype.is_floating for x in tensors):
+            return None
+        if id(operation) not in self.made:
+            self.made[id(operation)] = pieces(
+                operation, self.names, operation.name in self.alone, len(tensors[0].shape)
+            )
+        if not self.made[id(operation)]:
+            return None
+        inputs = _tfmot.tf_keras().layers.InputLayer  # TensorFlow Model Optimization rounds these itself
+        tensors = [x if isinstance(x.node.layer, inputs) else self.rounded(x) for x in tensors]
+        x = tensors if len(tensors) > 1 else tensors[0]
+        for each in self.made[id(operation)]:
+            if each.layer is None:
+                x = self.carrying(each.name, each.function, (x,), {}, [True])
+            else:
+                is_new, x = not each.layer.built, each.layer(x)
+                if is_new and each.weights:
+                    each.layer.set_weights(each.weights)
+        return x
+
+    def carried(self, node: Any, arguments: tuple, keywords: dict[str, Any]) -> Any:
+        """Return what a layer makes that carries one of Keras, or an operation."""
+        if getattr(node.operation, "stateful", False):
+            raise Unsupported("it remembers from call to call")
+        floats = ["float" in keras.backend.standardize_dtype(y.dtype) for y in node.output_tensors]
+        name = _graphs.unused(node.operation.name, self.names)
+        return self.carrying(name, node.operation, arguments, keywords, floats)
+
+    def carrying(self, name: str, function: Any, arguments: tuple, keywords: dict[str, Any], floats: list[bool]) -> Any:
+        """Return what a layer of a name makes that carries a function."""
+        if keras.backend.backend() != "tensorflow":
+            raise Unsupported("it needs Keras on TensorFlow: take KERAS_BACKEND=tensorflow")
+        tensors = [x for x in keras.tree.flatten((arguments, keywords)) if is_tensor(x)]
+        if not tensors:
+            raise Unsupported("no tensor goes into it")
+        trains = bool(getattr(function, "trainable_variables", []))
+        is_front = not trains and all(id(x) in self.in_float for x in tensors)
+        tensors = tensors if is_front else [self.rounded(x) for x in tensors]
+        places = slots(arguments, keywords, is_tensor)
+        carried = Carried(function, *places, floats, not is_front, self.weights)
+        outputs = carrier()(carried, name=name)(tensors if len(tensors) > 1 else tensors[0])
+        if is_front:
+            self.in_float.update((id(y), y) for y in keras.tree.flatten(outputs))
+        return outputs
+
+    def rounded(self, x: Any) -> Any:
+        """Return a tensor, rounded if it holds floats of an input or of preprocessing."""
+        if id(x) not in self.in_float or not x.dtype.is_floating:
+            return x
+        if id(x) not in self.roundings:
+            name = _graphs.unused(f"{x.node.layer.name}_rounded", self.names)
+            same = Carried(lambda x: x, (Slot(),), {}, [True], True, self.weights)
+            self.roundings[id(x)] = carrier()(same, name=name)(x)
+        return self.roundings[id(x)]
 
 
-def is_that_of_its_name(function: Any) -> bool:
-    """Return whether a function, such as `tf.nn.relu`, computes what the one of its name does in Keras."""
-    x = keras.ops.convert_to_tensor(np.linspace(-9.0, 9.0, 1024).reshape(16, 64), "float64")
-    try:
-        known = keras.activations.get(function.__name__)
-        return difference(known(x), function(x)) < 1e-6
-    except Exception:  # whatever the user's code raises
-        return False
-
-
-def functions_in(model: Any) -> dict[str, Any]:
-    """Return the functions of a model of tf_keras that are not its own, by their names."""
-    return {x.__name__: x for layer in model.layers for x in vars(layer).values() if hasattr(x, "stands_for")}
-
-
-def called(layer: Any, operation: Any, arguments: tuple, keywords: dict[str, Any]) -> Any:
-    """Return what a layer of tf_keras makes of the arguments of a layer or operation of Keras."""
-    if isinstance(operation, keras.Layer):
-        return layer(*arguments, **{key: value for key, value in keywords.items() if value is not None})
-    tensors = keras.tree.flatten((arguments, keywords))
-    if any(isinstance(x, (int, float, np.ndarray)) for x in tensors):
-        raise Unsupported("one of its arguments is a constant")
-    return layer(tensors if len(tensors) > 1 else tensors[0])
-
-
-def copy_weights(layer: Any, copy: Any) -> None:
-    """Give a layer of tf_keras the weights of a Keras layer."""
-    weights = [keras.ops.convert_to_numpy(v).astype("float32") for v in getattr(layer, "weights", [])]
-    if weights:
-        copy.set_weights(weights)
+def is_tensor(x: Any) -> bool:
+    """Return whether something is a symbolic tensor of tf_keras."""
+    return type(x).__module__.startswith("tf_keras.") and _tfmot.tf_keras().backend.is_keras_tensor(x)
 
 
 @_compat.full_precision()
@@ -176,10 +177,3 @@ def verify(model: keras.Model, copy: Any) -> None:
             f"The model {model.name!r} computes something else in tf_keras: outputs differ by {largest:.3g} relative "
             "to the largest. Arguments of its layers mean something else there."
         )
-
-
-def refuse(layers: dict[str, str], what: str) -> None:
-    """Raise an error if there is any layer; `layers` are reasons by name."""
-    if layers:
-        listed = "; ".join(f"{name!r} ({reason})" for name, reason in layers.items())
-        raise Unsupported(f"Quantization-aware training cannot have these layers, because of {what}: {listed}")

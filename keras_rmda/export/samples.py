@@ -40,6 +40,17 @@ def representative_samples(model: keras.Model, data: Any) -> Iterator[dict[str, 
         raise ValueError("`representative_data` has no samples.")
 
 
+def check_numbers(model: Any) -> None:
+    """Raise `ValueError` if a model takes strings, which no file of numbers does."""
+    for tensor in getattr(model, "inputs", None) or []:
+        if str(getattr(tensor.dtype, "name", tensor.dtype)) == "string":
+            raise ValueError(
+                f"The model {model.name!r} takes strings as {tensor.name!r}, and the file numbers only: leave the "
+                "layer that makes numbers of them, such as TextVectorization or StringLookup, outside, and give the "
+                "model behind it."
+            )
+
+
 def first_samples(model: keras.Model, data: Any) -> list[dict[str, np.ndarray]]:
     """Return the first 200 samples at most."""
     return [sample for _, sample in zip(range(SAMPLES), representative_samples(model, data))]

@@ -27,11 +27,9 @@ from keras_rmda.export.converter import convert
 from keras_rmda.export.fitness import advice
 from keras_rmda.export.prepared import prepared, stripped
 from keras_rmda.export.progress import progress
-from keras_rmda.export.samples import first_samples
+from keras_rmda.export.samples import check_numbers, first_samples
 from keras_rmda.export.slim import slimmed
 from keras_rmda.optimizers.models import warn_of_hidden_zeros
-
-QUANTIZATIONS = (None, "float16", "dynamic", "int8", "int16x8")
 
 ROUNDED = {"int8": "int8", "int16x8": "int16"}
 """What activations become."""
@@ -60,6 +58,12 @@ class TFLiteFile:
         compared: how many samples were compared.
         micro_difference: as `max_difference`, of what TensorFlow Lite for Microcontrollers computes, on up to 4 of
             them; None where tflite-micro is not installed, or the file is not for it, or too large to try.
+
+    Example:
+        >>> file = kr.export_tflite(model, "model.tflite")
+        >>> f"{file.bytes:,} bytes, tensor arena of {file.arena_bytes:,}, difference {file.max_difference:.0e}"
+        >>> file.not_micro  # a microcontroller runs it
+        ()
     """
 
     path: Path
@@ -130,13 +134,14 @@ def export_tflite(
         >>> kr.export_tflite(model, "model.tflite", "int8", representative_data=images[:200])
     """
     path = _files.check_target(path, ".tflite")
-    _checks.one_of("quantization", quantization, QUANTIZATIONS)
+    _checks.one_of("quantization", quantization, _checks.QUANTIZATIONS)
     for name, value in (("strip", strip), ("sparse", sparse), ("int8_io", int8_io), ("micro", micro)):
         _checks.truth(name, value)
     if batch is not None:
         _checks.whole("batch", batch, 1)
     aware = _tfmot.is_of_tf_keras(model)
     is_model = aware or (isinstance(model, keras.Model) and model.built)
+    check_numbers(model)
     if is_model and strip and not aware and not _graphs.has_graph(model):
         model, strip = stripped(model, []), False  # a subclassed model gets inputs with names
     if not is_model or not getattr(model, "inputs", None):
@@ -184,10 +189,11 @@ def export_tflite(
         how = (1 if micro else batch, micro or quantization in CALIBRATED, rounded)
         shapes = one_shape(model, samples) if is_open and used else None
         made = prepared(exported, names, *how, shapes if micro else None)
-        if made.may_crash and rounded and shapes and not micro:
+        if made.may_crash and quantization in CALIBRATED and shapes and not micro:
             made = prepared(exported, names, *how, shapes)
         say("converting, in a process of its own" if made.may_crash else "converting")
-        content = slimmed(convert(made, quantization, samples, sparse, int8_io))
+        calibration = [] if aware else samples  # what has no range there has trained in float
+        content = slimmed(convert(made, quantization, calibration, sparse, int8_io))
         found = parsed(content, path)
         if made.is_tried or quantization == "int16x8":
             check_by_trial(content)
@@ -227,14 +233,14 @@ def export_tflite(
 
 
 def left_in_float(found: Contents, quantization: str | None) -> tuple[str, ...]:
-    """Return in words which operators of a file have no int16, and compute in float32."""
+    """Return in words which operators of a file of integers compute in float32."""
     borders = ("QUANTIZE", "DEQUANTIZE")
     names = {
         each.name
         for each in found.operators
         if each.name not in borders and any(k >= 0 and found.tensors[k].dtype == "FLOAT32" for k in each.inputs)
     }
-    return (f"{', '.join(sorted(names))} in float32",) if names and quantization == "int16x8" else ()
+    return (f"{', '.join(sorted(names))} in float32",) if names and quantization in CALIBRATED else ()
 
 
 def warn_of_lost_channels(check: Comparison) -> None:

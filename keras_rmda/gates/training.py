@@ -52,6 +52,9 @@ def optimizer(
 def freeze(model: keras.Model) -> int:
     """Fix all gates of a model at their values of inference: training goes on with what they left open.
 
+    Args:
+        model: with gates, of `insert` or `layers.L0Gate`. Only their values change.
+
     Returns:
         The number of gates that are open.
 
@@ -116,6 +119,12 @@ def gates_in(model: Trace) -> list[Call]:
 
 def unfreeze(model: keras.Model) -> None:
     """Let the gates of a model train again.
+
+    Args:
+        model: one that `freeze` was called with.
+
+    Raises:
+        ValueError: if the model is not built, or has no graph of layers.
 
     Example:
         >>> kr.gates.unfreeze(model)

@@ -39,6 +39,13 @@ class SparseOptimizer(Constants, Shown):
 
     Raises:
         ValueError: naming argument and value, for anything out of range.
+
+    Example:
+        >>> class Descent(SparseOptimizer):
+        ...     def step(self, w, g, lr, psi, *, t):
+        ...         w = w - lr * g
+        ...         return w if psi is None else psi.prox(w, lr), {}
+        >>> model.compile(Descent(0.1, regularizer=kr.GroupLasso(1e-3)), loss="mse")
     """
 
     def __init__(

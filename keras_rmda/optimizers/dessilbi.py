@@ -56,6 +56,7 @@ class DessiLBI(MomentumOptimizer):
     momentum_slot = "b"
     hyperparameters: ClassVar = {"kappa": POSITIVE, "mu": POSITIVE}
     momentum_range = DECAY
+    keeps_zeros = False
 
     def __init__(
         self,

@@ -12,9 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_rmda.regularizers import GroupLasso, Joint, ProximalRegularizer, Share, SparseGroupLasso, Tensor
+
+NEVER_AGAIN = 2.0**66
+"""The factor of the strength of groups that are to stay zero: larger than all that comes, exact in every dtype."""
 
 
 @dataclass
@@ -36,6 +40,17 @@ class Coupling:
     def joint(self, share: Share) -> Joint:
         """Return the penalty on all variables, at the strength of this share."""
         return share.penalty.among([each.path for each in self.shares], ops.convert_to_tensor(self.factors))
+
+    def groups_of(self, index: int) -> np.ndarray:
+        """Return the number of the group of each weight of a variable, in a shape that broadcasts; -1 for none."""
+        share = self.shares[self.indices.index(index)]
+        return share.penalty.groups.members[share.path]
+
+    def is_open(self, index: int) -> Tensor:
+        """Return for each weight of a variable whether its group may be something else than zero."""
+        is_open = ops.concatenate([ops.convert_to_tensor(self.factors) < NEVER_AGAIN, ops.ones((1,), "bool")])
+        groups = self.groups_of(index)
+        return ops.take(is_open, np.where(groups < 0, self.factors.shape[0], groups), axis=0)
 
 
 def couplings(penalties: Sequence[ProximalRegularizer | None]) -> list[Coupling]:

@@ -47,6 +47,11 @@ class Notes:
         """Return the note of this name as it was loaded, of whatever epoch, once."""
         return self._loaded.pop(name, {})
 
+    def copy_to(self, other: Notes) -> None:
+        """Give other notes these, as if they had been saved and loaded."""
+        other._written = {name: dict(note) for name, note in self._written.items()}
+        other._loaded = {name: dict(note) for name, note in self._written.items()}
+
     def save(self, store: Any) -> None:
         """Write all notes into what Keras gives an optimizer to save its variables in."""
         for name, note in self._written.items():

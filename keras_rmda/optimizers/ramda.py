@@ -46,7 +46,7 @@ class RAMDA(AveragingOptimizer):
     Example:
         >>> model.compile(kr.RAMDA(0.01, momentum=0.1, regularizer=kr.GroupLasso(1e-4)), loss="mse")
 
-    Source: Huang, Lee and Lee 2024, "Regularized adaptive momentum dual averaging with an efficient inexact
+    Source: Huang and Lee 2024, "Regularized adaptive momentum dual averaging with an efficient inexact
     subproblem solver for training structured neural network", arXiv:2403.14398.
     """
 

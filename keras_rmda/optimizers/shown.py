@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import keras
@@ -148,6 +148,25 @@ class Shown(Updates):
             variable.assign(ops.zeros((), variable.dtype))
         self._begin_stage()
         self._see()
+
+    def hand_over(self, other: Shown, moved: Callable[[keras.Variable, Tensor], tuple[keras.Variable, Any]]) -> None:
+        """Give an optimizer of the same weights in another model what this one keeps besides its variables.
+
+        Args:
+            other: the optimizer; weights and variables of both are those of the same step.
+            moved: returns for a weight, and a value of it, the weight of the other model and the value there.
+        """
+        self.notes.copy_to(other.notes)
+        iterate = self._iterate if self._is_shown else {}
+        others = [moved(self._trainable_variables[index], value) for index, value in iterate.items()]
+        other._iterate = {other._get_variable_index(x): ops.convert_to_tensor(value) for x, value in others}
+        other._shown = {index: sums_of(other._value(index)) for index in other._iterate}
+        other._shown_at = other._steps
+        changed = 0.0 if self._is_as_left() else 1.0  # then the other one is to notice it, too
+        for index, witness in other._witnesses.items():
+            value = other._iterate.get(index, other._value(index))
+            witness.assign(ops.cast(value, witness.dtype) + changed)
+        other._strengths.tell_penalties()
 
     # ---- what Keras calls
 

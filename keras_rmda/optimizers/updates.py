@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_rmda import _compat, _replicas, assignment
@@ -43,6 +44,8 @@ class Updates(keras.optimizers.Optimizer):
     scalars: tuple[str, ...] = ()
     rebuilds_iterate = False
     """Whether the iterate is made anew from the slots at each step, so that changes to the weights do not last."""
+    keeps_zeros = True
+    """Whether what the penalty makes zero is zero in the iterate, too, which gradients are taken at."""
 
     # ---- what an algorithm defines
 
@@ -106,6 +109,14 @@ class Updates(keras.optimizers.Optimizer):
                 )
                 self._compiled_updates.clear()
 
+    def closed(self, index: int) -> np.ndarray | None:
+        """Return which weights of a variable are zero and stay zero for good, since their groups were closed."""
+        coupling = self._coupling_of.get(index)
+        if coupling is None or not self.keeps_zeros:
+            return None
+        is_open = ops.convert_to_numpy(coupling.is_open(index))
+        return ~is_open & (ops.convert_to_numpy(self._precise_iterate(index)) == 0)
+
     def add_variable(self, shape: tuple, initializer: Any = "zeros", dtype: str | None = None, **others: Any) -> Any:
         """Create a variable of the state, which has float32 where the weights have half as many bits."""
         return super().add_variable(shape, initializer, precise(dtype) if dtype else None, **others)
@@ -123,6 +134,21 @@ class Updates(keras.optimizers.Optimizer):
         """Accumulate on every replica: the gradients are those of all."""
         for gradient, accumulated in zip(grads, acc_grads):
             _replicas.assign_here(accumulated, ops.convert_to_tensor(accumulated) + gradient)
+
+    def _backend_apply_gradients(self, grads: list, trainable_variables: list) -> None:
+        """Know which variables the gradients belong to when they are clipped."""
+        self._clipped = tuple(self._get_variable_index(variable) for variable in trainable_variables)
+        super()._backend_apply_gradients(grads, trainable_variables)
+
+    def _clip_gradients(self, grads: list) -> list:
+        """Clip; weights that stay zero for good do not count in the norm of a step."""
+        if (self.clipnorm or self.global_clipnorm) and self.keeps_zeros:
+            couplings = [self._coupling_of.get(index) for index in self._clipped]
+            grads = [
+                g if c is None else ops.where(c.is_open(index), g, ops.zeros_like(g))
+                for index, c, g in zip(self._clipped, couplings, grads, strict=True)
+            ]
+        return super()._clip_gradients(grads)
 
     def _backend_update_step(self, grads: list, trainable_variables: list, learning_rate: Any) -> None:
         """Update everything: the one hook that runs once per real step."""

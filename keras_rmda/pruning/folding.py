@@ -105,7 +105,7 @@ class Neighbours:
         if isinstance(rule, Carries) and is_homogeneous(call.layer) and len(call.inputs[0].shape) == rank:
             found = self.before(gate, call, has_zeros)
             return found and (found[0], [*found[1], call])
-        if isinstance(rule, (Writes, LooksUp)) and call.alone:
+        if isinstance(rule, (Writes, LooksUp)) and call.alone and not call.site.shared:
             axis = rule.output_axis(call) if isinstance(rule, Writes) else rank - 1
             if is_homogeneous(getattr(call.layer, "activation", None)) and self.alike(call, gate, axis, "o"):
                 return [(call, "q" if "q" in call.site.own else "o")], [call]
@@ -118,6 +118,7 @@ class Neighbours:
         linear = [
             isinstance(call.site.rule, Writes)
             and call.alone
+            and not call.site.shared
             and len(call.inputs) == 1
             and self.alike(call, gate, call.site.rule.input_axis(call), "i")
             for call in readers

@@ -38,13 +38,15 @@ class Plan:
     texts: list[str]
 
 
-def plan(trace: Trace, read: Read, round_to: int = 1) -> Plan:
+def plan(trace: Trace, read: Read, round_to: int = 1, absorbs: bool = True) -> Plan:
     """Decide, from weights and graph alone, which channels stay.
 
     Args:
         trace: the traced model.
         read: returns the value of a variable.
         round_to: widths become multiples of this where a layer was as wide.
+        absorbs: whether constants other than zero go into biases. They do not where training goes on: there they
+            change, and a layer that makes noise leaves none.
 
     Returns:
         The plan. Every tensor keeps at least one channel.
@@ -53,7 +55,7 @@ def plan(trace: Trace, read: Read, round_to: int = 1) -> Plan:
     size = len(trace.ties.parent)
     decided = Plan(trace, state, Cut(trace.ties, np.zeros(size, bool)), np.full(size, -1), {}, [])
     state.cut = decided.cut
-    propagate_constants(trace, state)
+    propagate_constants(trace, state, absorbs)
     for atoms, reason in trace.pinned:
         add(decided, atoms, reason)
     sums, before = any(site.rule.sums for site in trace.sites.values()), -1
@@ -75,8 +77,8 @@ def add(plan: Plan, atoms: np.ndarray, reason: str) -> int:
     return len(plan.texts) - 1
 
 
-def propagate_constants(trace: Trace, state: State) -> None:
-    """Fill `state.values`."""
+def propagate_constants(trace: Trace, state: State, absorbs: bool) -> None:
+    """Fill `state.values`, with zeros only if nothing absorbs others."""
     made = {y.index for call in trace.calls for y in call.outputs}
     for x in trace.tensors:
         if x.index not in made:
@@ -87,6 +89,8 @@ def propagate_constants(trace: Trace, state: State) -> None:
         for k, y in enumerate(call.outputs):
             values = constants[k] if k < len(constants) else np.full(y.atoms.shape, np.nan)
             values = np.asarray(values, dtype="float64")
+            if not absorbs:
+                values = np.where((values == 0) & (not call.site.rule.noisy), 0.0, np.nan)
             state.values[y.index] = fitted(np.where(np.isfinite(values), values, np.nan), y.atoms)
 
 

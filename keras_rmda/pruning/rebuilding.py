@@ -28,6 +28,21 @@ def rebuilt_without(
     which may be that of a subclassed `original`.
     """
     exact: Values = []
+    small, made = remade(model, plan, folding)
+    for site, new in with_weights(plan, made):
+        values = stripped_weights(plan, site, folding)
+        new.set_weights(values)
+        for new_weight, value in zip(new.weights, values, strict=True):
+            if value.dtype == "float64" and (ops.convert_to_numpy(new_weight) != value).any():
+                exact.append((new_weight, value))
+        _graphs.finalize_states(new)
+    made_savable(small, original, made)
+    return small, exact
+
+
+def remade(model: keras.Model, plan: Plan, folding: Folding) -> tuple[keras.Model, dict[int, Any]]:
+    """Return the same before its weights have their values, and by `id` of its layers what was made of them."""
+    known: dict[int, keras.Variable] = {}
     small, made = narrowed(model, plan, folding, plan.cut)
     for site in plan.trace.sites.values():
         for new in made[id(site.layer)][:1]:
@@ -38,17 +53,14 @@ def rebuilt_without(
                     f"The copy of the layer {site.name!r} has another function as its {name!r}. The original is "
                     "unchanged. This is an error of keras_rmda."
                 )
-    for site, new in _with_weights(plan, made):
-        values = stripped_weights(plan, site, folding)
-        new.set_weights(values)
-        for old_weight, new_weight, value in zip(site.layer.weights, new.weights, values, strict=True):
+    for site, new in with_weights(plan, made):
+        for old_weight, new_weight in zip(site.layer.weights, new.weights, strict=True):
             new_weight.trainable = old_weight.trainable
             new_weight._path = old_weight.path  # that of an inner model's would no longer tell what is around it
-            if value.dtype == "float64" and (ops.convert_to_numpy(new_weight) != value).any():
-                exact.append((new_weight, value))
-        _graphs.finalize_states(new)
-    made_savable(small, original, made)
-    return small, exact
+            shared = known.setdefault(id(old_weight), new_weight)
+            if shared is not new_weight:
+                _compat.replace_variable(new, new_weight, shared)
+    return small, made
 
 
 def check_can_be_rebuilt(model: keras.Model, plan: Plan, removable: np.ndarray) -> None:
@@ -68,7 +80,7 @@ def check_can_be_rebuilt(model: keras.Model, plan: Plan, removable: np.ndarray) 
 
 
 def _check_shapes(model: keras.Model, plan: Plan, least: Cut) -> None:
-    for site, new in _with_weights(plan, narrowed(model, plan, fold(plan), least)[1]):
+    for site, new in with_weights(plan, narrowed(model, plan, fold(plan), least)[1]):
         shapes = [plan.cut.of(site, name, np.empty(weight.shape, "int8")).shape for name, weight in site.weights()]
         made = [tuple(weight.shape) for weight in new.weights]
         if shapes != made:
@@ -78,7 +90,7 @@ def _check_shapes(model: keras.Model, plan: Plan, least: Cut) -> None:
             )
 
 
-def _with_weights(plan: Plan, made: dict[int, Any]) -> Iterator[tuple[Site, Any]]:
+def with_weights(plan: Plan, made: dict[int, Any]) -> Iterator[tuple[Site, Any]]:
     """Yield the sites of layers with weights, with the layers that were made in their places."""
     for site in plan.trace.sites.values():
         if getattr(site.layer, "weights", None) and not site.rule.vanishes:

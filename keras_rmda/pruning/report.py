@@ -16,6 +16,7 @@ from keras_rmda.channels.sites import WRITTEN, Cut, Site
 from keras_rmda.channels.tensors import varying
 from keras_rmda.optimizers.models import warn_of_hidden_zeros
 from keras_rmda.pruning.liveness import OTHER_WIDTH, Plan, plan
+from keras_rmda.pruning.pictures import draw_widths, html_table
 from keras_rmda.pruning.trace import as_graph, trace
 
 
@@ -33,6 +34,10 @@ class LayerReport:
             Those of an opaque layer are an estimate: every weight of two axes and more, except embeddings, times the
             positions of its output, at every call.
         opaque: why the converter does not look into the layer, "" where it does.
+
+    Example:
+        >>> layer = kr.analyze(model).layers[0]
+        >>> f"{layer.name}: {layer.removable} of {layer.channels} channels can go; {layer.reasons}"
     """
 
     name: str
@@ -49,11 +54,18 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class Report:
-    """What `strip` would take from a model; `str(report)` is a table.
+    """What `strip` would take from a model; `str(report)` is a table, as is what notebooks show.
 
     Attributes:
         model: the model's name.
         layers: one row for each layer that has weights or is opaque.
+
+    Example:
+        >>> report = kr.analyze(model)
+        >>> f"{report.macs_after:,} of {report.macs:,} operations are left"
+        >>> report.rows()[0]["name"]  # ready for a data frame
+        >>> report.opaque  # what stays whole, and why
+        {}
     """
 
     model: str
@@ -106,7 +118,24 @@ class Report:
             "layers": [asdict(layer) for layer in self.layers],
         }
 
-    def __str__(self) -> str:
+    def plot(self, axes: Any = None) -> Any:
+        """Draw the channels of each layer, and how many of them `strip` keeps.
+
+        Args:
+            axes: matplotlib axes; None for new ones.
+
+        Returns:
+            The axes.
+
+        Example:
+            >>> kr.analyze(model).plot().figure.savefig("widths.png")
+        """
+        layers = [layer for layer in self.layers if layer.channels]
+        channels = [layer.channels for layer in layers]
+        kept = [layer.channels - layer.removable for layer in layers]
+        return draw_widths([layer.name for layer in layers], channels, kept, axes)
+
+    def _table(self) -> tuple[tuple, list[tuple]]:
         header = ("layer", "type", "channels", "kept", "parameters", "after", "MACs", "after", "why the rest stays")
         rows = [
             (
@@ -123,7 +152,13 @@ class Report:
             for layer in self.layers
         ]
         total = ("total", "", "", "", self.parameters, self.parameters_after, self.macs, self.macs_after, "")
-        return f"{self.model}\n{table(header, [*rows, total])}"
+        return header, [*rows, total]
+
+    def __str__(self) -> str:
+        return f"{self.model}\n{table(*self._table())}"
+
+    def _repr_html_(self) -> str:
+        return html_table(*self._table())
 
 
 def table(header: tuple, rows: list[tuple]) -> str:
@@ -189,7 +224,7 @@ def amounts(plan: Plan, cut: Cut | None = None) -> dict[str, int]:
 
 def amounts_of(site: Site, cut: Cut) -> dict[str, int]:
     """Return the same of one layer."""
-    counts = [(math.prod(cut.shape(site, name, tuple(v.shape))), bytes_of(v)) for name, v in site.weights()]
+    counts = [(math.prod(cut.shape(site, name, tuple(v.shape))), bytes_of(v)) for name, v in site.counted()]
     return {
         "parameters": sum(count for count, _ in counts),
         "bytes": sum(count * size for count, size in counts),
@@ -209,8 +244,8 @@ def everything(plan: Plan) -> Cut:
 
 def layer_row(plan: Plan, site: Site) -> LayerReport:
     """Return a layer's row."""
-    shapes = [tuple(variable.shape) for _, variable in site.weights()]
-    after = [plan.cut.shape(site, name, shape) for (name, _), shape in zip(site.weights(), shapes)]
+    shapes = [tuple(variable.shape) for _, variable in site.counted()]
+    after = [plan.cut.shape(site, name, shape) for (name, _), shape in zip(site.counted(), shapes)]
     find, written = plan.trace.ties.find, [own for key, own in site.own.items() if key in WRITTEN]
     written = [own[0] if own.ndim > 1 and 0 not in varying(find(own)) else own.reshape(-1) for own in written]
     atoms = np.concatenate([*written, np.zeros(0, int)])

@@ -17,13 +17,13 @@ from keras_rmda.pruning.liveness import Plan, plan
 from keras_rmda.pruning.rebuilding import rebuilt_without
 from keras_rmda.pruning.trace import as_graph, trace
 from keras_rmda.pruning.verification import (
-    TOLERANCE,
     Precise,
     Values,
     VerificationError,
     difference,
     outputs_of_both,
     run,
+    tolerance_of,
 )
 
 
@@ -150,9 +150,7 @@ def verify(
         ValueError: if the model cannot run on the inputs.
         VerificationError: naming the first layer whose kept channels differ.
     """
-    dtypes = {keras.backend.standardize_dtype(tensor.dtype) for tensor in keras.tree.flatten(model.outputs)}
-    dtypes.add(model.dtype_policy.compute_dtype)
-    wanted = tolerance or max(TOLERANCE.get(dtype, 1e-4) for dtype in dtypes)
+    wanted = tolerance or tolerance_of(model)
     flat, a, b = outputs_of_both(model, small, inputs, original)
     worst = max(difference(x, y) for x, y in zip(a, b))
     if worst > wanted:

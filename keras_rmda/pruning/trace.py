@@ -11,12 +11,12 @@ import keras
 import numpy as np
 
 from keras_rmda import _graphs, _symbolic
-from keras_rmda._copies import weights_read
 from keras_rmda.channels.gates import Vanishes
 from keras_rmda.channels.rule import OPAQUE
 from keras_rmda.channels.sites import Block, Call, Site
 from keras_rmda.channels.table import row_of, rule_of
 from keras_rmda.channels.tensors import Atoms, NotCovered, Shape, Tensor
+from keras_rmda.pruning.sharing import keep_what_cannot_be_shared, tie_shared_weights
 from keras_rmda.pruning.widths import blocks_of
 
 
@@ -113,7 +113,7 @@ class Builder:
         self.trace.outputs = keras.tree.flatten(_graphs.replayed(model, inputs, self.visit))
         for y in self.trace.outputs:
             self.pin("model output", y)
-        self.keep_what_opaque_layers_hold()
+        self.share_weights()
         self.keep_what_opaque_layers_read()
         self.trace.blocks = blocks_of(self.trace.tensors, self.trace.calls, self.trace.ties)
         self.find_partners()
@@ -193,25 +193,13 @@ class Builder:
                 self.pin(f"several shapes in {model.name}", earlier, x)
         return outputs
 
-    def keep_what_opaque_layers_hold(self) -> None:
-        """Keep layers whose weights are also those of an opaque layer, or are read by a function of another layer."""
-        sites = self.trace.sites.values()
-        owned = {id(x) for site in sites for x in (site.layer, *getattr(site.layer, "weights", []))}
-        holders: dict[int, list[Site]] = {}
-        for site in sites:
-            for weight in getattr(site.layer, "weights", []):
-                holders.setdefault(id(weight), []).append(site)
-        for reader in sites:
-            for weight in weights_read(reader.layer, owned):
-                for site in holders.get(id(weight), []):
-                    if site is reader or site.opaque:
-                        continue
-                    site.rule, site.opaque = (
-                        OPAQUE,
-                        f"{type(site.layer).__name__} with weights that {reader.name} has, too",
-                    )
-                    for call in site.calls:
-                        self.pin(f"opaque: {site.name}", *call.inputs, *call.outputs)
+    def share_weights(self) -> None:
+        """Tie what layers with the same weights lose; they stay where they cannot lose the same."""
+        sites = list(self.trace.sites.values())
+        for site in keep_what_cannot_be_shared(sites):
+            for call in site.calls:
+                self.pin(f"opaque: {site.name}", *call.inputs, *call.outputs)
+        self.trace.pinned += tie_shared_weights(sites, self.trace.ties)
 
     def keep_what_opaque_layers_read(self) -> None:
         """Keep generators and gates whose numbers are outputs, or read by a layer that stays as it is."""

@@ -27,7 +27,17 @@ Values = list[tuple[keras.Variable, Any]]
 
 
 class VerificationError(RuntimeError):
-    """A model that was made of another does not compute the same."""
+    """A model that was made of another does not compute the same.
+
+    The message names the first layer that differs: a rule of `register_rule` that is wrong, or a fault of this package.
+
+    Example:
+        >>> from keras_rmda.pruning.verification import VerificationError
+        >>> try:
+        ...     small = kr.strip(model)
+        ... except VerificationError as error:
+        ...     print(error)
+    """
 
 
 def random_inputs(model: keras.Model, batch: int = 2, open_axis: int | None = None) -> list[np.ndarray]:
@@ -75,6 +85,12 @@ def difference(a: Any, b: Any) -> float:
     if (np.isfinite(a) != np.isfinite(b)).any():
         return float("inf")
     return float(np.abs(a - b)[both].max(initial=0.0) / max(1e-3, np.abs(a[both]).max(initial=0.0)))
+
+
+def tolerance_of(model: keras.Model) -> float:
+    """Return the largest accepted difference of the outputs of a model and of what was made of it."""
+    dtypes = {keras.backend.standardize_dtype(tensor.dtype) for tensor in keras.tree.flatten(model.outputs)}
+    return max(TOLERANCE.get(dtype, 1e-4) for dtype in dtypes | {model.dtype_policy.compute_dtype})
 
 
 def outputs_of_both(

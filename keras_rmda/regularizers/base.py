@@ -26,6 +26,9 @@ Tensor = Any
 LARGEST = {"float32": 1e37, "float64": 1e300}
 """Numbers up to here, and their inverses, are in the range of a dtype with some room."""
 
+SMALLEST = {"float32": 1.2e-38, "float64": 2.3e-308}
+"""Numbers from here on have all bits of a dtype."""
+
 
 class Strength:
     """The strength of a penalty, which its copies for single weights share, and the variables that follow it.
@@ -83,6 +86,12 @@ class ProximalRegularizer(keras.regularizers.Regularizer):
     Raises:
         ValueError: if `strength` is negative, not finite or not a number; when a value is asked for and `strength`
             is a schedule, which only the optimizers of this package can follow.
+
+    Example:
+        >>> psi = kr.L1(0.5)
+        >>> psi.strength = 1.0  # settable between steps
+        >>> keras.ops.convert_to_numpy(psi.prox(np.array([3.0, -0.1]), step=1.0)).tolist()
+        [2.0, 0.0]
     """
 
     has_support = True
@@ -206,8 +215,14 @@ def limited(x: Tensor) -> Tensor:
 
 
 def threshold(w: Tensor, step: Tensor, strength: Tensor, d: Tensor) -> Tensor:
-    """Return step * strength / d in the dtype of `w`; the quotient first, as both can be very small or large."""
-    return as_type_of(w, step) * limited(as_type_of(w, strength) / as_type_of(w, d))
+    """Return step * strength / d in the dtype of `w`; the quotient first, as both can be very small or large.
+
+    Where that is too large, the product first: of a large strength, or one that is not small for a d that is.
+    """
+    step, strength, d = (as_type_of(w, x) for x in (step, strength, d))
+    quotient, dtype = strength / d, _dtype(w)
+    product_first = limited(limited(step * strength) / ops.clip(d, SMALLEST[dtype], LARGEST[dtype]))
+    return ops.where(quotient < LARGEST[dtype], step * quotient, product_first)
 
 
 def soft_threshold(w: Tensor, t: Tensor) -> Tensor:

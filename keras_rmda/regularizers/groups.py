@@ -49,6 +49,7 @@ class GroupLasso(ProximalRegularizer):
             last two axes are (inputs, outputs).
         scale_by_size: whether to weigh each group by the square root of its number of weights, or by what
             `coupled_groups` was asked for.
+        size: the number of weights by which a group counts, if another than its own: that before `shrink` has cut.
 
     Raises:
         ValueError: for a bad `strength` or unknown `groups`; later, naming the variable, if a variable
@@ -61,7 +62,13 @@ class GroupLasso(ProximalRegularizer):
     Source: Yuan and Lin 2006, "Model selection and estimation in regression with grouped variables".
     """
 
-    def __init__(self, strength: float | LearningRateSchedule, groups: Groups = "input", scale_by_size: bool = True):
+    def __init__(
+        self,
+        strength: float | LearningRateSchedule,
+        groups: Groups = "input",
+        scale_by_size: bool = True,
+        size: float | None = None,
+    ):
         super().__init__(strength)
         if isinstance(groups, dict):
             groups = keras.saving.deserialize_keras_object(groups)
@@ -71,6 +78,7 @@ class GroupLasso(ProximalRegularizer):
             _checks.one_of("groups", groups, tuple(LETTERS))
         self.groups = groups
         self.scale_by_size = _checks.truth("scale_by_size", scale_by_size)
+        self.size = size if size is None else _checks.real("size", size, open_minimum=True)
         self._axes = CONVENTION
 
     @in_full_precision
@@ -96,7 +104,7 @@ class GroupLasso(ProximalRegularizer):
         return self._group_norms(*self._alone(w))
 
     def grouping(self, shape: tuple[int, ...]) -> Grouping:
-        return AlongAxes(shape, self._kept_axes(), self.scale_by_size)
+        return AlongAxes(shape, self._kept_axes(), self.scale_by_size, self.size)
 
     @staticmethod
     def beside(penalties: Sequence[GroupLasso], shapes: Sequence[tuple[int, ...]]) -> Joint:
@@ -135,7 +143,8 @@ class GroupLasso(ProximalRegularizer):
         groups = self.groups
         if isinstance(groups, CoupledGroups):
             groups = keras.saving.serialize_keras_object(groups)
-        return super().get_config() | {"groups": groups, "scale_by_size": self.scale_by_size}
+        size = {} if self.size is None else {"size": self.size}
+        return super().get_config() | {"groups": groups, "scale_by_size": self.scale_by_size} | size
 
     # ---- the same on lists of arrays, whose groups are those of a `Grouping`
 
@@ -198,6 +207,7 @@ class SparseGroupLasso(GroupLasso):
         l1_ratio: share of L1, in [0, 1].
         groups: what forms one group, as in `GroupLasso`.
         scale_by_size: whether to weigh each group by the square root of its number of weights.
+        size: the number of weights by which a group counts, as in `GroupLasso`.
 
     Raises:
         ValueError: for an argument out of range; later, naming the variable, if a variable has no such axis.
@@ -215,8 +225,9 @@ class SparseGroupLasso(GroupLasso):
         l1_ratio: float = 0.5,
         groups: Groups = "input",
         scale_by_size: bool = True,
+        size: float | None = None,
     ):
-        super().__init__(strength, groups, scale_by_size)
+        super().__init__(strength, groups, scale_by_size, size)
         self.l1_ratio = _checks.real("l1_ratio", l1_ratio, maximum=1.0)
 
     def _value(self, ws: Sequence[Tensor], grouping: Grouping) -> Tensor:

@@ -53,14 +53,15 @@ class AlongAxes:
         shape: of the array.
         kept: the axes whose indices tell one group from another.
         by_size: whether a group's norm counts the root of its size times.
+        size: the size that it counts by, if another than that of the groups.
     """
 
-    def __init__(self, shape: tuple[int, ...], kept: Sequence[int], by_size: bool):
+    def __init__(self, shape: tuple[int, ...], kept: Sequence[int], by_size: bool, size: float | None = None):
         kept = {axis % len(shape) for axis in kept}
         self.axes = tuple(axis for axis in range(len(shape)) if axis not in kept)
         self.kept_shape = tuple(size if axis in kept else 1 for axis, size in enumerate(shape))
         self.size = float(math.prod(shape[axis] for axis in self.axes))
-        self.weights = self.size**0.5 if by_size else 1.0
+        self.weights = (self.size if size is None else float(size)) ** 0.5 if by_size else 1.0
 
     def sum(self, arrays: Sequence[Tensor]) -> Tensor:
         [x] = arrays

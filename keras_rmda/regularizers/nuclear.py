@@ -31,8 +31,8 @@ class NuclearNorm(ProximalRegularizer):
         >>> float(NuclearNorm(0.5)(np.diag([3.0, 1.0])))
         2.0
 
-    Source: Fazel 2002, "Matrix rank minimization with applications"; as a penalty of RAMDA in Huang, Lee and
-    Lee 2024, arXiv:2403.14398.
+    Source: Fazel 2002, "Matrix rank minimization with applications"; as a penalty of RAMDA in Huang and Lee
+    2024, arXiv:2403.14398.
     """
 
     has_support = False

@@ -9,7 +9,6 @@ from keras_rmda.tracing.leaves import (
     SamplesAsSteps,
     StepsAsSamples,
     Weight,
-    WeightOf,
     WithoutSamples,
 )
 from keras_rmda.tracing.programs import Untraceable
@@ -24,7 +23,6 @@ __all__ = [
     "StepsAsSamples",
     "Untraceable",
     "Weight",
-    "WeightOf",
     "WithoutSamples",
     "dtype_for",
     "traced",

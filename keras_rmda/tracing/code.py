@@ -33,13 +33,10 @@ from keras_rmda.tracing.programs import (
 from keras_rmda.tracing.ranges import PositionsUpTo, symbolic_ranges
 from keras_rmda.tracing.tensorflow import tensorflow_as_operations
 from keras_rmda.tracing.weights import (
-    BORROWED,
     UsesWeight,
     borrows,
     dtype_for,
-    is_borrowed,
     own_variables,
-    owner_of,
     weights_as_inputs,
 )
 
@@ -227,10 +224,6 @@ def _attempt(layer: keras.Layer, given: tuple, sizes: Sizes, training: bool | No
         return error
     except Exception as error:  # whatever the user's code raises
         return Untraceable(f"its `call` does not take symbolic tensors: {_why(error)}")
-    called = {x for step in found.steps if isinstance(step.operation, keras.Layer) for x in own_layers(step.operation)}
-    for variable in BORROWED.get(layer, []):
-        if is_borrowed(variable, layer) and id(owner_of(variable, layer)[0]) not in called:
-            return UsesWeight(variable)  # a file has the layer where it is called
     for step in found.steps:
         if isinstance(step.operation, keras.Layer):
             continue

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import keras
 from keras import ops
 
+from keras_rmda.tracing.derived import KERNELS, derived, product
 from keras_rmda.tracing.elementwise import ELEMENTWISE, elementwise, for_each_sample, with_axis_more
 from keras_rmda.tracing.labels import EQUATIONS
 from keras_rmda.tracing.leaves import Numbers
@@ -23,7 +25,7 @@ from keras_rmda.tracing.ranges import PositionsUpTo, Range, RangeOfProgram
 from keras_rmda.tracing.reshapes import broadcast, reshaped
 from keras_rmda.tracing.shapes import slice_key, with_axes
 from keras_rmda.tracing.symbols import Symbol, Symbols
-from keras_rmda.tracing.weighted import contracted, is_transposed_for_products, untransposed, weighted
+from keras_rmda.tracing.weighted import contracted, untransposed, weighted
 
 
 class Graph(Symbols):
@@ -32,13 +34,26 @@ class Graph(Symbols):
     def outputs(self) -> Any:
         """Return the outputs of the graph, structured as those of the code."""
         for number, (a, b) in enumerate(zip(self.programs[0].steps, self.programs[-1].steps, strict=True)):
-            if is_transposed_for_products(self, number):
-                continue
+            if number in self.of_weights:
+                continue  # made where it is read, since products take kernels as the code makes them
             for k, result in enumerate(self._made(a, b)):
                 self.known[Place(number, k)] = result
         found, others = (keras.tree.flatten(each.outputs) for each in (self.programs[0], self.programs[-1]))
         made = [self._output(x, y) for x, y in zip(found, others, strict=True)]
         return keras.tree.pack_sequence_as(self.programs[0].outputs, made)
+
+    def symbol(self, place: Place) -> Symbol:
+        if place not in self.known and place.step >= 0:  # of weights
+            a, b = (each.steps[place.step] for each in (self.programs[0], self.programs[-1]))
+            try:
+                for k, result in enumerate(self._made(a, b)):
+                    self.known[Place(place.step, k)] = result
+            except Untraceable as why:
+                try:
+                    self.known[place] = derived(self, place)
+                except Untraceable:
+                    raise why from None
+        return super().symbol(place)
 
     def _output(self, x: Any, y: Any) -> Any:
         if not is_same(x, y):
@@ -75,6 +90,11 @@ class Graph(Symbols):
             except Untraceable:
                 if name not in EQUATIONS:
                     raise
+        if name in KERNELS and len(places) == 2 and not weights and self.is_of_weights(places[1]):
+            with contextlib.suppress(Untraceable):
+                x = self.symbol(places[0])
+                if x.batched:
+                    return [Symbol(product(self, operation, x.tensor, places[1]))]
         if name in EQUATIONS and len(places) == 2 and not all(self.is_known_batched(x) for x in places):
             return [contracted(self, a)]
         symbols = [self.symbol(x) for x in places]

@@ -38,39 +38,6 @@ class Weight(keras.layers.Layer):
         return super().get_config() | {"shape": list(self.shape)}
 
 
-@keras.saving.register_keras_serializable(package="keras_rmda")
-class WeightOf(keras.layers.Layer):
-    """A weight of another layer, which it stays, as a tensor of a graph like `Weight`.
-
-    Args:
-        layer: the other layer.
-        weight: the name of its attribute.
-    """
-
-    def __init__(self, layer: keras.Layer, weight: str, **arguments: Any):
-        super().__init__(**arguments)
-        self.layer, self.weight = layer, weight
-
-    def build(self, input_shape: Any) -> None:
-        pass
-
-    def call(self, x: Any) -> Any:
-        return ops.expand_dims(ops.convert_to_tensor(getattr(self.layer, self.weight)), 0)
-
-    def compute_output_spec(self, x: Any) -> keras.KerasTensor:
-        value = getattr(self.layer, self.weight)
-        dtype = self.compute_dtype if "float" in value.dtype and self.autocast else value.dtype
-        return keras.KerasTensor((None, *value.shape), dtype=dtype)
-
-    def get_config(self) -> dict[str, Any]:
-        layer = keras.saving.serialize_keras_object(self.layer)
-        return super().get_config() | {"layer": layer, "weight": self.weight}
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> WeightOf:
-        return cls(**config | {"layer": keras.saving.deserialize_keras_object(config["layer"])})
-
-
 class Rearranging(keras.layers.Layer):
     """A layer without weights that leaves numbers in the type that they have, whatever the policy is."""
 

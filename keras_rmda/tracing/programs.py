@@ -105,11 +105,38 @@ def program(outputs: Any, inputs: list) -> Program:
             continue
         given = (tuple(node.arguments.args), dict(node.arguments.kwargs))
         arguments = keras.tree.map_structure(lambda each: places.get(id(each), each), given)
-        places.update((id(y), Place(len(steps), k)) for k, y in enumerate(node.output_tensors))
-        steps.append(Step(node.operation, arguments, [tuple(y.shape) for y in node.output_tensors]))
+        made = Step(node.operation, arguments, [tuple(y.shape) for y in node.output_tensors])
+        steps += in_pairs(made, len(steps), [tuple(each.shape) for each in node.input_tensors])
+        places.update((id(y), Place(len(steps) - 1, k)) for k, y in enumerate(node.output_tensors))
     whole = len(found) == len(keras.tree.flatten(outputs))
     outputs = keras.tree.map_structure(lambda x: x if is_array(x) else places[id(x)], outputs if whole else found)
     return Program(steps, outputs, [tuple(x.shape) for x in inputs])
+
+
+def in_pairs(step: Step, number: int, shapes: list[tuple]) -> list[Step]:
+    """Return a product of more than two tensors as products of two, from the left; other steps as they are.
+
+    Args:
+        step: the step.
+        number: which step of its program it is, or the first of them.
+        shapes: of the tensors that it reads.
+    """
+    subscripts = getattr(step.operation, "subscripts", "").replace(" ", "")
+    terms, arrow, output = subscripts.partition("->")
+    if len(step.places) < 3 or not arrow or "." in subscripts or step.places != list(step.arguments[0]):
+        return [step]
+    sizes: dict[str, Any] = {}
+    first, *others = terms.split(",")
+    for letters, shape in zip([first, *others], shapes, strict=True):
+        sizes |= {letter: n for letter, n in zip(letters, shape) if n != 1 or letter not in sizes}
+    steps, [place, *places] = [], step.places
+    for k, (letters, other) in enumerate(zip(others, places)):
+        later = set("".join(others[k + 1 :]) + output)
+        made = "".join(dict.fromkeys(x for x in first + letters if x in later)) if others[k + 1 :] else output
+        operation = type(step.operation)(f"{first},{letters}->{made}")
+        steps.append(Step(operation, ((place, other), {}), [tuple(sizes[letter] for letter in made)]))
+        first, place = made, Place(number + k, 0)
+    return steps
 
 
 PLAIN = frozenset(vars(Operation())) | {"built"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from keras import ops
 
 from keras_rmda import _graphs
-from keras_rmda.tracing.leaves import AsOneSample, Weight, WeightOf, WithoutSamples, held
+from keras_rmda.tracing.leaves import AsOneSample, Weight, WithoutSamples, held
 from keras_rmda.tracing.programs import (
     Place,
     Program,
@@ -21,7 +22,6 @@ from keras_rmda.tracing.programs import (
     own_layers,
 )
 from keras_rmda.tracing.shapes import with_inner
-from keras_rmda.tracing.weights import is_borrowed, owner_of
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ class Symbols:
 
     Attributes:
         known: the tensors that are made already.
-        made: by weights that are used, by their ids: what they are used in, and the layer for it.
+        of_weights: the numbers of the steps that make something of weights, and of nothing else but arrays.
+        made: by weights that are used, by their ids: in which ways, and the layers for these.
     """
 
     def __init__(self, layer: keras.Layer, programs: list[Program], sizes: list, inputs: list, variables: list):
@@ -58,20 +59,19 @@ class Symbols:
         self.inputs, self.variables = inputs, variables
         self.names = {each.name for each in getattr(layer, "_layers", [])}
         self.known = {Place(-1, k): self._given(x) for k, x in enumerate(inputs)}
-        self.made: dict[tuple, tuple[list, Any]] = {}
+        self.made: dict[tuple, list[tuple[list, keras.Layer]]] = {}
         self.layers = own_layers(layer)
+        self.of_weights: set[int] = set()
+        for number, step in enumerate(programs[0].steps):
+            if step.places and all(map(self.is_of_weights, step.places)):
+                self.of_weights.add(number)
 
     def symbol(self, place: Place) -> Symbol:
         """Return what stands at a place; a weight becomes a leaf of the graph when it is first asked for."""
         if place not in self.known:
             variable = self.variable(place)
-            self.refuse_second_use(variable)
             made = {"name": self.name(variable.name), "dtype": self.layer.dtype_policy}
-            if is_borrowed(variable, self.layer):
-                leaf = WeightOf(*owner_of(variable, self.layer), **made)
-            else:
-                leaf = held(Weight(variable.shape, **made), None, value=variable)
-            self.made[(id(variable),)] = ["Weight"], leaf
+            leaf = held(Weight(variable.shape, **made), None, value=variable)
             self.known[place] = Symbol(leaf(self.inputs[0]), batched=False)
         return self.known[place]
 
@@ -102,10 +102,11 @@ class Symbols:
 
     def is_weight(self, place: Place) -> bool:
         """Return whether a weight of the layer's own stands at a place."""
-        return self.is_variable(place) and not is_borrowed(self.variable(place), self.layer)
-
-    def is_variable(self, place: Place) -> bool:
         return place.step < 0 and place.number >= len(self.inputs)
+
+    def is_of_weights(self, place: Place) -> bool:
+        """Return whether what stands at a place is made of weights, and of nothing else but arrays."""
+        return place.step in self.of_weights or self.is_weight(place)
 
     def is_known_batched(self, place: Place) -> bool:
         """Return whether what is made already of a place has an axis for samples."""
@@ -114,10 +115,14 @@ class Symbols:
     def variable(self, place: Place) -> keras.Variable:
         return self.variables[place.number - len(self.inputs)]
 
-    def refuse_second_use(self, variable: keras.Variable) -> None:
-        """Raise `Untraceable` if a layer of the graph has a weight already."""
-        if any(id(variable) in key for key in self.made):
-            raise Untraceable(f"it uses its own weight {variable.name!r} in several ways")
+    def layer_for(self, variables: list, use: list, make: Callable[[str], keras.Layer]) -> keras.Layer:
+        """Return the layer that uses weights in one way: that there is, or what is made with a name."""
+        known = self.made.setdefault(tuple(map(id, variables)), [])
+        for other, layer in known:
+            if is_same(other, use):
+                return layer
+        known.append((use, make(self.name(variables[0].name))))
+        return known[-1][1]
 
     def name(self, name: str) -> str:
         """Return a name for a layer that no other has."""

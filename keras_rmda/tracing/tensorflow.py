@@ -176,6 +176,13 @@ def moments(x: Any, axes: Any, shift: Any = None, keepdims: bool = False, name: 
     return ops.mean(x, axes, keepdims=keepdims), ops.var(x, axes, keepdims=keepdims)
 
 
+def bias_add(value: Any, bias: Any, data_format: Any = None, name: Any = None) -> Any:
+    """`tf.nn.bias_add`, along the last axis."""
+    if data_format is not None and data_format.startswith("NC"):
+        raise Untraceable("it calls `tf.nn.bias_add` with channels first")
+    return value + bias
+
+
 def l2_normalize(x: Any, axis: Any = None, epsilon: float = 1e-12, name: Any = None) -> Any:
     """`tf.nn.l2_normalize`."""
     return x * ops.rsqrt(ops.maximum(ops.sum(ops.square(x), axis=numbers(axis), keepdims=True), epsilon))
@@ -253,6 +260,7 @@ FUNCTIONS: dict[str, Callable] = {
     "argmax": argument(ops.argmax),
     "argmin": argument(ops.argmin),
     "band_part": band_part,
+    "bias_add": bias_add,
     "broadcast_to": lambda input, shape, name=None: ops.broadcast_to(input, numbers(shape)),
     "cast": lambda x, dtype, name=None: ops.cast(x, dtype_of(dtype, "")),
     "clip_by_value": clip,

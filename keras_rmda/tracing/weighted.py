@@ -10,7 +10,7 @@ from keras import ops
 
 from keras_rmda.tracing.labels import EQUATIONS
 from keras_rmda.tracing.products import contraction, product
-from keras_rmda.tracing.programs import Place, Step, Untraceable, is_same, settings
+from keras_rmda.tracing.programs import Place, Step, Untraceable, settings
 from keras_rmda.tracing.symbols import Symbol, Symbols
 
 
@@ -25,15 +25,14 @@ def weighted(graph: Symbols, a: Step) -> Any:
     found = {x: graph.variable(weights[x]) if x in weights else tensor(x) for x in a.places}
     arguments = keras.tree.map_structure(lambda x: found[x] if isinstance(x, Place) else x, a.arguments)
     variables, tensors = ([found[x] for x in found if (x in weights) is such] for such in (True, False))
-    key, use = tuple(map(id, variables)), [name, settings(a.operation), len(transposed)]
     if len(tensors) != 1 or (transposed and (name != "Matmul" or len(variables) > 1)):
         raise Untraceable(f"it uses a weight of its own in {a.called}")
-    if key not in graph.made or not is_same(graph.made[key][0], use):
-        for variable in variables:
-            graph.refuse_second_use(variable)
-        made = graph.name(variables[0].name), graph.layer.dtype_policy
-        graph.made[key] = use, product(a.operation, arguments, tensors[0], bool(transposed), *made)
-    return graph.made[key][1](tensors[0])
+    use = [name, settings(a.operation), len(transposed), tensors[0].shape]
+
+    def make(called: str) -> keras.Layer:
+        return product(a.operation, arguments, tensors[0], bool(transposed), called, graph.layer.dtype_policy)
+
+    return graph.layer_for(variables, use, make)(tensors[0])
 
 
 def contracted(graph: Symbols, a: Step) -> Symbol:
@@ -69,29 +68,19 @@ def contracted(graph: Symbols, a: Step) -> Symbol:
 
 def _einsum(graph: Symbols, equation: str, x: Any, variable: keras.Variable) -> Any:
     """Return what a layer that holds a weight makes of a tensor."""
-    if (id(variable),) not in graph.made:
-        graph.refuse_second_use(variable)
-        made = graph.name(variable.name), graph.layer.dtype_policy
-        graph.made[(id(variable),)] = [equation], contraction(equation, x, variable, *made)
-    use, layer = graph.made[(id(variable),)]
-    if use != [equation]:
-        raise Untraceable(f"it uses its own weight {variable.name!r} in several ways")
-    return layer(x)
-
-
-def is_transposed_for_products(graph: Symbols, number: int) -> bool:
-    """Return whether a step makes what only products read, which take the matrix as it is."""
-    place, steps = Place(number, 0), graph.programs[0].steps
-    if untransposed(graph, place) is None:
-        return False
-    readers = [step for step in steps if place in step.places]
-    return all(type(step.operation).__name__ == "Matmul" for step in readers)
+    policy = graph.layer.dtype_policy
+    make = lambda called: contraction(equation, x, variable, called, policy)  # noqa: E731
+    return graph.layer_for([variable], [equation, x.shape], make)(x)
 
 
 def untransposed(graph: Symbols, place: Place) -> Place | None:
     """Return the matrix of the layer's own whose transpose this is, if it is one."""
     step = graph.programs[0].steps[place.step] if place.step >= 0 else None
-    if type(getattr(step, "operation", None)).__name__ != "Transpose" or len(step.shapes[0]) != 2:
+    kind = type(getattr(step, "operation", None)).__name__
+    if kind not in ("Transpose", "Swapaxes") or len(step.shapes[0]) != 2:
         return None
     [source] = step.places
-    return source if graph.is_weight(source) and step.operation.axes in (None, (1, 0), [1, 0], (-1, -2)) else None
+    turned = step.operation
+    axes = turned.axes if kind == "Transpose" else (turned.axis1, turned.axis2)
+    turns = axes is None or (axes[0] % 2 != axes[1] % 2 and (kind == "Swapaxes" or axes[0] % 2 == 1))
+    return source if turns and graph.is_weight(source) else None

@@ -39,16 +39,6 @@ def owner_of(variable: keras.Variable, layer: keras.Layer) -> tuple[keras.Layer,
     return None
 
 
-def is_borrowed(variable: keras.Variable, layer: keras.Layer) -> bool:
-    """Return whether a layer has a weight of one inside that is also called; what nobody calls only holds its weights.
-
-    Then they are as the layer's own: a file has a layer where it is called.
-    """
-    if not any(each is variable for each in BORROWED.get(layer, [])):
-        return False
-    return bool(owner_of(variable, layer)[0]._inbound_nodes)
-
-
 def borrows(layer: keras.Layer, variable: keras.Variable) -> bool:
     """Note that the code of a layer uses a weight of one inside; return whether that is new and can be traced."""
     known = BORROWED.setdefault(layer, [])

@@ -1,0 +1,157 @@
+"""Layers and operations of Keras 3 within models of tf_keras, which compute what Keras computes."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+
+from keras_rmda import _lite, _tfmot
+
+AVERAGES = (
+    "AveragePooling1D",
+    "AveragePooling2D",
+    "AveragePooling3D",
+    "AveragePool",
+    "Resize",
+    "Resizing",
+    "UpSampling2D",
+)
+"""Layers and operations that are not rounded: TensorFlow Lite computes them at one scale, that of what goes in. With a
+narrower one of their own it would cut off what goes in."""
+
+
+class Slot:
+    """The place of a tensor among the arguments of a call."""
+
+
+class Carried:
+    """A layer or function of Keras with the arguments of one call.
+
+    Args:
+        function: what to call, with the arguments.
+        arguments, keywords: those, with slots in the place of tensors.
+        floats: for each output whether it holds floats.
+        rounds: whether it rounds them, where rounding is trained.
+        weights: of tf_keras, by the `id` of Keras's: those of calls before, which it shares; gets those of this one.
+    """
+
+    def __init__(
+        self,
+        function: Any,
+        arguments: tuple,
+        keywords: dict[str, Any],
+        floats: list[bool],
+        rounds: bool,
+        weights: dict[int, Any],
+    ):
+        self.function, self.arguments, self.keywords = function, arguments, keywords
+        self.floats, self.rounds = floats, rounds
+        self.is_other = not _lite.is_float32(function)
+        self.variables = list(getattr(function, "variables", []))
+        for variable in self.variables:
+            if id(variable) not in weights:
+                weights[id(variable)] = weight_of(variable)
+        self.weights = [weights[id(variable)] for variable in self.variables]
+
+    def __deepcopy__(self, memo: dict) -> Carried:
+        """Return itself: tf_keras copies configurations."""
+        return self
+
+    def __call__(self, tensors: list, weights: list, training: bool) -> tuple[list, list]:
+        """Return the outputs, and what the layer makes of its weights."""
+        given = iter(tensors)
+        arguments, keywords = keras.tree.map_structure(
+            lambda x: next(given) if isinstance(x, Slot) else x, (self.arguments, self.keywords)
+        )
+        if getattr(self.function, "_call_has_training_arg", False):
+            keywords = {"training": training} | keywords
+        with _lite.in_float32(self.function, has_others=True) if self.is_other else contextlib.nullcontext():
+            with keras.StatelessScope(list(zip(self.variables, weights))) as scope:
+                outputs = keras.tree.flatten(self.function(*arguments, **keywords))
+            return outputs, [scope.get_current_value(v) for v in self.variables]
+
+
+def weight_of(variable: keras.Variable) -> Any:
+    """Return a weight of tf_keras for one of Keras."""
+    import tensorflow as tf
+
+    value = keras.ops.convert_to_numpy(variable)
+    value = value if value.dtype.kind in "iub" else value.astype("float32")
+    return tf.Variable(value, trainable=variable.trainable, name=variable.path.replace("/", "_"))
+
+
+def slots(arguments: tuple, keywords: dict, is_tensor: Callable[[Any], bool]) -> tuple[tuple, dict]:
+    """Return the arguments of a call with slots in the place of tensors."""
+    return keras.tree.map_structure(lambda x: Slot() if is_tensor(x) else x, (arguments, keywords))
+
+
+@dataclass
+class Quantizers:
+    """What rounds kernels and outputs of a layer, by their numbers; tf_keras does not look into it."""
+
+    kernels: dict[int, Callable] = field(default_factory=dict)
+    outputs: dict[int, Callable] = field(default_factory=dict)
+
+
+@functools.cache
+def carrier() -> type:
+    """Return the class of layers of tf_keras that carry one of Keras.
+
+    Behind `rounded()` they round what they compute, and the kernels that they compute with, to 8 bits. What is between
+    has no range of its own, so that the file computes it in float where TensorFlow Lite needs one.
+    """
+    import tensorflow as tf
+
+    legacy, quantizers = _tfmot.tf_keras(), _tfmot.quantization().quantizers
+
+    class Carrier(legacy.layers.Layer):
+        def __init__(self, carried: Carried, rounds: bool = False, **keywords: Any):
+            super().__init__(**keywords)
+            self.carried, self.rounds, self.shared = carried, rounds, carried.weights
+            self.quantizers = Quantizers()
+
+        def build(self, shape: Any) -> None:
+            super().build(shape)
+            if not self.rounds:
+                return
+            of_kernels = quantizers.LastValueQuantizer(8, per_axis=False, symmetric=True, narrow_range=True)
+            of_outputs = quantizers.MovingAverageQuantizer(8, per_axis=False, symmetric=False, narrow_range=False)
+            for number, weight in enumerate(self.shared):
+                if len(weight.shape) > 1 and weight.dtype.is_floating:
+                    ranges = of_kernels.build(weight.shape, f"kernel_{number}", self)
+                    self.quantizers.kernels[number] = functools.partial(of_kernels, weights=ranges)
+            for number, is_float in enumerate(self.carried.floats):
+                if is_float and type(self.carried.function).__name__ not in AVERAGES:
+                    ranges = of_outputs.build(None, f"output_{number}", self)
+                    self.quantizers.outputs[number] = functools.partial(of_outputs, weights=ranges)
+
+        def call(self, inputs: Any, training: Any = None) -> Any:
+            return tf.autograph.experimental.do_not_convert(self.computed)(inputs, training)
+
+        def computed(self, inputs: Any, training: Any) -> Any:
+            is_training = training is True  # tf_keras gives something else while it makes a model only
+            weights = rounded(self.shared, self.quantizers.kernels, is_training)
+            given = [_tfmot.with_mask(x) for x in keras.tree.flatten(inputs)]
+            computed, after = self.carried(given, weights, is_training)
+            for number, (weight, value) in enumerate(zip(self.shared, after)):
+                if is_training and not weight.trainable and number not in self.quantizers.kernels:
+                    weight.assign(value)
+            outputs = rounded([tf.identity(y) for y in computed], self.quantizers.outputs, is_training)
+            for y, without_mask in zip(computed, outputs):
+                _tfmot.hide_mask(y, without_mask)
+            return outputs if len(outputs) > 1 else outputs[0]
+
+        def get_config(self) -> dict[str, Any]:
+            return super().get_config() | {"carried": self.carried, "rounds": self.rounds}
+
+    return Carrier
+
+
+def rounded(tensors: list, quantizers: dict[int, Callable], is_training: bool) -> list:
+    """Return tensors, those rounded of which a quantizer is known by their number."""
+    return [quantizers[k](x, is_training) if k in quantizers else x for k, x in enumerate(tensors)]

@@ -1,0 +1,143 @@
+"""Layers of tf_keras that TensorFlow Model Optimization can round, in the place of layers of Keras 3."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_rmda import _graphs, _tfmot
+from keras_rmda._copies import Copies, is_unknown
+from keras_rmda.pruning.verification import difference
+
+NEEDLESS = ("_initializer", "_regularizer", "_constraint")
+"""Endings of arguments that a trained layer does not need, and that both versions write in different ways."""
+
+RENAMED = {("LeakyReLU", "negative_slope"): "alpha"}
+"""Arguments that have another name in tf_keras."""
+
+OPERATIONS: dict[str, Callable[[Any, Any, str], Any]] = {
+    "Add": lambda layers, operation, name: layers.Add(name=name),
+    "Concatenate": lambda layers, operation, name: layers.Concatenate(operation.axis, name=name),
+    "Relu": lambda layers, operation, name: layers.ReLU(name=name),
+    "ReLU": lambda layers, operation, name: layers.ReLU(
+        operation.max_value, operation.negative_slope, operation.threshold, name=name
+    ),
+    "Relu6": lambda layers, operation, name: layers.ReLU(6.0, name=name),
+}
+"""Operations of `keras.ops` in a graph, such as x + y, as layers."""
+
+DEPTHWISE = ("kernel_size", "strides", "padding", "depth_multiplier", "dilation_rate")
+"""Arguments of a separable convolution that are of its first half."""
+
+POINTWISE = ("filters", "use_bias", "activation")
+"""Arguments of a separable convolution that are of its second half."""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A layer of tf_keras with its weights, or a function to carry.
+
+    Attributes:
+        layer: None for a function.
+        weights: of the layer.
+        function: of Keras.
+        name: for the layer that carries it.
+    """
+
+    layer: Any = None
+    weights: Sequence[np.ndarray] = ()
+    function: Any = None
+    name: str = ""
+
+
+def pieces(operation: Any, names: set[str], is_alone: bool, axes: int) -> list[Piece]:
+    """Return what stands for a layer or operation of Keras, one after the other; nothing if there is no such.
+
+    Args:
+        operation: the layer.
+        names: those taken; gets those of the layers.
+        is_alone: whether a batch normalization gets a convolution before it that hands on what it gets, with which it
+            becomes one in a file.
+        axes: of its input.
+    """
+    legacy, name, kind = _tfmot.tf_keras().layers, operation.name, type(operation).__name__
+    if not isinstance(operation, keras.Layer):
+        make = OPERATIONS.get(kind) if _graphs.is_raw_operation(operation) else None
+        return [Piece(make(legacy, operation, _graphs.unused(name, names)))] if make else []
+    function = getattr(operation, "activation", None)
+    known = None if function is None else activation_name(function)
+    is_apart = function is not None and known is None
+    if is_apart and kind == "Activation":
+        return []
+    weights = [keras.ops.convert_to_numpy(v).astype("float32") for v in operation.weights]
+    try:
+        config = legacy_config(operation, {} if function is None else {"activation": known or "linear"})
+        found = layers_of_kind(operation, config, weights, is_alone, axes)
+    except Exception:  # tf_keras raises many types where arguments mean something else to it
+        return []
+    if not found:
+        return []
+    *first, last = [layer for layer, _ in found]
+    for each in first:
+        each._name = _graphs.unused(f"{name}_{type(each).__name__.lower()}", names)
+    last._name = _graphs.unused(f"{name}_linear" if is_apart else name, names)
+    activation = [Piece(function=function, name=_graphs.unused(name, names))] if is_apart else []
+    return [Piece(layer, given) for layer, given in found] + activation
+
+
+def layers_of_kind(
+    operation: Any, config: dict[str, Any], weights: list[np.ndarray], is_alone: bool, axes: int
+) -> list[tuple[Any, list]]:
+    """Return layers of tf_keras, each with its weights, that compute what a layer of Keras of a configuration does."""
+    legacy, kind = _tfmot.tf_keras().layers, type(operation).__name__
+    if kind == "SeparableConv2D":
+        depthwise = legacy.DepthwiseConv2D(use_bias=False, **{key: config[key] for key in DEPTHWISE})
+        pointwise = legacy.Conv2D(kernel_size=1, **{key: config[key] for key in POINTWISE})
+        return [(depthwise, weights[:1]), (pointwise, weights[1:])]
+    layer = getattr(legacy, kind).from_config(config)
+    if kind != "BatchNormalization":
+        return [(layer, weights)] if _tfmot.can_quantize(layer) else []
+    if not is_alone:
+        return [(layer, weights)]
+    if axes != 4 or operation.axis not in (-1, 3):
+        return []
+    same = legacy.DepthwiseConv2D(1, use_bias=False, trainable=False)
+    return [(same, [np.ones((1, 1, len(weights[0]), 1), "float32")]), (layer, weights)]
+
+
+def legacy_config(layer: Any, changes: dict[str, Any]) -> dict[str, Any]:
+    """Return the configuration of a layer as that of tf_keras of its name takes it."""
+    kind = getattr(_tfmot.tf_keras().layers, type(layer).__name__)
+    if not type(layer).__module__.startswith("keras."):
+        raise ValueError("It is another of the same name.")
+    accepted = {key for each in kind.__mro__ for key in inspect.signature(each.__init__).parameters} | {"trainable"}
+    config = Copies(layer).config_of(layer) | changes
+    config = {RENAMED.get((kind.__name__, key), key): value for key, value in config.items()}
+    config = {key: value for key, value in config.items() if key in accepted and not key.endswith(NEEDLESS)}
+    return config | {"dtype": "float32"}
+
+
+def activation_name(function: Any) -> str | None:
+    """Return the name of the activation of tf_keras that a function is, if that can be rounded."""
+    name = getattr(function, "__name__", "")
+    try:
+        legacy = _tfmot.tf_keras().activations.get(name)
+        is_known = not is_unknown(function) or is_that_of_its_name(function)
+        return name if is_known and _tfmot.can_round(legacy) else None
+    except Exception:  # Keras raises many types for a name that it does not know
+        return None
+
+
+def is_that_of_its_name(function: Any) -> bool:
+    """Return whether a function, such as `tf.nn.relu`, computes what the one of its name does in Keras."""
+    x = keras.ops.convert_to_tensor(np.linspace(-9.0, 9.0, 1024).reshape(16, 64), "float64")
+    try:
+        known = keras.activations.get(function.__name__)
+        return difference(known(x), function(x)) < 1e-6
+    except Exception:  # whatever the user's code raises
+        return False
