@@ -437,7 +437,7 @@ def test_within_a_fit():
 
 @only_tensorflow
 def test_under_a_strategy():
-    """In a process of its own, since a strategy refuses variables behind what tests of files leave in TensorFlow."""
+    """In a process of its own: behind some other tests a strategy refused variables here; why is not known."""
     code = "import test_shrink; test_shrink.check_under_a_strategy()"
     result = processes.run("-c", code, cwd=Path(__file__).parent)
     assert result.returncode == 0, result.stderr[-2000:]
