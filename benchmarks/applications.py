@@ -32,8 +32,8 @@ import keras_rmda as kr
 from keras_rmda.channels.simple import Mixes
 from keras_rmda.channels.sites import Site
 from keras_rmda.export.benchmark import Interpreter
-from keras_rmda.pruning.trace import Trace, trace
-from keras_rmda.pruning.verification import difference, random_inputs
+from keras_rmda.structure.trace import Trace, trace
+from keras_rmda.structure.verification import difference, random_inputs
 
 HERE = Path(__file__).resolve().parent
 RESULTS, TABLE = HERE / "results" / "applications", HERE.parent / "docs" / "applications.md"

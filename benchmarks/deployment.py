@@ -67,7 +67,7 @@ def trained(experiment: Experiment, seed: int, folder: Path) -> tuple[keras.Mode
     """Return the dense network and the stripped one."""
     network = experiment.arguments.network
     if network == "demo":
-        from keras_rmda import demo
+        from keras_rmda.cli import demo
 
         demo.run(folder, seed, demo.EPOCHS, say=lambda text: None)
         return tuple(keras.models.load_model(folder / f"{name}.keras") for name in ("dense", "stripped"))

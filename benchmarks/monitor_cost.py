@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 import keras_rmda as kr
-from keras_rmda import demo
+from keras_rmda.cli import demo
 
 
 class Timed:

@@ -1,17 +1,18 @@
 """Train Keras 3 models into exact structured sparsity, cut the zeros out, ship a small TFLite file."""
 
-from keras_rmda import _startup  # noqa: F401  isort: skip
-from keras_rmda import callbacks, channels, distribute, gates, layers
-from keras_rmda._checks import SparsityWarning
+from keras_rmda.platform import startup  # noqa: F401  isort: skip
+from keras_rmda import callbacks, channels, distribute, gates
 from keras_rmda.channels import register_rule
 from keras_rmda.compression import Compressed, compress
-from keras_rmda.coupling import coupled_groups
 from keras_rmda.export import benchmark_tflite, export_tflite, quantization_aware
-from keras_rmda.factorize import factorize
+from keras_rmda.gates import layers
 from keras_rmda.optimizers import RAMDA, RMDA, AdaBreg, DessiLBI, LinBreg, ProxAdamW, ProxSGD
-from keras_rmda.pruning import Report, analyze, lift, shrink, strip
+from keras_rmda.platform.checks import SparsityWarning
 from keras_rmda.regularizers import L1, ElasticNet, GroupLasso, NonNegativeL1, NuclearNorm, SparseGroupLasso
-from keras_rmda.sparsify import SparseInitializer, sparsify
+from keras_rmda.structure import Report, analyze, lift, shrink, strip
+from keras_rmda.structure.coupling import coupled_groups
+from keras_rmda.structure.factorize import factorize
+from keras_rmda.structure.sparsify import SparseInitializer, sparsify
 
 __version__ = "0.1.0"
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 import keras
 
-from keras_rmda import _replicas
 from keras_rmda.callbacks import BackupAndRestore
+from keras_rmda.platform import replicas
 
 __all__ = ["alone", "callbacks", "enable_fit", "is_chief"]
 
@@ -49,9 +49,9 @@ def enable_fit() -> None:
             f"{oldest} to {newest}. With this one, use a loop of your own: examples/custom_loop.py. "
             f"Received: keras {keras.__version__}"
         )
-    from keras_rmda import _multi_worker
+    from keras_rmda.platform import multi_worker
 
-    _multi_worker.replace(version)
+    multi_worker.replace(version)
 
 
 def is_chief(strategy: object | None = None) -> bool:
@@ -64,7 +64,7 @@ def is_chief(strategy: object | None = None) -> bool:
         >>> if kr.distribute.is_chief(strategy):
         ...     model.save("model.keras")
     """
-    return _replicas.is_chief(strategy)
+    return replicas.is_chief(strategy)
 
 
 def alone() -> contextlib.AbstractContextManager[None]:
@@ -78,7 +78,7 @@ def alone() -> contextlib.AbstractContextManager[None]:
         ...     with kr.distribute.alone():
         ...         kr.strip(model).save("small.keras")
     """
-    return _replicas.alone()
+    return replicas.alone()
 
 
 def callbacks(callbacks: Iterable[keras.callbacks.Callback], strategy: object | None = None) -> list:

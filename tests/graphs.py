@@ -11,12 +11,12 @@ from keras import layers as L
 from keras import ops
 
 import keras_rmda as kr
-from keras_rmda._compat import layers_of
-from keras_rmda._graphs import call as outputs
 from keras_rmda.gates.dependent import DependentL0Gate, GateGenerator, SharedL0Gate
-from keras_rmda.pruning.liveness import plan
-from keras_rmda.pruning.trace import as_graph, trace
-from keras_rmda.pruning.verification import random_inputs
+from keras_rmda.platform.compat import layers_of
+from keras_rmda.platform.graphs import call as outputs
+from keras_rmda.structure.liveness import plan
+from keras_rmda.structure.trace import as_graph, trace
+from keras_rmda.structure.verification import random_inputs
 
 TOLERANCE = 1e-7
 """In float64. Keras adds -1e9 to masked scores of attention, which leaves them 1e-7."""

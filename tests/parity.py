@@ -26,8 +26,8 @@ from keras import layers as L
 from parity_models import APPLICATIONS, MODELS, OF_KERAS_HUB
 
 import keras_rmda as kr
-from keras_rmda._compat import layers_of
-from keras_rmda.pruning.verification import difference
+from keras_rmda.platform.compat import layers_of
+from keras_rmda.structure.verification import difference
 
 SAMPLES, STEPS = 24, 40
 NOISE = 1e-4

@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["keras", "keras_rmda", "keras_rmda.cli"])
+CONTEXT.set_forkserver_preload(["keras", "keras_rmda", "keras_rmda.cli.commands"])
 
 
 class Program:

@@ -9,8 +9,8 @@ from graphs import close
 from keras import layers as L
 
 import keras_rmda as kr
-from keras_rmda._compat import layers_of
-from keras_rmda.pruning.verification import difference
+from keras_rmda.platform.compat import layers_of
+from keras_rmda.structure.verification import difference
 
 CLASSES, COLORS = 10, 3
 

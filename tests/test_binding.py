@@ -8,7 +8,7 @@ from keras import layers as L
 from training import PSI, X, Y, initial_loss, needs_multi_optimizer, network, train, weights
 
 import keras_rmda as kr
-from keras_rmda._nested import inner_optimizers
+from keras_rmda.platform.nested import inner_optimizers
 
 
 class Wrapper(keras.optimizers.Optimizer):

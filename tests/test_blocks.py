@@ -11,7 +11,7 @@ from keras import ops
 from zoo import randomize, zero
 
 import keras_rmda as kr
-from keras_rmda.pruning.verification import difference, random_inputs
+from keras_rmda.structure.verification import difference, random_inputs
 
 pytestmark = only_tensorflow
 own = keras.saving.register_keras_serializable(package="tests_blocks")

@@ -563,7 +563,7 @@ def test_what_is_worth_nothing_goes_first():
 
 
 def test_lift_undoes_strip(trained):
-    from keras_rmda.pruning import copied, lift
+    from keras_rmda.structure import copied, lift
 
     model = copied(trained)
     for name in ("first", "second"):

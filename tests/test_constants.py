@@ -9,7 +9,7 @@ from keras import ops
 from zoo import randomize
 
 import keras_rmda as kr
-from keras_rmda.pruning.verification import difference
+from keras_rmda.structure.verification import difference
 
 pytestmark = only_tensorflow
 own = keras.saving.register_keras_serializable(package="tests_constants")

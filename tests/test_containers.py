@@ -9,8 +9,8 @@ from keras import ops
 from zoo import randomize
 
 import keras_rmda as kr
-from keras_rmda.pruning import rebuilding
-from keras_rmda.pruning.verification import VerificationError, difference
+from keras_rmda.structure import rebuilding
+from keras_rmda.structure.verification import VerificationError, difference
 
 
 def images():

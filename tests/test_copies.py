@@ -11,9 +11,10 @@ from keras import ops
 from savable import Cell
 
 import keras_rmda as kr
-from keras_rmda import _copies, _functions, _graphs
-from keras_rmda.assignment import names_in
-from keras_rmda.pruning.verification import VerificationError
+from keras_rmda.optimizers.assignment import names_in
+from keras_rmda.platform import graphs
+from keras_rmda.platform.copying import copies, functions
+from keras_rmda.structure.verification import VerificationError
 
 TENSORFLOW = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="functions of TensorFlow")
 SCALE = 2.0
@@ -50,7 +51,7 @@ def samples(model, count=4):
 
 def computed(model):
     """Return what a model makes of random numbers."""
-    return [array(y) for y in _graphs.call(model, samples(model))]
+    return [array(y) for y in graphs.call(model, samples(model))]
 
 
 def stripped(model):
@@ -191,7 +192,7 @@ def test_functions_of_layers_inside_of_others(name):
     model = between(layer, shape=(5, 8))
     copy = stripped(model).layers[-2]
     assert type(copy) is type(layer) or name == "stacked"  # layers of one cell each
-    of = lambda x: [f for each in x._flatten_layers() for f in vars(each).values() if _functions.is_function(f)]  # noqa: E731
+    of = lambda x: [f for each in x._flatten_layers() for f in vars(each).values() if functions.is_function(f)]  # noqa: E731
     own = {quick, ops.gelu}
     before, after = ([f for f in of(x) if f in own] for x in (layer, copy))
     assert sorted(map(id, before)) == sorted(map(id, after)) != []
@@ -358,16 +359,16 @@ def test_factorize_and_gates_keep_functions(tmp_path):
 def test_another_function_within_the_tolerance_is_found(monkeypatch):
     model = between(L.Activation(lambda x: ops.gelu(x), name="it"))
 
-    def sabotaged(self, layer, whole=_copies.Copies.whole):
+    def sabotaged(self, layer, whole=copies.Copies.whole):
         new = whole(self, layer)
         if layer.name == "it":
             new.activation = keras.activations.gelu
         return new
 
-    monkeypatch.setattr(_copies.Copies, "whole", sabotaged)
+    monkeypatch.setattr(copies.Copies, "whole", sabotaged)
     with pytest.raises(VerificationError, match="'it' has another function as its 'activation'"):
         kr.strip(model)
-    monkeypatch.setattr("keras_rmda.pruning.rebuilding.lost_function", lambda layer, new: None)
+    monkeypatch.setattr("keras_rmda.structure.rebuilding.lost_function", lambda layer, new: None)
     with pytest.raises(VerificationError, match=r"first at 'it'"):
         kr.strip(model)
     assert kr.strip(model, tolerance=1e-2) is not None

@@ -12,10 +12,10 @@ from keras import ops
 from zoo import ZOO, block, randomize
 
 import keras_rmda as kr
-from keras_rmda import coupling
-from keras_rmda.assignment import names_of
-from keras_rmda.pruning.liveness import plan
-from keras_rmda.pruning.trace import as_graph, trace
+from keras_rmda.optimizers.assignment import names_of
+from keras_rmda.structure import coupling
+from keras_rmda.structure.liveness import plan
+from keras_rmda.structure.trace import as_graph, trace
 
 PARTS = pytest.mark.parametrize("parts", coupling.PARTS)
 NOTHING = {"softmax_in_the_middle", "shared_layer_that_is_opaque_once", "channels_first_axis"}

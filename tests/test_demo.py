@@ -9,7 +9,7 @@ import processes
 import pytest
 
 import keras_rmda as kr
-from keras_rmda import demo
+from keras_rmda.cli import demo
 from keras_rmda.datasets import digits
 from keras_rmda.export.benchmark import Interpreter
 

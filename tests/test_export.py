@@ -15,7 +15,7 @@ from keras import layers as L
 from zoo import dictionaries
 
 import keras_rmda as kr
-from keras_rmda.commands import sentence
+from keras_rmda.cli.commands import sentence
 from keras_rmda.export.benchmark import Interpreter, Latency
 from keras_rmda.export.contents import read_contents
 from keras_rmda.export.converter import convert

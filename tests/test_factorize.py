@@ -12,8 +12,8 @@ from keras import layers as L
 from zoo import ZOO, randomize
 
 import keras_rmda as kr
-from keras_rmda.factorize import factorize
-from keras_rmda.pruning.verification import VerificationError, difference, random_inputs
+from keras_rmda.structure.factorize import factorize
+from keras_rmda.structure.verification import VerificationError, difference, random_inputs
 
 
 def array(x):
@@ -301,7 +301,7 @@ def test_verification_computes_with_all_bits(monkeypatch):
     lower(randomize(model), a=2)
     with pytest.raises(VerificationError, match="first at 'b'"):
         factorize(model)
-    monkeypatch.setattr("keras_rmda._compat.runs_on_cpu", lambda: False)
+    monkeypatch.setattr("keras_rmda.platform.compat.runs_on_cpu", lambda: False)
     assert names(factorize(model)) == ["a_in", "a", "b"]
     assert not has_all_bits()
 

@@ -6,7 +6,7 @@ import signal
 import processes
 import pytest
 
-from keras_rmda._files import replacing, silenced
+from keras_rmda.platform.files import replacing, silenced
 
 
 def test_replaces_on_success(tmp_path):
@@ -39,7 +39,7 @@ def test_a_killed_writer_leaves_the_old_file(tmp_path):
     path = tmp_path / "a.txt"
     path.write_text("old")
     code = (
-        "import sys, time\nfrom keras_rmda._files import replacing\n"
+        "import sys, time\nfrom keras_rmda.platform.files import replacing\n"
         "with replacing(sys.argv[1]) as t:\n    t.write_text('half'); print('writing', flush=True); time.sleep(60)\n"
     )
     program = processes.Program("-c", code, path)

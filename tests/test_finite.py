@@ -8,7 +8,7 @@ import pytest
 from backend import number, only_tensorflow
 
 import keras_rmda as kr
-from keras_rmda._finite import check_finite, nonfinite_weights
+from keras_rmda.platform.finite import check_finite, nonfinite_weights
 
 
 def network():

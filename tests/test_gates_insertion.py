@@ -11,13 +11,13 @@ from keras import layers as L
 from zoo import block, randomize
 
 import keras_rmda as kr
-from keras_rmda._compat import layers_of
 from keras_rmda.gates.dependent import DependentL0Gate, GateGenerator, SharedL0Gate
 from keras_rmda.gates.places import places_in
 from keras_rmda.gates.training import expected_macs
-from keras_rmda.pruning.liveness import plan
-from keras_rmda.pruning.report import amounts
-from keras_rmda.pruning.trace import trace
+from keras_rmda.platform.compat import layers_of
+from keras_rmda.structure.liveness import plan
+from keras_rmda.structure.report import amounts
+from keras_rmda.structure.trace import trace
 
 EVERY_KIND = pytest.mark.parametrize(
     ("kind", "direction"), [("l0", "forward"), ("dep_l0", "forward"), ("dep_l0", "backward")]

@@ -11,7 +11,7 @@ from keras import layers as L
 
 import keras_rmda as kr
 from keras_rmda.channels.keras_hub import ROWS
-from keras_rmda.pruning.verification import difference
+from keras_rmda.structure.verification import difference
 
 hub = pytest.importorskip("keras_hub")
 

@@ -8,7 +8,7 @@ from keras import ops
 from zoo import randomize, width, zero, zero_recurrence
 
 import keras_rmda as kr
-from keras_rmda.pruning.verification import difference
+from keras_rmda.structure.verification import difference
 
 HEADS = {"h": 3, "d": 4, "n": 5}
 

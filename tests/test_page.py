@@ -11,9 +11,9 @@ from keras import layers as L
 
 import keras_rmda as kr
 from keras_rmda.cli import main
-from keras_rmda.page import times
-from keras_rmda.page.entries import score_of
-from keras_rmda.page.logs import curves, read_log
+from keras_rmda.cli.page import times
+from keras_rmda.cli.page.entries import score_of
+from keras_rmda.cli.page.logs import curves, read_log
 
 RANDOM = np.random.default_rng(0)
 X, Y = RANDOM.normal(size=(40, 8, 8, 1)).astype("float32"), RANDOM.integers(3, size=40)

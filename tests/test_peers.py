@@ -9,7 +9,7 @@ from keras import ops
 from zoo import block, randomize, width, zero
 
 import keras_rmda as kr
-from keras_rmda.pruning.verification import difference, random_inputs
+from keras_rmda.structure.verification import difference, random_inputs
 
 
 def array(x):

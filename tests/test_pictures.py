@@ -10,7 +10,7 @@ import pytest
 from keras import layers as L
 
 import keras_rmda as kr
-from keras_rmda.pruning.pictures import draw_training, html_table
+from keras_rmda.structure.pictures import draw_training, html_table
 
 matplotlib.use("agg")
 

@@ -12,10 +12,10 @@ from zoo import ZOO, block, randomize, width, zero
 
 import keras_rmda as kr
 from keras_rmda.channels.table import RULES
-from keras_rmda.pruning.liveness import plan
-from keras_rmda.pruning.report import report
-from keras_rmda.pruning.trace import trace
-from keras_rmda.pruning.verification import VerificationError, difference, random_inputs
+from keras_rmda.structure.liveness import plan
+from keras_rmda.structure.report import report
+from keras_rmda.structure.trace import trace
+from keras_rmda.structure.verification import VerificationError, difference, random_inputs
 
 
 def structure(model):
@@ -385,7 +385,7 @@ def test_verification_computes_with_all_bits(monkeypatch):
     zero(model, "d", 1, [0, 2])
     with pytest.raises(VerificationError):
         kr.strip(model)
-    monkeypatch.setattr("keras_rmda._compat.runs_on_cpu", lambda: False)
+    monkeypatch.setattr("keras_rmda.platform.compat.runs_on_cpu", lambda: False)
     kr.strip(model)
     assert not has_all_bits()
 

@@ -17,7 +17,7 @@ import keras_rmda as kr
 from keras_rmda.export.benchmark import Interpreter as FileInterpreter
 from keras_rmda.export.contents import read_contents
 from keras_rmda.export.legacy import Unsupported, as_tf_keras
-from keras_rmda.pruning.verification import difference
+from keras_rmda.structure.verification import difference
 
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.normal(size=(48, 12, 12, 3)).astype("float32")

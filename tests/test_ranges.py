@@ -7,7 +7,7 @@ from keras import layers as L
 from keras import ops
 
 import keras_rmda as kr
-from keras_rmda.pruning.verification import difference
+from keras_rmda.structure.verification import difference
 
 
 def causal(x):

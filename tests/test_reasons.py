@@ -12,14 +12,14 @@ from test_coupling import some
 from zoo import randomize, zero
 
 import keras_rmda as kr
-from keras_rmda import _graphs
-from keras_rmda.assignment import names_of
 from keras_rmda.channels.sites import WRITTEN
-from keras_rmda.coupling import NoGroupsError
-from keras_rmda.pruning.liveness import plan
-from keras_rmda.pruning.report import STRUCTURAL, reasons_of
-from keras_rmda.pruning.trace import as_graph, trace
-from keras_rmda.pruning.verification import random_inputs
+from keras_rmda.optimizers.assignment import names_of
+from keras_rmda.platform import graphs
+from keras_rmda.structure.coupling import NoGroupsError
+from keras_rmda.structure.liveness import plan
+from keras_rmda.structure.report import STRUCTURAL, reasons_of
+from keras_rmda.structure.trace import as_graph, trace
+from keras_rmda.structure.verification import random_inputs
 
 READERS = (
     "read by ", "mixed by the activation of ", "mixed by ", "compared by ", "masks ", "border of same padding in ",
@@ -39,10 +39,10 @@ def outputs_of_calls(model, inputs, change=None, at=(), is_uneven=False):
     found = []
 
     def call(node, arguments, keyword_arguments):
-        if _graphs.is_inner_graph(node.operation):
-            given = keras.tree.flatten((arguments, _graphs.without_masks(keyword_arguments)))
+        if graphs.is_inner_graph(node.operation):
+            given = keras.tree.flatten((arguments, graphs.without_masks(keyword_arguments)))
             given = [x for x in given if ops.is_tensor(x)]
-            return keras.tree.flatten(_graphs.replayed(node.operation, given, call))
+            return keras.tree.flatten(graphs.replayed(node.operation, given, call))
         made = keras.tree.flatten(node.operation(*arguments, **keyword_arguments))
         if is_uneven:
             made = [uneven(y, len(found)) for y in made]
@@ -51,7 +51,7 @@ def outputs_of_calls(model, inputs, change=None, at=(), is_uneven=False):
         found.append([ops.convert_to_numpy(y) for y in made])
         return made
 
-    ends = _graphs.replayed(model, [ops.convert_to_tensor(x) for x in inputs], call)
+    ends = graphs.replayed(model, [ops.convert_to_tensor(x) for x in inputs], call)
     return found, [ops.convert_to_numpy(y) for y in keras.tree.flatten(ends)]
 
 
@@ -157,7 +157,7 @@ def random_graph(seed):
     finally:
         keras.config.set_dtype_policy(before)
     try:
-        _graphs.call(model, random_inputs(model))
+        graphs.call(model, random_inputs(model))
     except Exception:
         pytest.skip("Keras cannot run this model")
     return model

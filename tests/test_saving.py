@@ -16,8 +16,8 @@ from keras.src.models.functional import Functional
 from savable import MODELS, Block, Forgetting, Net, Scale, quick
 
 import keras_rmda as kr
-from keras_rmda._compat import layers_of
-from keras_rmda._likeness import are_alike
+from keras_rmda.platform.compat import layers_of
+from keras_rmda.platform.copying.likeness import are_alike
 
 LOSING = ("first", "dense", "units", "head")
 """Layers that lose two channels."""

@@ -11,7 +11,7 @@ from test_strangers import half_zero, numbers, stripped
 from zoo import randomize
 
 import keras_rmda as kr
-from keras_rmda.pruning.verification import difference
+from keras_rmda.structure.verification import difference
 
 pytestmark = only_tensorflow
 own = keras.saving.register_keras_serializable(package="tests_shared")

@@ -16,8 +16,8 @@ from training import MAKERS, needs_multi_optimizer
 import keras_rmda as kr
 from keras_rmda.optimizers.joint import NEVER_AGAIN
 from keras_rmda.optimizers.models import optimizers_of
-from keras_rmda.pruning.lifting import found_in
-from keras_rmda.pruning.trace import as_graph
+from keras_rmda.structure.lifting import found_in
+from keras_rmda.structure.trace import as_graph
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(200, 6))

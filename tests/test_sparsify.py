@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from keras import layers as L
 
 import keras_rmda as kr
-from keras_rmda.assignment import is_kernel
-from keras_rmda.sparsify import SparseInitializer, sparsify, thinned
+from keras_rmda.optimizers.assignment import is_kernel
+from keras_rmda.structure.sparsify import SparseInitializer, sparsify, thinned
 
 GROUPS = ("input", "output", "kernel")
 

@@ -6,7 +6,8 @@ import sys
 
 import pytest
 
-from keras_rmda import _startup, arguments, cli, commands
+from keras_rmda.cli import arguments, commands
+from keras_rmda.platform import startup
 
 
 def started(*command):
@@ -23,7 +24,7 @@ def test_help_is_there_without_keras():
     assert result.returncode == 0
     assert "inspect" in result.stdout
     assert said == []
-    assert "keras_rmda.arguments" in imported
+    assert "keras_rmda.cli.arguments" in imported
     assert not {"keras", "numpy", "tensorflow"} & imported
 
 
@@ -44,7 +45,7 @@ def test_what_is_left_out_at_the_start_can_be_imported_afterwards():
     result, _, _ = started("-c", program + "import sklearn, matplotlib.pyplot; print('done')")
     modules, afterwards = result.stdout.splitlines()
     assert "keras" in modules.split()
-    assert not set(_startup.OPTIONAL) & set(modules.split())
+    assert not set(startup.OPTIONAL) & set(modules.split())
     assert afterwards == "done"
 
 
@@ -64,7 +65,7 @@ def test_what_is_left_out_at_the_start_can_be_imported_afterwards():
 def test_only_the_program_itself_takes_the_arguments(arguments, of_python, expected, monkeypatch):
     monkeypatch.setattr(sys, "argv", arguments)
     monkeypatch.setattr(sys, "orig_argv", of_python)
-    assert _startup.is_program() is expected
+    assert startup.is_program() is expected
 
 
 @pytest.mark.parametrize(
@@ -85,18 +86,14 @@ def test_the_backend_is_the_one_that_keras_finds(content, environment, expected,
         (tmp_path / "keras.json").write_text(content)
     if environment is not None:
         monkeypatch.setenv("KERAS_BACKEND", environment)
-    assert _startup.backend() == expected
+    assert startup.backend() == expected
 
 
 def test_imports_are_hidden_only_meanwhile_and_only_if_they_were_not_there(tmp_path, monkeypatch):
     (tmp_path / "hidden_meanwhile.py").write_text("there = True")
     monkeypatch.syspath_prepend(tmp_path)
-    with _startup.without(["hidden_meanwhile", "sys"]):
+    with startup.without(["hidden_meanwhile", "sys"]):
         with pytest.raises(ImportError):
             importlib.import_module("hidden_meanwhile")
         assert sys.modules["sys"] is sys
     assert importlib.import_module("hidden_meanwhile").there
-
-
-def test_the_program_has_no_other_parser():
-    assert cli.parser is arguments.parser

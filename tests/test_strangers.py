@@ -9,8 +9,9 @@ from keras import ops
 from zoo import randomize
 
 import keras_rmda as kr
-from keras_rmda import assignment
-from keras_rmda.pruning.verification import difference
+from keras_rmda.optimizers import assignment
+from keras_rmda.platform import compat
+from keras_rmda.structure.verification import difference
 
 pytestmark = only_tensorflow
 own = keras.saving.register_keras_serializable(package="tests_strangers")
@@ -500,13 +501,13 @@ def test_heads_that_are_written_by_hand_get_gates(way, kind):
     gated = kr.gates.insert(model, kind, 1e-3, where="everywhere")
     x = numbers(3, 4, 8)
     assert difference(model(x), gated(x)) < 1e-6
-    gates = {gate.name: gate for gate in kr._compat.layers_of(gated) if isinstance(gate, kr.layers.L0Gate)}
+    gates = {gate.name: gate for gate in compat.layers_of(gated) if isinstance(gate, kr.layers.L0Gate)}
     name = "value_gate" if way == "layers" else "dense_gate"
     [found] = [gate for gate in gates.values() if gate.frozen.shape == (heads,) and gate.name != "wide_gate"]
     assert way == "code" or found.name == name
     found.frozen.assign([0.0] * (heads - 1) + [0.75])
     small = stripped(gated, x, numbers(2, 4, 8))
-    assert not [layer for layer in kr._compat.layers_of(small) if isinstance(layer, kr.layers.L0Gate)]
+    assert not [layer for layer in compat.layers_of(small) if isinstance(layer, kr.layers.L0Gate)]
     assert any(v.shape[0] == 12 // heads for v in small.weights if len(v.shape) == 2)
     for gate in gates.values():
         gate.frozen.assign(np.arange(gate.frozen.shape[0]) % 2 + 0.0)
@@ -518,7 +519,7 @@ def test_gates_go_into_subclassed_models(tmp_path):
     model(x)
     gated = kr.gates.insert(randomize(model), "l0", 1e-3, where="everywhere")
     assert difference(model(x), gated(x)) < 1e-6
-    gates = [gate for gate in kr._compat.layers_of(gated) if isinstance(gate, kr.layers.L0Gate)]
+    gates = [gate for gate in compat.layers_of(gated) if isinstance(gate, kr.layers.L0Gate)]
     assert sorted(gate.frozen.shape[0] for gate in gates) == [3, 6, 8]
     for gate in gates:
         gate.frozen.assign(np.arange(gate.frozen.shape[0]) % 2 + 0.0)

@@ -9,8 +9,15 @@ from keras import ops
 from zoo import randomize
 
 import keras_rmda as kr
-from keras_rmda.pruning.verification import difference
-from keras_rmda.tracing.tensorflow import BINARY, FUNCTIONS, OF_SIZES, REDUCTIONS, UNARY, tensorflow_as_operations
+from keras_rmda.platform.tracing.tensorflow import (
+    BINARY,
+    FUNCTIONS,
+    OF_SIZES,
+    REDUCTIONS,
+    UNARY,
+    tensorflow_as_operations,
+)
+from keras_rmda.structure.verification import difference
 
 pytestmark = only_tensorflow
 tf = pytest.importorskip("tensorflow")

@@ -28,9 +28,10 @@ pytest.importorskip("keras_hub")
 from keras_hub_models import KINDS, LENGTH, samples
 
 import keras_rmda as kr
-from keras_rmda import _graphs, assignment
-from keras_rmda._compat import layers_of
-from keras_rmda.pruning.verification import difference
+from keras_rmda.optimizers import assignment
+from keras_rmda.platform import graphs
+from keras_rmda.platform.compat import layers_of
+from keras_rmda.structure.verification import difference
 
 MODELS = {name: kind for kind, models in KINDS.items() for name in models}
 
@@ -213,7 +214,7 @@ def _measure(result):
 def leaves(model):
     """Return the layers of a model that have weights of their own, or none of others."""
     inside = [layer for layer in layers_of(model) if layer is not model]
-    return [layer for layer in inside if not _graphs.is_inner_graph(layer) and not list(layer._layers)]
+    return [layer for layer in inside if not graphs.is_inner_graph(layer) and not list(layer._layers)]
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, id=name.replace(" ", "-")) for name in MODELS])

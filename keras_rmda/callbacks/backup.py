@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_rmda import _compat, _files, _replicas
+from keras_rmda.platform import compat, files, replicas
 
 WEIGHTS, REST = "model.weights.h5", "rest.npz"
 
@@ -64,7 +64,7 @@ class BackupAndRestore(keras.callbacks.Callback):
                 shutil.rmtree(part)
         copies = self._copies()
         number = _number(copies[-1]) if copies else 0
-        if not _replicas.agree_on(number, getattr(self.model, "distribute_strategy", None)):
+        if not replicas.agree_on(number, getattr(self.model, "distribute_strategy", None)):
             raise ValueError(
                 "The workers see different copies: `backup_dir` must be one folder that all of them see. "
                 f"Received: backup_dir={str(self.backup_dir)!r}, in which this worker sees {number} epochs"
@@ -77,7 +77,7 @@ class BackupAndRestore(keras.callbacks.Callback):
         with np.load(copies[-1] / REST) as rest:
             for variable, value in zip(self._random_states(), rest.values(), strict=True):
                 variable.assign(value)
-        _compat.begin_at_epoch(self.model, number)
+        compat.begin_at_epoch(self.model, number)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Write a copy, then delete the one before; of several workers, the chief does."""
@@ -85,19 +85,19 @@ class BackupAndRestore(keras.callbacks.Callback):
             return
         part = self._part()
         part.mkdir()
-        with _replicas.alone():
+        with replicas.alone():
             self.model.save_weights(part / WEIGHTS)
         np.savez(part / REST, *map(ops.convert_to_numpy, self._random_states()))
         before = self._copies()
-        _files.write_through(*part.iterdir(), part)
+        files.write_through(*part.iterdir(), part)
         os.rename(part, self.backup_dir / f"epoch-{epoch + 1:06d}")
-        _files.write_through(self.backup_dir)
+        files.write_through(self.backup_dir)
         for path in before:
             self._delete(path)
 
     def on_train_end(self, logs: dict | None = None) -> None:
         """Delete the copy."""
-        _compat.begin_at_epoch(self.model, None)
+        compat.begin_at_epoch(self.model, None)
         if self.delete_checkpoint and self._is_chief:
             for path in self._copies():
                 self._delete(path)
@@ -105,7 +105,7 @@ class BackupAndRestore(keras.callbacks.Callback):
 
     @property
     def _is_chief(self) -> bool:
-        return _replicas.is_chief(getattr(self.model, "distribute_strategy", None))
+        return replicas.is_chief(getattr(self.model, "distribute_strategy", None))
 
     def _copies(self) -> list[Path]:
         """Return all complete copies, the newest last."""

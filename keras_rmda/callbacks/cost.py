@@ -10,11 +10,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_rmda import _nested
 from keras_rmda.callbacks.session import Companion
 from keras_rmda.channels.sites import Cut
 from keras_rmda.optimizers.notes import notes_of
-from keras_rmda.pruning.trace import as_graph, trace
+from keras_rmda.platform import nested
+from keras_rmda.structure.trace import as_graph, trace
 
 
 class TrainingCost(Companion):
@@ -95,7 +95,7 @@ class TrainingCost(Companion):
 
     @property
     def _steps(self) -> int:
-        return max(int(ops.convert_to_numpy(x._iterations)) for x in _nested.inner_optimizers(self.model.optimizer))
+        return max(int(ops.convert_to_numpy(x._iterations)) for x in nested.inner_optimizers(self.model.optimizer))
 
 
 def macs_of(model: keras.Model) -> float:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import keras
 
-from keras_rmda import _checks
 from keras_rmda.gates.training import freeze
+from keras_rmda.platform import checks
 
 
 class FreezeGates(keras.callbacks.Callback):
@@ -25,7 +25,7 @@ class FreezeGates(keras.callbacks.Callback):
 
     def __init__(self, epoch: int):
         super().__init__()
-        self.epoch = _checks.whole("epoch", epoch)
+        self.epoch = checks.whole("epoch", epoch)
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Fix the gates."""

@@ -9,18 +9,18 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_rmda import _finite, _nested
-from keras_rmda._checks import SparsityWarning
-from keras_rmda.assignment import is_kernel, own_regularizer
 from keras_rmda.callbacks.session import Companion
-from keras_rmda.coupling import tie_what_goes_together
 from keras_rmda.gates.training import expected_macs, found_open, gates_in
+from keras_rmda.optimizers.assignment import is_kernel, own_regularizer
 from keras_rmda.optimizers.base import SparseOptimizer
 from keras_rmda.optimizers.models import optimizers_of
-from keras_rmda.pruning.liveness import plan
-from keras_rmda.pruning.report import amounts, everything
-from keras_rmda.pruning.trace import Trace, as_graph, trace
+from keras_rmda.platform import finite, nested
+from keras_rmda.platform.checks import SparsityWarning
 from keras_rmda.regularizers import GroupLasso, Joint, ProximalRegularizer, Tensor
+from keras_rmda.structure.coupling import tie_what_goes_together
+from keras_rmda.structure.liveness import plan
+from keras_rmda.structure.report import amounts, everything
+from keras_rmda.structure.trace import Trace, as_graph, trace
 
 OF_PENALTIES = ("zero_groups", "zero_weights", "penalty")
 OF_MODELS = ("macs", "removable_macs", "removable_parameters", "open_gates", "expected_macs")
@@ -64,7 +64,7 @@ class SparsityMonitor(Companion):
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Measure; stop a training whose weights are not finite, and say where."""
-        _finite.stop_if_not_finite(self.model, epoch, logs)
+        finite.stop_if_not_finite(self.model, epoch, logs)
         if logs is None:
             return
         values: dict[int, np.ndarray] = {}
@@ -125,7 +125,7 @@ class SparsityMonitor(Companion):
 def penalized(model: keras.Model) -> Iterator[tuple[ProximalRegularizer | Joint, list[keras.Variable], list[Tensor]]]:
     """Yield every penalty of a model with its variables, and their structured values under an optimizer of ours."""
     ours, others = optimizers_of(model), []
-    trainer = _nested.trainer_of(getattr(model, "optimizer", None))
+    trainer = nested.trainer_of(getattr(model, "optimizer", None))
     for variable in model.trainable_variables:
         optimizer = trainer(variable)
         if not isinstance(optimizer, SparseOptimizer) or not optimizer.built:

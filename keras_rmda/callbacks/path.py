@@ -9,11 +9,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_rmda import _checks, _graphs
-from keras_rmda._copies import Copies
-from keras_rmda._saving import made_savable
 from keras_rmda.optimizers.models import optimizers_of
 from keras_rmda.optimizers.notes import Note, notes_of
+from keras_rmda.platform import checks, graphs
+from keras_rmda.platform.copying.copies import Copies
+from keras_rmda.platform.copying.saving import made_savable
 from keras_rmda.regularizers import ProximalRegularizer
 
 NEVER = np.inf
@@ -131,7 +131,7 @@ class SolutionPath(keras.callbacks.Callback):
         Raises:
             ValueError: if `epoch` was not recorded.
         """
-        epoch = _checks.whole("epoch", epoch, maximum=self.epochs)
+        epoch = checks.whole("epoch", epoch, maximum=self.epochs)
         if not self._supports:
             raise ValueError("Nothing is recorded yet: pass this callback to `fit` first.")
         return {
@@ -155,7 +155,7 @@ class SolutionPath(keras.callbacks.Callback):
         support = self.support(epoch)
         model = self._recorded
         made: dict[int, list] = {}
-        ticket = _graphs.rebuilt(model, Copies(model, made).whole, made)
+        ticket = graphs.rebuilt(model, Copies(model, made).whole, made)
         made_savable(ticket, model, made)
         ticket.set_weights(self._initial_weights)
         for old, new in zip(model.trainable_variables, ticket.trainable_variables, strict=True):

@@ -8,9 +8,9 @@ from typing import Any
 
 import keras
 
-from keras_rmda import _hooks
 from keras_rmda.callbacks.structured import StructuredWeights
 from keras_rmda.optimizers.models import may_have_ours
+from keras_rmda.platform import hooks
 
 
 class Companion(keras.callbacks.Callback):
@@ -81,4 +81,4 @@ def check_order(callbacks: list[keras.callbacks.Callback]) -> None:
 
 
 # When the package is imported, like the wrapping of `compile`.
-_hooks.surround_fit(session)
+hooks.surround_fit(session)

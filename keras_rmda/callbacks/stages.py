@@ -10,13 +10,13 @@ from typing import Literal
 import keras
 from keras import ops
 
-from keras_rmda import _checks
 from keras_rmda.callbacks.session import Companion
 from keras_rmda.optimizers.base import SparseOptimizer
 from keras_rmda.optimizers.models import optimizers_of
 from keras_rmda.optimizers.momentum import AveragingOptimizer
 from keras_rmda.optimizers.notes import Notes
 from keras_rmda.optimizers.ramda import RAMDA
+from keras_rmda.platform import checks
 
 
 class StagewiseSchedule(Companion):
@@ -48,16 +48,16 @@ class StagewiseSchedule(Companion):
     def __init__(self, milestones: Sequence[int], factor: float = 0.1, style: Literal["rmda", "ramda"] = "rmda"):
         super().__init__()
         try:
-            milestones = [_checks.whole("milestones", epoch) for epoch in milestones]
+            milestones = [checks.whole("milestones", epoch) for epoch in milestones]
         except TypeError:
             raise ValueError(f"`milestones` must be a sequence of epochs. Received: {milestones!r}") from None
         if not milestones or any(a >= b for a, b in pairwise(milestones)):
             raise ValueError(f"`milestones` must be increasing and not empty. Received: milestones={milestones!r}")
         self.milestones = milestones
-        self.factor = _checks.real("factor", factor, maximum=1.0, open_minimum=True)
+        self.factor = checks.real("factor", factor, maximum=1.0, open_minimum=True)
         if self.factor == 1.0:
             raise ValueError(f"`factor` must be less than 1. Received: factor={factor!r}")
-        _checks.one_of("style", style, ("rmda", "ramda"))
+        checks.one_of("style", style, ("rmda", "ramda"))
         self.style = style
 
     @property
@@ -110,7 +110,7 @@ class StagewiseSchedule(Companion):
 
     def _warn(self, what: str) -> None:
         message = f"The milestones {self.milestones} of StagewiseSchedule are {what}."
-        warnings.warn(message, _checks.SparsityWarning, stacklevel=3)
+        warnings.warn(message, checks.SparsityWarning, stacklevel=3)
 
     def _average_anew(self, optimizer: AveragingOptimizer, epoch: int) -> None:
         if epoch == 0:

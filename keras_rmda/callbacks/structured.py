@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import keras
 
-from keras_rmda import _checks, _compat
 from keras_rmda.optimizers.models import optimizers_of
+from keras_rmda.platform import checks, compat
 
 
 class StructuredWeights(keras.callbacks.Callback):
@@ -30,7 +30,7 @@ class StructuredWeights(keras.callbacks.Callback):
 
     def __init__(self, active: bool = True):
         super().__init__()
-        self.active = _checks.truth("active", active)
+        self.active = checks.truth("active", active)
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Give training its iterate back."""
@@ -47,7 +47,7 @@ class StructuredWeights(keras.callbacks.Callback):
 
     def on_interruption(self) -> None:
         """Show the structured weights of the last step that `fit` has made, whatever ended it."""
-        _compat.take_state_back(self.model)
+        compat.take_state_back(self.model)
         for optimizer in optimizers_of(self.model):
             optimizer.show()
 

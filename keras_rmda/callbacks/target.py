@@ -10,13 +10,13 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_rmda import _checks, _compat, _finite, _nested
 from keras_rmda.callbacks.best import forget_best
 from keras_rmda.callbacks.choice import Groups
 from keras_rmda.callbacks.session import Companion
 from keras_rmda.optimizers.joint import NEVER_AGAIN
 from keras_rmda.optimizers.models import optimizers_of
 from keras_rmda.optimizers.notes import notes_of
+from keras_rmda.platform import checks, compat, finite, nested
 
 RANKINGS = ("magnitude", "fisher")
 
@@ -92,15 +92,15 @@ class TargetSparsity(Companion):
         ranking: Literal["magnitude", "fisher"] = "magnitude",
     ):
         super().__init__()
-        self.target = _checks.real("target", target, open_minimum=True)
-        _checks.one_of("metric", metric, _checks.METRICS)
+        self.target = checks.real("target", target, open_minimum=True)
+        checks.one_of("metric", metric, checks.METRICS)
         self.metric = metric
-        self.begin = _checks.real("begin", begin, maximum=1.0)
-        self.end = _checks.real("end", end, maximum=1.0)
+        self.begin = checks.real("begin", begin, maximum=1.0)
+        self.end = checks.real("end", end, maximum=1.0)
         if self.begin >= self.end:
             raise ValueError(f"`begin` must be less than `end`. Received: begin={begin!r}, end={end!r}")
-        self.multiple_of = _checks.whole("multiple_of", multiple_of, 1)
-        _checks.one_of("ranking", ranking, RANKINGS)
+        self.multiple_of = checks.whole("multiple_of", multiple_of, 1)
+        checks.one_of("ranking", ranking, RANKINGS)
         self.ranking = ranking
         self._groups: Groups | None = None
         self.writes = (f"{metric}_left",)
@@ -135,7 +135,7 @@ class TargetSparsity(Companion):
                 f"look into, such as {', '.join(largest)}: `keras_rmda.analyze` says why, and "
                 "`keras_rmda.register_rule` teaches it a layer."
             )
-            warnings.warn(message, _checks.SparsityWarning, stacklevel=2)
+            warnings.warn(message, checks.SparsityWarning, stacklevel=2)
         self._goal = self.target if self.target < 1 else self.target / groups.whole
         if self._goal > 1:
             raise ValueError(
@@ -170,19 +170,19 @@ class TargetSparsity(Companion):
         steps = self.params.get("steps")
         share = (self._epoch + (batch + 1) / (steps or 1)) / self.params["epochs"]
         if steps and batch + 1 < steps and self._is_due(share):
-            _compat.take_state_back(self.model)
+            compat.take_state_back(self.model)
             self._go_on(share)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Choose groups, if that is due, and put the share that is left into `logs`."""
-        self._failed = _finite.stop_if_not_finite(self.model, epoch, logs)
+        self._failed = finite.stop_if_not_finite(self.model, epoch, logs)
         if self._steps > self._steps_before:
             self._go_on((epoch + 1) / self.params["epochs"])
         else:
             warnings.warn(
                 f"No step was made in epoch {epoch + 1}, so TargetSparsity chose nothing: the data had no batches, or "
                 "all gradients were skipped.",
-                _checks.SparsityWarning,
+                checks.SparsityWarning,
                 stacklevel=2,
             )
         self._take_a_note(epoch + 1)
@@ -205,12 +205,12 @@ class TargetSparsity(Companion):
             else:
                 why = f"single groups are large, or multiple_of={self.multiple_of} is"
             message = f"Training ended with {left:.1%} of the {self.metric}, not with {self._goal:.1%}: {why}."
-            warnings.warn(message, _checks.SparsityWarning, stacklevel=2)
+            warnings.warn(message, checks.SparsityWarning, stacklevel=2)
 
     @property
     def _steps(self) -> int:
         # Keras 3.8 does not count those of a LossScaleOptimizer itself.
-        inside = _nested.inner_optimizers(self.model.optimizer)
+        inside = nested.inner_optimizers(self.model.optimizer)
         return sum(int(ops.convert_to_numpy(each.iterations)) for each in inside)
 
     def _take_a_note(self, epoch: int) -> None:
@@ -226,7 +226,7 @@ class TargetSparsity(Companion):
     def _go_on(self, share: float) -> None:
         """Decide what is due at this share of the training."""
         groups, progress = self._groups, self._progress(share)
-        if not self._is_due(share) or groups.is_final or _finite.nonfinite_weights(self.model):  # no order to choose by
+        if not self._is_due(share) or groups.is_final or finite.nonfinite_weights(self.model):  # no order to choose by
             return
         self._decisions = int(min(progress, 1.0) * DECISIONS) + 1
         self._take_a_note(self._epoch)

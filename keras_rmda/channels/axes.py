@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_rmda.channels.functions import ARITHMETIC, COMPARISONS, UNARY
 from keras_rmda.channels.tensors import Atoms
-from keras_rmda.tracing.labels import EQUATIONS
+from keras_rmda.platform.tracing.labels import EQUATIONS
 
 KEEPS_ZEROS = frozenset(
     [

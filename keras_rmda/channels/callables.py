@@ -10,13 +10,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_rmda._symbolic import UNTRACEABLE
 from keras_rmda.channels.constants import activated, evaluate
 from keras_rmda.channels.functions import is_elementwise, is_of_any_width
 from keras_rmda.channels.rule import Read, Rule
 from keras_rmda.channels.simple import Carries, Mixes
 from keras_rmda.channels.sites import Cut, Site
 from keras_rmda.channels.tensors import NotCovered
+from keras_rmda.platform.copying.symbolic import UNTRACEABLE
 
 
 def of_activation(layer: Any) -> Rule:

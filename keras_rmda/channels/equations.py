@@ -8,7 +8,7 @@ from keras_rmda.channels.merges import operands
 from keras_rmda.channels.positions import axes_of
 from keras_rmda.channels.sites import Call
 from keras_rmda.channels.tensors import NotCovered, Tensor
-from keras_rmda.tracing.labels import EQUATIONS, Equation
+from keras_rmda.platform.tracing.labels import EQUATIONS, Equation
 
 
 def ranks_of(call: Call) -> list[int]:

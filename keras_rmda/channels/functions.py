@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_rmda import _compat, _graphs
+from keras_rmda.platform import compat, graphs
 
 
 def names_in_text(text: str) -> frozenset[str]:
@@ -115,7 +115,7 @@ class _Plain(keras.StatelessScope):
 
 def _decide(function: Any) -> bool:
     try:
-        with _compat.without_a_trace(has_values=True), _Plain():
+        with compat.without_a_trace(has_values=True), _Plain():
             return all(_has_elementwise_program(each) and _is_elementwise_on_numbers(each) for each in _plain(function))
     except Exception:  # whatever the user's code raises
         return False
@@ -158,7 +158,7 @@ def _program_of_keras(function: Callable) -> bool:
         return True
     if y.shape != x.shape:
         return False
-    for node in _graphs.nodes(_graphs.Functional(x, y)):
+    for node in graphs.nodes(graphs.Functional(x, y)):
         operation = node.operation
         if node.is_input:
             continue
@@ -167,7 +167,7 @@ def _program_of_keras(function: Callable) -> bool:
                 return False
             if not is_elementwise(operation):
                 return False
-        elif not (_graphs.is_raw_operation(operation) and type(operation).__name__ in OF_KERAS):
+        elif not (graphs.is_raw_operation(operation) and type(operation).__name__ in OF_KERAS):
             return False
         given = keras.tree.flatten((node.arguments.args, node.arguments.kwargs))
         others = [each for each in given if not isinstance(each, keras.KerasTensor)]
@@ -265,7 +265,7 @@ def is_homogeneous(operation: Any) -> bool:
         return is_homogeneous(operation.activation)
     if type(operation) is keras.layers.ReLU:
         return operation.max_value is None and operation.threshold == 0
-    if _graphs.is_raw_operation(operation):
+    if graphs.is_raw_operation(operation):
         return type(operation).__name__ in HOMOGENEOUS_OPERATIONS
     backends = [getattr(sys.modules.get(backend), "nn", None) for backend in ("tensorflow", "jax")]
     modules = [keras.activations, ops, *backends]

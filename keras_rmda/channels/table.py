@@ -9,8 +9,6 @@ import keras
 import numpy as np
 from keras import layers as L
 
-from keras_rmda import _compat, _graphs
-from keras_rmda._symbolic import UNTRACEABLE
 from keras_rmda.channels.attention import Attends
 from keras_rmda.channels.borders import Pads, Resizes, resized, spatial_padding
 from keras_rmda.channels.callables import at_inference, is_elementwise_at_inference, of_activation, of_lambda
@@ -80,7 +78,9 @@ from keras_rmda.channels.weights import (
     StepsAgain,
 )
 from keras_rmda.channels.wrappers import Distributes, Wraps, normalized_spectrally
-from keras_rmda.tracing import (
+from keras_rmda.platform import compat, graphs
+from keras_rmda.platform.copying.symbolic import UNTRACEABLE
+from keras_rmda.platform.tracing import (
     AsOneSample,
     ForEachSample,
     Numbers,
@@ -90,8 +90,8 @@ from keras_rmda.tracing import (
     Weight,
     WithoutSamples,
 )
-from keras_rmda.tracing.derived import Derived
-from keras_rmda.tracing.ranges import PositionsUpTo, Range
+from keras_rmda.platform.tracing.derived import Derived
+from keras_rmda.platform.tracing.ranges import PositionsUpTo, Range
 
 
 def one_axis(layer: Any) -> str | None:
@@ -112,7 +112,7 @@ def of_normalization(layer: Any) -> Rule:
 # These layers change each number by itself, or nothing at inference.
 SILENT = (
     L.Dropout, L.SpatialDropout1D, L.SpatialDropout2D, L.SpatialDropout3D, L.GaussianDropout,
-    L.ActivityRegularization, L.Identity, _compat.StochasticDepth,
+    L.ActivityRegularization, L.Identity, compat.StochasticDepth,
 )  # fmt: skip
 NOISY = (L.GaussianNoise, L.AlphaDropout)
 GLOBAL_POOLING = (
@@ -182,7 +182,7 @@ RULES: dict[type, Rule | Callable[[Any], Rule]] = {
     L.PReLU: Slopes(),
     L.Rescaling: Carries(constant=rescaled, arrays=("scale", "offset")),
     L.Normalization: of_normalization,
-    _compat.LayerScale: Carries({"gamma": "c"}, {"projection_dim": "c"}, constant=scaled, ignores=has_zero_gamma),
+    compat.LayerScale: Carries({"gamma": "c"}, {"projection_dim": "c"}, constant=scaled, ignores=has_zero_gamma),
     **dict.fromkeys(SILENT, Carries(constant=unchanged)),
     **dict.fromkeys(NOISY, Carries(constant=unchanged, noisy=True)),
     **dict.fromkeys(GLOBAL_POOLING, Carries(mixes_positions=True, constant=unchanged)),
@@ -202,7 +202,7 @@ RULES: dict[type, Rule | Callable[[Any], Rule]] = {
     Range: Counts(),
     PositionsUpTo: Parts(),
     PositionsLike: PositionsAgain(),
-    _compat.CustomScaleLayer: Merges(lambda layer, xs: xs[0] + xs[1] * layer.scale),
+    compat.CustomScaleLayer: Merges(lambda layer, xs: xs[0] + xs[1] * layer.scale),
     L.Concatenate: CONCATENATES,
     L.Dot: Contracts(of_batch_dot, refusal=lambda layer: "normalize=True" if layer.normalize else None),
     L.Flatten: Moves(flattened),
@@ -299,7 +299,7 @@ def rule_of(layer: Any) -> Rule:
         NotCovered: if there is none for this very layer; the message says why.
     """
     rule = row_of(layer)
-    if rule is None and _graphs.is_raw_operation(layer):
+    if rule is None and graphs.is_raw_operation(layer):
         rule = OPERATIONS.get(type(layer).__name__)
     if rule is None and isinstance(layer, keras.Layer) and is_elementwise_at_inference(layer):
         rule = Carries(constant=at_inference, noisy=True)

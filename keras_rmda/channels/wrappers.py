@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from keras_rmda._symbolic import UNTRACEABLE
 from keras_rmda.channels.rule import Demand, Rule, State
 from keras_rmda.channels.sites import Block, Call, Cut, Site
 from keras_rmda.channels.tensors import Atoms, NotCovered, Tensor
+from keras_rmda.platform.copying.symbolic import UNTRACEABLE
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from typing import Any
 
 import keras
 
-from keras_rmda import _compat
 from keras_rmda.callbacks import BackupAndRestore, TargetSparsity
 from keras_rmda.callbacks.best import forget_best
+from keras_rmda.platform import compat
 
 RATES = frozenset(["learning_rate", "lr", "_learning_rate"])
 ASSIGN = frozenset(["assign", "set_value"])
@@ -83,7 +83,7 @@ def works_while_choosing(callback: keras.callbacks.Callback) -> bool:
 
 def remembers(callback: keras.callbacks.Callback, model: keras.Model) -> bool:
     """Return whether a callback holds variables or layers of a model, or arrays of the shapes of its weights."""
-    parts = {id(each) for each in (*model.weights, *_compat.layers_of(model)) if each is not model}
+    parts = {id(each) for each in (*model.weights, *compat.layers_of(model)) if each is not model}
     shapes = [[tuple(each.shape) for each in held] for held in (model.weights, model.trainable_weights)]
     for value in vars(callback).values():
         held = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else [value]

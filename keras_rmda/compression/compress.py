@@ -11,7 +11,6 @@ from typing import Any, Literal
 import keras
 
 import keras_rmda.compression.recipe as recipe
-from keras_rmda import _checks, _fitting
 from keras_rmda.compression.callbacks import checked
 from keras_rmda.compression.counterparts import innermost, proximal, stock
 from keras_rmda.compression.data import Data
@@ -20,8 +19,9 @@ from keras_rmda.compression.result import Compressed, compared
 from keras_rmda.compression.run import Run, kept_in
 from keras_rmda.compression.scores import Score, Scores, score_of
 from keras_rmda.compression.search import Limit, smallest_that_holds
-from keras_rmda.coupling import coupled_groups
-from keras_rmda.pruning import analyze, copied
+from keras_rmda.platform import checks, fitting
+from keras_rmda.structure import analyze, copied
+from keras_rmda.structure.coupling import coupled_groups
 
 KEPT_SAMPLES = 200
 """Inputs that are kept for quantization: as many as `export_tflite` uses."""
@@ -103,14 +103,14 @@ def compress(
     if target is not None and accuracy_loss is not None:
         raise ValueError(f"Give `target` or `accuracy_loss`, not both. Received: {target!r} and {accuracy_loss!r}")
     if accuracy_loss is None:
-        target = _checks.real("target", 0.25 if target is None else target, open_minimum=True)
+        target = checks.real("target", 0.25 if target is None else target, open_minimum=True)
     else:
-        _checks.real("accuracy_loss", accuracy_loss)
-    _checks.one_of("metric", metric, _checks.METRICS)
-    _checks.whole("epochs", epochs, recipe.SHORTEST)
-    _checks.whole("multiple_of", multiple_of, 1)
+        checks.real("accuracy_loss", accuracy_loss)
+    checks.one_of("metric", metric, checks.METRICS)
+    checks.whole("epochs", epochs, recipe.SHORTEST)
+    checks.whole("multiple_of", multiple_of, 1)
     if distillation is not None:
-        _checks.real("distillation", distillation, maximum=1.0)
+        checks.real("distillation", distillation, maximum=1.0)
     how = chosen_verbosity(verbose)
     listed = checked(callbacks)
     data = Data(
@@ -118,7 +118,7 @@ def compress(
         validation_data, validation_split, validation_steps, validation_batch_size,
     )  # fmt: skip
     given = {"optimizer": optimizer, "loss": loss, "metrics": metrics}
-    arguments = _fitting.compile_arguments(model) | {k: v for k, v in given.items() if v is not None}
+    arguments = fitting.compile_arguments(model) | {k: v for k, v in given.items() if v is not None}
     own = keras.optimizers.get(arguments.pop("optimizer", None) or "adam")
     check_steps(model)
     proximal(chooser or own, 0.0, None)  # refuses what has no counterpart, now
@@ -127,7 +127,7 @@ def compress(
         {} if class_weight is None else {"class_weight": class_weight}
     )
 
-    with _fitting.scope_of(model):
+    with fitting.scope_of(model):
         build(model, data)
         whole = copied(model)
         if "loss" not in arguments:
@@ -166,7 +166,7 @@ def compress(
         warnings.warn(
             f"The {score.name} went from {before[score.name]:.4g} to {after[score.name]:.4g}: try more `epochs`, a "
             "larger `target`, or `accuracy_loss`, which ends before that.",
-            _checks.SparsityWarning,
+            checks.SparsityWarning,
             stacklevel=2,
         )
     return Compressed(
@@ -177,7 +177,7 @@ def compress(
 def build(model: keras.Model, data: Data) -> None:
     """Call a model that has no weights yet on a batch, as `fit` does."""
     if not model.built:
-        with fitting(model, data):
+        with explained(model, data):
             model(next(data.batches(1))[0])
 
 
@@ -195,12 +195,12 @@ def check_steps(model: keras.Model) -> None:
 
 def scored(model: keras.Model, data: Data) -> Scores:
     """Return the scores of a compiled model."""
-    with fitting(model, data):
+    with explained(model, data):
         return data.score(model)
 
 
 @contextlib.contextmanager
-def fitting(model: keras.Model, data: Data) -> Iterator[None]:
+def explained(model: keras.Model, data: Data) -> Iterator[None]:
     """Say in one sentence where the data do not fit a model."""
     try:
         yield
@@ -209,7 +209,7 @@ def fitting(model: keras.Model, data: Data) -> Iterator[None]:
         shapes = keras.tree.map_structure(lambda each: tuple(each.shape), x)
         takes = f" It takes inputs of the shapes {model.input_shape!r}." if model.built else ""
         raise ValueError(
-            f"{model.name!r} cannot be evaluated on the data: {_checks.first_line(error)}{takes} Received: batches of "
+            f"{model.name!r} cannot be evaluated on the data: {checks.first_line(error)}{takes} Received: batches of "
             f"inputs of the shapes {shapes!r}"
         ) from error
 
@@ -222,7 +222,7 @@ def warn_of_statistics(run: Run, model: keras.Model, score: Score, before: Score
             f"The moving statistics of the batch normalizations of {model.name!r} do not fit its weights: its "
             f"{score.name} is {before[score.name]:.4g}, and {better[score.name]:.4g} with statistics of the training "
             "data, which `compress` goes on with. A smaller `momentum` mends that where the model is trained.",
-            _checks.SparsityWarning,
+            checks.SparsityWarning,
             stacklevel=3,
         )
     before.update(better)

@@ -7,10 +7,10 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_rmda import _nested
-from keras_rmda.assignment import Regularizers
 from keras_rmda.optimizers import ProxAdamW, ProxSGD
+from keras_rmda.optimizers.assignment import Regularizers
 from keras_rmda.optimizers.base import SparseOptimizer
+from keras_rmda.platform import nested
 
 Rate = float | keras.optimizers.schedules.LearningRateSchedule
 
@@ -111,7 +111,7 @@ def _wrapped(optimizer: Any, inner: Any) -> Any:
 
 def innermost(optimizer: Any) -> Any:
     """Return the one optimizer inside of another; refuse several."""
-    found = _nested.inner_optimizers(optimizer)
+    found = nested.inner_optimizers(optimizer)
     if len(found) != 1:
         names = ", ".join(type(each).__name__ for each in found)
         raise NoCounterpartError(

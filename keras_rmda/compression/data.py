@@ -9,7 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_rmda import _checks, _fitting
+from keras_rmda.platform import checks, fitting
 
 
 class Data:
@@ -36,10 +36,10 @@ class Data:
         validation_steps: int | None = None,
         validation_batch_size: int | None = None,
     ):
-        if _checks.real("validation_split", validation_split, maximum=1.0, open_maximum=True):
+        if checks.real("validation_split", validation_split, maximum=1.0, open_maximum=True):
             if validation_data is not None:
                 raise ValueError("Give `validation_data` or `validation_split`, not both.")
-            (x, y, sample_weight), validation_data = _fitting.split_off((x, y, sample_weight), validation_split)
+            (x, y, sample_weight), validation_data = fitting.split_off((x, y, sample_weight), validation_split)
         if steps_per_epoch is None and (inspect.isgenerator(x) or hasattr(x, "__next__")):
             raise ValueError(
                 "A generator has no length: give `steps_per_epoch`, and a generator that does not end. "
@@ -54,7 +54,7 @@ class Data:
 
     def _counted(self) -> int:
         """Return the number of batches of an epoch, by a pass through the data where they do not know it."""
-        count = _fitting.number_of_batches(self._x, self._y, self._size)
+        count = fitting.number_of_batches(self._x, self._y, self._size)
         if count is None:
             count = sum(1 for _ in self.batches(2**31))
         if count < 1:
@@ -71,12 +71,12 @@ class Data:
     @property
     def is_arrays(self) -> bool:
         """Whether the data are arrays, which `fit` makes batches of."""
-        return _fitting.are_arrays(self._x, self._y)
+        return fitting.are_arrays(self._x, self._y)
 
     def batches(self, limit: int) -> Iterator[tuple]:
         """Yield the first batches, as `(x,)`, `(x, y)` or `(x, y, weights)` of NumPy arrays."""
         try:
-            yield from _fitting.batches(self._x, self._y, self._size, limit)
+            yield from fitting.batches(self._x, self._y, self._size, limit)
         except ValueError as error:
             if not hasattr(self._x, "__next__"):
                 raise
@@ -126,7 +126,7 @@ class Data:
             parts = self.validation_data if isinstance(self.validation_data, (tuple, list)) else (self.validation_data,)
             named = dict(zip(("x", "y", "sample_weight"), parts))
             how = dict(self._validation)
-            if not _fitting.are_arrays(named.get("x"), named.get("y")):
+            if not fitting.are_arrays(named.get("x"), named.get("y")):
                 how["batch_size"] = None
             found = model.evaluate(**named, **how, verbose=0, return_dict=True)
         return {key: float(np.mean(value)) for key, value in found.items()}

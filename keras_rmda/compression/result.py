@@ -11,8 +11,8 @@ import keras
 from keras_rmda.compression.scores import Scores
 from keras_rmda.export import export_tflite
 from keras_rmda.export.tflite import TFLiteFile
-from keras_rmda.pruning.pictures import draw_training, html_table
-from keras_rmda.pruning.report import LayerReport, Report, table
+from keras_rmda.structure.pictures import draw_training, html_table
+from keras_rmda.structure.report import LayerReport, Report, table
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ import keras
 import numpy as np
 
 import keras_rmda.compression.recipe as recipe
-from keras_rmda import _files, _finite, _fitting
 from keras_rmda.callbacks import BackupAndRestore, TargetSparsity
 from keras_rmda.compression.callbacks import GoOn, part_of_one_training, set_rates, works_while_choosing
 from keras_rmda.compression.counterparts import Rescaled, largest, learning_rate, proximal, stock, with_rate
@@ -23,9 +22,10 @@ from keras_rmda.compression.distillation import distilled
 from keras_rmda.compression.progress import Progress
 from keras_rmda.compression.scores import Scores
 from keras_rmda.compression.statistics import BATCHES, FOLLOWS, momenta, recalibrate
-from keras_rmda.coupling import coupled_groups
-from keras_rmda.pruning import strip
+from keras_rmda.platform import files, finite, fitting
 from keras_rmda.regularizers import GroupLasso
+from keras_rmda.structure import strip
+from keras_rmda.structure.coupling import coupled_groups
 
 
 @dataclass
@@ -135,7 +135,7 @@ class Run:
 
     def compile(self, model: keras.Model, optimizer: Any) -> None:
         """Compile a model as the user has compiled hers, with another optimizer."""
-        model.compile(optimizer, **_fitting.with_new_metrics(self.compile_arguments))
+        model.compile(optimizer, **fitting.with_new_metrics(self.compile_arguments))
 
     # ---- helpers
 
@@ -157,7 +157,7 @@ class Run:
             found = self.data.fit(
                 model, epochs=last, initial_epoch=first, verbose=0, callbacks=listed, **self.fit_arguments
             )
-        if failed := _finite.nonfinite_weights(model):
+        if failed := finite.nonfinite_weights(model):
             raise RuntimeError(
                 f"The training ended with weights that are not finite, first {failed[0]!r}: try a smaller learning "
                 "rate."
@@ -188,7 +188,7 @@ class Run:
 
     def _save(self, model: keras.Model, name: str) -> None:
         if self.directory is not None:
-            with _files.replacing(self._path(name)) as temporary:
+            with files.replacing(self._path(name)) as temporary:
                 np.savez(temporary, *model.get_weights())
 
 
@@ -222,7 +222,7 @@ def kept_in(directory: Path | None, settings: dict[str, Any], begun: dict[str, A
         )
     else:
         directory.mkdir(parents=True, exist_ok=True)
-        with _files.replacing(path) as temporary:
+        with files.replacing(path) as temporary:
             temporary.write_text(json.dumps({"settings": settings, "begun": begun}))
     try:
         yield begun

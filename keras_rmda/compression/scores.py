@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import keras
 
-from keras_rmda import _fitting
+from keras_rmda.platform import fitting
 
 Scores = dict[str, float]
 
@@ -40,5 +40,5 @@ def score_of(model: keras.Model, scores: Scores) -> Score:
     """Return the first metric of a compiled model, or its loss where there is none."""
     for name in scores:
         if name != "loss" and not name.endswith("_loss"):
-            return Score(name, _fitting.is_better_higher(model, name))
+            return Score(name, fitting.is_better_higher(model, name))
     return Score("loss", False)

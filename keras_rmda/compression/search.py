@@ -9,16 +9,16 @@ from dataclasses import dataclass, field
 import keras
 
 import keras_rmda.compression.recipe as recipe
-from keras_rmda import _checks
 from keras_rmda.callbacks.target import ImpossibleTargetError
 from keras_rmda.compression.run import Run
 from keras_rmda.compression.scores import Score, Scores
-from keras_rmda.coupling import coupled_groups
-from keras_rmda.pruning import copied
-from keras_rmda.pruning.liveness import plan
-from keras_rmda.pruning.report import amounts, everything
-from keras_rmda.pruning.strip import meaningless
-from keras_rmda.pruning.trace import as_graph, trace
+from keras_rmda.platform import checks
+from keras_rmda.structure import copied
+from keras_rmda.structure.coupling import coupled_groups
+from keras_rmda.structure.liveness import plan
+from keras_rmda.structure.report import amounts, everything
+from keras_rmda.structure.strip import meaningless
+from keras_rmda.structure.trace import as_graph, trace
 
 STAGES = 5
 """How many targets the epochs are divided among."""
@@ -87,7 +87,7 @@ def smallest_that_holds(run: Run, model: keras.Model, limit: Limit) -> keras.Mod
         warnings.warn(
             f"No smaller model held its {limit.score.name} within {limit.allowed:g}: nothing was removed. Try more "
             "`epochs`, or a larger `accuracy_loss`.",
-            _checks.SparsityWarning,
+            checks.SparsityWarning,
             stacklevel=3,
         )
     elif first < run.epochs:

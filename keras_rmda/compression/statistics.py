@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 import keras
 
-from keras_rmda import _compat
+from keras_rmda.platform import compat
 
 BATCHES = 64
 """How many batches the statistics are averages of, at most."""
@@ -55,5 +55,5 @@ def momenta(model: keras.Model, largest: float = 1.0) -> Iterator[None]:
 
 def normalizations(model: keras.Model) -> list[keras.layers.BatchNormalization]:
     """Return the layers whose statistics follow the training."""
-    layers = (each for each in _compat.layers_of(model) if isinstance(each, keras.layers.BatchNormalization))
+    layers = (each for each in compat.layers_of(model) if isinstance(each, keras.layers.BatchNormalization))
     return [layer for layer in layers if layer.trainable]

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_rmda import _checks, _files
 from keras_rmda.export.contents import content_of
+from keras_rmda.platform import checks, files
 
 OPEN_SIZES = (1, 32, 128, 512)
 """Of axes that a file leaves open: the first that it takes."""
@@ -63,7 +63,7 @@ class Latency:
 
         Source: Efron 1979, "Bootstrap methods: another look at the jackknife".
         """
-        _checks.real("confidence", confidence, maximum=1.0, open_minimum=True, open_maximum=True)
+        checks.real("confidence", confidence, maximum=1.0, open_minimum=True, open_maximum=True)
         a, b = np.asarray(other.milliseconds), np.asarray(self.milliseconds)
         if len(a) != len(b):
             raise ValueError(f"`other` must have {len(b)} rounds, as this one. Received: {len(a)}")
@@ -111,7 +111,7 @@ class Interpreter:
     def _load(self, content: bytes, threads: int, path: str | Path) -> None:
         self.path = Path(path)
         try:
-            with _files.silenced(2):
+            with files.silenced(2):
                 self._interpreter = _allocated(content, threads)
         except (ValueError, RuntimeError) as error:
             reason = str(error).splitlines()[0]
@@ -239,9 +239,9 @@ def benchmark_tflite(
     Example:
         >>> kr.benchmark_tflite("model.tflite").median
     """
-    _checks.whole("threads", threads, 1, 1024)
-    _checks.whole("runs", runs, 1)
-    _checks.whole("warmup", warmup)
+    checks.whole("threads", threads, 1, 1024)
+    checks.whole("runs", runs, 1)
+    checks.whole("warmup", warmup)
     one = isinstance(path, (str, Path))
     if not one and not (isinstance(path, Sequence) and path):
         raise ValueError(f"`path` must be a file or several. Received: path={path!r}")

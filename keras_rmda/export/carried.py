@@ -10,7 +10,7 @@ from typing import Any
 
 import keras
 
-from keras_rmda import _lite, _tfmot
+from keras_rmda.platform import lite, tfmot
 
 AVERAGES = (
     "AveragePooling1D",
@@ -51,7 +51,7 @@ class Carried:
     ):
         self.function, self.arguments, self.keywords = function, arguments, keywords
         self.floats, self.rounds = floats, rounds
-        self.is_other = not _lite.is_float32(function)
+        self.is_other = not lite.is_float32(function)
         self.variables = list(getattr(function, "variables", []))
         for variable in self.variables:
             if id(variable) not in weights:
@@ -70,7 +70,7 @@ class Carried:
         )
         if getattr(self.function, "_call_has_training_arg", False):
             keywords = {"training": training} | keywords
-        with _lite.in_float32(self.function, has_others=True) if self.is_other else contextlib.nullcontext():
+        with lite.in_float32(self.function, has_others=True) if self.is_other else contextlib.nullcontext():
             with keras.StatelessScope(list(zip(self.variables, weights))) as scope:
                 outputs = keras.tree.flatten(self.function(*arguments, **keywords))
             return outputs, [scope.get_current_value(v) for v in self.variables]
@@ -107,7 +107,7 @@ def carrier() -> type:
     """
     import tensorflow as tf
 
-    legacy, quantizers = _tfmot.tf_keras(), _tfmot.quantization().quantizers
+    legacy, quantizers = tfmot.tf_keras(), tfmot.quantization().quantizers
 
     class Carrier(legacy.layers.Layer):
         def __init__(self, carried: Carried, rounds: bool = False, **keywords: Any):
@@ -136,14 +136,14 @@ def carrier() -> type:
         def computed(self, inputs: Any, training: Any) -> Any:
             is_training = training is True  # tf_keras gives something else while it makes a model only
             weights = rounded(self.shared, self.quantizers.kernels, is_training)
-            given = [_tfmot.with_mask(x) for x in keras.tree.flatten(inputs)]
+            given = [tfmot.with_mask(x) for x in keras.tree.flatten(inputs)]
             computed, after = self.carried(given, weights, is_training)
             for number, (weight, value) in enumerate(zip(self.shared, after)):
                 if is_training and not weight.trainable and number not in self.quantizers.kernels:
                     weight.assign(value)
             outputs = rounded([tf.identity(y) for y in computed], self.quantizers.outputs, is_training)
             for y, without_mask in zip(computed, outputs):
-                _tfmot.hide_mask(y, without_mask)
+                tfmot.hide_mask(y, without_mask)
             return outputs if len(outputs) > 1 else outputs[0]
 
         def get_config(self) -> dict[str, Any]:

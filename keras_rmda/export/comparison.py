@@ -12,13 +12,13 @@ import keras
 import numpy as np
 
 import keras_rmda.export.tflm as tflm
-from keras_rmda import _checks, _compat, _lite
 from keras_rmda.export.apart import run_apart
 from keras_rmda.export.benchmark import Interpreter, in_parts
 from keras_rmda.export.contents import Contents
 from keras_rmda.export.differences import CLASSES, OutputDifference, compared_output, differs, losses_of
 from keras_rmda.export.prepared import Prepared, batch_size, called, in_float32, takes
-from keras_rmda.pruning.verification import random_inputs
+from keras_rmda.platform import checks, compat, lite
+from keras_rmda.structure.verification import random_inputs
 
 CHECKED = 16
 """How many samples a file is checked on, at most."""
@@ -112,7 +112,7 @@ class Comparison:
         return float(np.mean(shares)) if shares else None
 
 
-@_compat.full_precision()
+@compat.full_precision()
 def compared(
     model: Any, content: bytes, found: Contents, samples: list[dict[str, np.ndarray]], made: Prepared
 ) -> Comparison:
@@ -134,7 +134,7 @@ def compared(
         raise RuntimeError(
             f"LiteRT cannot run what the converter made of the model {model.name!r}. Take another `quantization`, "
             "`sparse=False`, or data on which no output is constant. Nothing was written. "
-            f"({_checks.first_line(error.__cause__)})"
+            f"({checks.first_line(error.__cause__)})"
         ) from error
     expected = expected_of(model, samples, made)
     batches = [file.predict(batch) for batch in alike(samples)]
@@ -200,7 +200,7 @@ def is_float(found: Contents) -> bool:
 def expected_of(model: Any, samples: list[dict[str, np.ndarray]], made: Prepared) -> list[list[np.ndarray]]:
     """Return what a model makes of samples, in float32, from the same states."""
     scope = keras.StatelessScope() if made.keeps_state else contextlib.nullcontext()
-    with in_float32(model), _lite.running(), scope:
+    with in_float32(model), lite.running(), scope:
         return outputs_of(model, samples, made.batch)
 
 

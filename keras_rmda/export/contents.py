@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from keras_rmda import _checks
 from keras_rmda.export.fitness import unfit
 from keras_rmda.export.micro import buffers, persistent_bytes, planned
 from keras_rmda.export.operations import multiply_accumulates
-from keras_rmda.pruning.report import table
+from keras_rmda.platform import checks
+from keras_rmda.structure.report import table
 
 
 @dataclass(frozen=True)
@@ -192,7 +192,7 @@ def parsed(content: bytes, path: Path) -> Contents:
         result = _contents(content, path)
         result.to_dict()  # numbers and sizes that do not fit each other
     except Exception as error:  # flatbuffers raises many types for truncated files
-        reason = f"{type(error).__name__}: {_checks.first_line(error)}"[:200]
+        reason = f"{type(error).__name__}: {checks.first_line(error)}"[:200]
         raise ValueError(f"The file is damaged ({reason}). Received: {str(path)!r}") from error
     return result
 

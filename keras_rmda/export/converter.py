@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from keras_rmda import _checks, _compat, _files
 from keras_rmda.export.apart import run_apart
 from keras_rmda.export.conversion import CALIBRATED, converted
 from keras_rmda.export.prepared import Prepared
 from keras_rmda.export.signature import signed
+from keras_rmda.platform import checks, compat, files
 
 PROGRAM = Path(__file__).with_name("conversion.py")
 
@@ -58,7 +58,7 @@ def convert(
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
     """Let TensorFlow say nothing, neither by native code nor by warnings of what it does itself."""
-    with _compat.quiet_tensorflow(), _files.silenced(1, 2), warnings.catch_warnings():
+    with compat.quiet_tensorflow(), files.silenced(1, 2), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
@@ -125,4 +125,4 @@ def reason(error: Exception) -> str:
         without = " Draw random numbers outside, and give them to the model as an input." if is_random else ""
         return f"it has no operators for {', '.join(names)}.{without}"
     said = re.findall(r"error: (?:loc\(.*?\): )?('.*)$", text, re.MULTILINE)
-    return said[0] if said else _checks.first_line(error) if text else "it does not say why."
+    return said[0] if said else checks.first_line(error) if text else "it does not say why."

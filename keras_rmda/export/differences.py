@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_rmda.pruning.verification import difference
+from keras_rmda.structure.verification import difference
 
 ROUNDING = 1e-5
 """A channel that changes by less, relative to its largest number, is a constant: float32 rounds that much."""

@@ -8,10 +8,10 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_rmda import _checks, _compat, _graphs, _tfmot
 from keras_rmda.export.carried import Carried, Slot, carrier, slots
 from keras_rmda.export.native import Piece, pieces
-from keras_rmda.pruning.verification import difference, random_inputs
+from keras_rmda.platform import checks, compat, graphs, tfmot
+from keras_rmda.structure.verification import difference, random_inputs
 
 TOLERANCE, LESS_PRECISE = 1e-4, 0.1
 """Largest accepted difference of outputs, relative to the largest, from models in float32 and in fewer bits."""
@@ -37,13 +37,13 @@ def as_tf_keras(model: keras.Model, alone: Sequence[str] = ()) -> Any:
         Unsupported: naming the layers that it cannot have.
         ValueError: if the model has no graph of layers.
     """
-    legacy, writer = _tfmot.tf_keras(), Writer(model, alone)
+    legacy, writer = tfmot.tf_keras(), Writer(model, alone)
     inputs = [
         legacy.Input(x.shape[1:], x.shape[0], name=x.name, dtype=keras.backend.standardize_dtype(x.dtype))
-        for x in _graphs.inputs_of(model)
+        for x in graphs.inputs_of(model)
     ]
     writer.in_float.update((id(x), x) for x in inputs)
-    outputs = keras.tree.flatten(_graphs.replayed(model, inputs, writer.call))
+    outputs = keras.tree.flatten(graphs.replayed(model, inputs, writer.call))
     if writer.refused:
         listed = "; ".join(f"{name!r} ({reason})" for name, reason in writer.refused.items())
         raise Unsupported(f"Quantization-aware training cannot have these layers: {listed}")
@@ -77,15 +77,15 @@ class Writer:
         """Return what stands for the outputs of a node of the graph."""
         operation = node.operation
         keywords = {key: x for key, x in keywords.items() if key != "training"}  # as the whole model is called
-        if _graphs.is_inner_graph(operation):
-            given = _graphs.inputs_given(operation, arguments, _graphs.without_masks(keywords))
-            return _graphs.replayed(operation, given, self.call)
+        if graphs.is_inner_graph(operation):
+            given = graphs.inputs_given(operation, arguments, graphs.without_masks(keywords))
+            return graphs.replayed(operation, given, self.call)
         try:
             found = self.native(node, arguments, keywords)
             return self.carried(node, arguments, keywords) if found is None else found
         except Exception as error:  # Keras and tf_keras raise many types
-            self.refused[operation.name] = f"{type(operation).__name__}: {_checks.first_line(error)}"
-            legacy = _tfmot.tf_keras()
+            self.refused[operation.name] = f"{type(operation).__name__}: {checks.first_line(error)}"
+            legacy = tfmot.tf_keras()
             return [legacy.Input(x.shape[1:], x.shape[0], dtype=x.dtype) for x in node.output_tensors]
 
     def native(self, node: Any, arguments: tuple, keywords: dict[str, Any]) -> Any:
@@ -102,7 +102,7 @@ class Writer:
             )
         if not self.made[id(operation)]:
             return None
-        inputs = _tfmot.tf_keras().layers.InputLayer  # TensorFlow Model Optimization rounds these itself
+        inputs = tfmot.tf_keras().layers.InputLayer  # TensorFlow Model Optimization rounds these itself
         tensors = [x if isinstance(x.node.layer, inputs) else self.rounded(x) for x in tensors]
         x = tensors if len(tensors) > 1 else tensors[0]
         for each in self.made[id(operation)]:
@@ -119,7 +119,7 @@ class Writer:
         if getattr(node.operation, "stateful", False):
             raise Unsupported("it remembers from call to call")
         floats = ["float" in keras.backend.standardize_dtype(y.dtype) for y in node.output_tensors]
-        name = _graphs.unused(node.operation.name, self.names)
+        name = graphs.unused(node.operation.name, self.names)
         return self.carrying(name, node.operation, arguments, keywords, floats)
 
     def carrying(self, name: str, function: Any, arguments: tuple, keywords: dict[str, Any], floats: list[bool]) -> Any:
@@ -144,7 +144,7 @@ class Writer:
         if id(x) not in self.in_float or not x.dtype.is_floating:
             return x
         if id(x) not in self.roundings:
-            name = _graphs.unused(f"{x.node.layer.name}_rounded", self.names)
+            name = graphs.unused(f"{x.node.layer.name}_rounded", self.names)
             same = Carried(lambda x: x, (Slot(),), {}, [True], True, self.weights)
             self.roundings[id(x)] = carrier()(same, name=name)(x)
         return self.roundings[id(x)]
@@ -152,10 +152,10 @@ class Writer:
 
 def is_tensor(x: Any) -> bool:
     """Return whether something is a symbolic tensor of tf_keras."""
-    return type(x).__module__.startswith("tf_keras.") and _tfmot.tf_keras().backend.is_keras_tensor(x)
+    return type(x).__module__.startswith("tf_keras.") and tfmot.tf_keras().backend.is_keras_tensor(x)
 
 
-@_compat.full_precision()
+@compat.full_precision()
 def verify(model: keras.Model, copy: Any) -> None:
     """Compare both models on random inputs.
 
@@ -163,15 +163,15 @@ def verify(model: keras.Model, copy: Any) -> None:
         Unsupported: if they differ.
     """
     inputs = random_inputs(model)
-    expected = keras.tree.flatten(_graphs.call(model, inputs))
+    expected = keras.tree.flatten(graphs.call(model, inputs))
     try:
         found = keras.tree.flatten(copy(inputs if len(inputs) > 1 else inputs[0], training=False))
     except Exception as error:  # tf_keras raises many types
         raise Unsupported(
-            f"tf_keras cannot run the model {model.name!r} on random inputs: {_checks.first_line(error)}"
+            f"tf_keras cannot run the model {model.name!r} on random inputs: {checks.first_line(error)}"
         ) from error
     largest = max(difference(a, np.asarray(b)) for a, b in zip(expected, found, strict=True))
-    precise = all(layer.compute_dtype in ("float32", "float64") for layer in _compat.layers_of(model))
+    precise = all(layer.compute_dtype in ("float32", "float64") for layer in compat.layers_of(model))
     if not largest <= (TOLERANCE if precise else LESS_PRECISE):
         raise Unsupported(
             f"The model {model.name!r} computes something else in tf_keras: outputs differ by {largest:.3g} relative "

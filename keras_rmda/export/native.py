@@ -10,9 +10,9 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_rmda import _graphs, _tfmot
-from keras_rmda._copies import Copies, is_unknown
-from keras_rmda.pruning.verification import difference
+from keras_rmda.platform import graphs, tfmot
+from keras_rmda.platform.copying.copies import Copies, is_unknown
+from keras_rmda.structure.verification import difference
 
 NEEDLESS = ("_initializer", "_regularizer", "_constraint")
 """Endings of arguments that a trained layer does not need, and that both versions write in different ways."""
@@ -65,10 +65,10 @@ def pieces(operation: Any, names: set[str], is_alone: bool, axes: int) -> list[P
             becomes one in a file.
         axes: of its input.
     """
-    legacy, name, kind = _tfmot.tf_keras().layers, operation.name, type(operation).__name__
+    legacy, name, kind = tfmot.tf_keras().layers, operation.name, type(operation).__name__
     if not isinstance(operation, keras.Layer):
-        make = OPERATIONS.get(kind) if _graphs.is_raw_operation(operation) else None
-        return [Piece(make(legacy, operation, _graphs.unused(name, names)))] if make else []
+        make = OPERATIONS.get(kind) if graphs.is_raw_operation(operation) else None
+        return [Piece(make(legacy, operation, graphs.unused(name, names)))] if make else []
     function = getattr(operation, "activation", None)
     known = None if function is None else activation_name(function)
     is_apart = function is not None and known is None
@@ -84,9 +84,9 @@ def pieces(operation: Any, names: set[str], is_alone: bool, axes: int) -> list[P
         return []
     *first, last = [layer for layer, _ in found]
     for each in first:
-        each._name = _graphs.unused(f"{name}_{type(each).__name__.lower()}", names)
-    last._name = _graphs.unused(f"{name}_linear" if is_apart else name, names)
-    activation = [Piece(function=function, name=_graphs.unused(name, names))] if is_apart else []
+        each._name = graphs.unused(f"{name}_{type(each).__name__.lower()}", names)
+    last._name = graphs.unused(f"{name}_linear" if is_apart else name, names)
+    activation = [Piece(function=function, name=graphs.unused(name, names))] if is_apart else []
     return [Piece(layer, given) for layer, given in found] + activation
 
 
@@ -94,14 +94,14 @@ def layers_of_kind(
     operation: Any, config: dict[str, Any], weights: list[np.ndarray], is_alone: bool, axes: int
 ) -> list[tuple[Any, list]]:
     """Return layers of tf_keras, each with its weights, that compute what a layer of Keras of a configuration does."""
-    legacy, kind = _tfmot.tf_keras().layers, type(operation).__name__
+    legacy, kind = tfmot.tf_keras().layers, type(operation).__name__
     if kind == "SeparableConv2D":
         depthwise = legacy.DepthwiseConv2D(use_bias=False, **{key: config[key] for key in DEPTHWISE})
         pointwise = legacy.Conv2D(kernel_size=1, **{key: config[key] for key in POINTWISE})
         return [(depthwise, weights[:1]), (pointwise, weights[1:])]
     layer = getattr(legacy, kind).from_config(config)
     if kind != "BatchNormalization":
-        return [(layer, weights)] if _tfmot.can_quantize(layer) else []
+        return [(layer, weights)] if tfmot.can_quantize(layer) else []
     if not is_alone:
         return [(layer, weights)]
     if axes != 4 or operation.axis not in (-1, 3):
@@ -112,7 +112,7 @@ def layers_of_kind(
 
 def legacy_config(layer: Any, changes: dict[str, Any]) -> dict[str, Any]:
     """Return the configuration of a layer as that of tf_keras of its name takes it."""
-    kind = getattr(_tfmot.tf_keras().layers, type(layer).__name__)
+    kind = getattr(tfmot.tf_keras().layers, type(layer).__name__)
     if not type(layer).__module__.startswith("keras."):
         raise ValueError("It is another of the same name.")
     accepted = {key for each in kind.__mro__ for key in inspect.signature(each.__init__).parameters} | {"trainable"}
@@ -126,9 +126,9 @@ def activation_name(function: Any) -> str | None:
     """Return the name of the activation of tf_keras that a function is, if that can be rounded."""
     name = getattr(function, "__name__", "")
     try:
-        legacy = _tfmot.tf_keras().activations.get(name)
+        legacy = tfmot.tf_keras().activations.get(name)
         is_known = not is_unknown(function) or is_that_of_its_name(function)
-        return name if is_known and _tfmot.can_round(legacy) else None
+        return name if is_known and tfmot.can_round(legacy) else None
     except Exception:  # Keras raises many types for a name that it does not know
         return None
 

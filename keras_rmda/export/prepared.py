@@ -10,8 +10,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_rmda import _checks, _compat, _graphs, _lite, _tfmot
-from keras_rmda.pruning import strip
+from keras_rmda.platform import checks, compat, graphs, lite, tfmot
+from keras_rmda.structure import strip
 
 CONTROL = ("While", "StatelessWhile", "If", "StatelessIf", "Case", "StatelessCase")
 """Operations of TensorFlow that hold graphs of their own."""
@@ -61,7 +61,7 @@ def stripped(model: keras.Model, samples: list[dict[str, np.ndarray]]) -> keras.
     inputs = [np.concatenate([x[tensor.name] for x in samples[:1] * 2]) for tensor in model.inputs] if samples else None
     states = states_of(model)
     try:
-        with _compat.restored(states):
+        with compat.restored(states):
             result = strip(model, inputs=inputs)
     except ValueError as error:
         raise ValueError(f"{error} `export_tflite(strip=False)` takes the model as it is.") from error
@@ -72,7 +72,7 @@ def stripped(model: keras.Model, samples: list[dict[str, np.ndarray]]) -> keras.
 
 def states_of(model: keras.Model) -> list[keras.Variable]:
     """Return what the layers of a model remember from call to call."""
-    kept = [getattr(layer, "states", None) for layer in _compat.layers_of(model) if getattr(layer, "stateful", False)]
+    kept = [getattr(layer, "states", None) for layer in compat.layers_of(model) if getattr(layer, "stateful", False)]
     return [x for x in keras.tree.flatten(kept) if isinstance(x, keras.Variable)]
 
 
@@ -137,8 +137,8 @@ def takes(model: Any, shapes: list[tuple[int, ...]]) -> bool:
 @contextlib.contextmanager
 def in_float32(model: Any) -> Iterator[bool]:
     """Let a model compute in float32 inside the context, and tell whether it does not by itself."""
-    is_other = not _tfmot.is_of_tf_keras(model) and not _lite.is_float32(model)
-    with _lite.in_float32(model) if is_other else contextlib.nullcontext():
+    is_other = not tfmot.is_of_tf_keras(model) and not lite.is_float32(model)
+    with lite.in_float32(model) if is_other else contextlib.nullcontext():
         yield is_other
 
 
@@ -149,20 +149,20 @@ def batch_size(model: Any) -> int | None:
 
 def output_names(model: Any) -> list[str]:
     """Return names for the outputs: keys of dictionaries, those inside after a slash; else numbers."""
-    if _tfmot.is_of_tf_keras(model):
+    if tfmot.is_of_tf_keras(model):
         return list(model.output_names)
-    structure = _graphs.functional(model).output
+    structure = graphs.functional(model).output
     paths = [path for path, _ in keras.tree.flatten_with_path(structure)]
     taken: set[str] = set()
     if all(len(path) < 2 and not any(isinstance(key, str) for key in path) for path in paths):
         paths = [(f"output_{number}",) for number, _ in enumerate(paths)]
-    return [_graphs.unused("/".join(map(str, path)), taken) for path in paths]
+    return [graphs.unused("/".join(map(str, path)), taken) for path in paths]
 
 
 def called(model: Any) -> Callable[[list], list]:
     """Return the function that computes a model's outputs of its inputs at inference, both as flat lists."""
-    if not _tfmot.is_of_tf_keras(model):
-        return lambda flat: _graphs.call(model, flat)
+    if not tfmot.is_of_tf_keras(model):
+        return lambda flat: graphs.call(model, flat)
     return lambda flat: keras.tree.flatten(
         model(flat[0] if len(flat) == 1 else keras.tree.pack_sequence_as(model.input, flat), training=False)
     )
@@ -217,7 +217,7 @@ def traced(
         return [tf.identity(y) for y in call(list(flat))]  # an input may be an output
 
     try:
-        with _lite.tracing(unroll, rounded) as unrolled:
+        with lite.tracing(unroll, rounded) as unrolled:
             with scope:
                 function = tf.function(computed, autograph=False).get_concrete_function(*specs)
             keeps_state = any(variable.name != SEED for variable in scope.variables)
@@ -226,7 +226,7 @@ def traced(
                 function = tf.function(computed, autograph=False).get_concrete_function(*specs)
     except Exception as error:  # whatever the user's code raises
         raise RuntimeError(
-            f"TensorFlow cannot make a graph of the model {model.name!r}: {_checks.first_line(error)}"
+            f"TensorFlow cannot make a graph of the model {model.name!r}: {checks.first_line(error)}"
         ) from error
     definition = function.graph.as_graph_def()
     nodes = [*definition.node, *(node for each in definition.library.function for node in each.node_def)]

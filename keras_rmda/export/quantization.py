@@ -7,12 +7,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_rmda import _checks, _finite, _graphs, _tfmot
 from keras_rmda.export.carried import AVERAGES, carrier
 from keras_rmda.export.legacy import as_tf_keras
 from keras_rmda.export.prepared import output_names
 from keras_rmda.export.samples import check_numbers, first_samples
-from keras_rmda.pruning import strip
+from keras_rmda.platform import checks, finite, graphs, tfmot
+from keras_rmda.structure import strip
 
 BATCH_SIZE = 32
 """Of the samples that the ranges of activations are read from."""
@@ -54,13 +54,13 @@ def quantization_aware(model: keras.Model, representative_data: Any = None) -> A
 
     Source: Jacob et al. 2018, arXiv:1712.05877.
     """
-    optimization = _tfmot.quantization()
+    optimization = tfmot.quantization()
     if not isinstance(model, keras.Model):
         raise ValueError(f"`model` must be a Keras 3 model. Received: model={model!r}")
     check_numbers(model)
-    _finite.check_finite(model)
+    finite.check_finite(model)
     small = strip(model)
-    model = model if _graphs.has_graph(model) else small  # a subclassed model gets inputs with names
+    model = model if graphs.has_graph(model) else small  # a subclassed model gets inputs with names
     samples = None if representative_data is None else first_samples(model, representative_data)
     legacy = as_tf_keras(small)
     alone = unfolded_normalizations(legacy)
@@ -69,16 +69,16 @@ def quantization_aware(model: keras.Model, representative_data: Any = None) -> A
         result = prepared(optimization, legacy)
     except Exception as error:  # TensorFlow Model Optimization raises many types
         raise ValueError(
-            f"TensorFlow Model Optimization cannot prepare the model {model.name!r}: {_checks.first_line(error)}"
+            f"TensorFlow Model Optimization cannot prepare the model {model.name!r}: {checks.first_line(error)}"
         ) from error
     for variable in result.trainable_variables:
         if len(variable.shape) > 1:
-            _tfmot.keep_zeros(variable)
+            tfmot.keep_zeros(variable)
     if samples:
         # Inputs keep their order and may change their names.
         arrays = [np.concatenate([sample[tensor.name] for sample in samples]) for tensor in model.inputs]
         set_ranges(optimization, result, arrays)
-    if isinstance(_graphs.functional(small).output, dict):  # by whose keys a file and targets name them
+    if isinstance(graphs.functional(small).output, dict):  # by whose keys a file and targets name them
         result.output_names = output_names(small)
     return result
 
@@ -90,12 +90,12 @@ def prepared(optimization: Any, model: Any) -> Any:
         optimization: the module `tensorflow_model_optimization.quantization.keras`.
         model: what `as_tf_keras` returns.
     """
-    legacy, kind = _tfmot.tf_keras(), carrier()
+    legacy, kind = tfmot.tf_keras(), carrier()
     annotate = optimization.quantize_annotate_layer
 
     def marked(layer: Any) -> Any:
         if not isinstance(layer, kind):
-            return annotate(layer, _tfmot.no_rounding() if type(layer).__name__ in AVERAGES else None)
+            return annotate(layer, tfmot.no_rounding() if type(layer).__name__ in AVERAGES else None)
         return kind.from_config(layer.get_config() | {"rounds": layer.carried.rounds})
 
     with optimization.quantize_scope({kind.__name__: kind}):
@@ -104,19 +104,19 @@ def prepared(optimization: Any, model: Any) -> Any:
         result = optimization.quantize_apply(annotated) if is_any else annotated
     for layer in result.layers:
         if hasattr(layer, "quantize_config") and not layer.layer.trainable:
-            _tfmot.freeze(layer)
+            tfmot.freeze(layer)
     return result
 
 
 def unfolded_normalizations(model: Any) -> list[str]:
     """Return the batch normalizations of a tf_keras model that do not become one with the layer before."""
-    kind, found = _tfmot.tf_keras().layers.BatchNormalization, []
+    kind, found = tfmot.tf_keras().layers.BatchNormalization, []
     for layer in model.layers:
         before = layer.inbound_nodes[0].inbound_layers if isinstance(layer, kind) else None
         if before and (
             type(before).__name__ not in FOLDED
-            or len(_tfmot.readers(before, model)) > 1
-            or before.activation is not _tfmot.tf_keras().activations.linear
+            or len(tfmot.readers(before, model)) > 1
+            or before.activation is not tfmot.tf_keras().activations.linear
         ):
             found.append(layer.name)
     return found
@@ -130,7 +130,7 @@ def set_ranges(optimization: Any, model: Any, arrays: list[np.ndarray]) -> None:
         model: what it prepared.
         arrays: for each input.
     """
-    with _tfmot.observed_ranges(optimization):
+    with tfmot.observed_ranges(optimization):
         for k in range(0, len(arrays[0]), BATCH_SIZE):
             batch = [x[k : k + BATCH_SIZE] for x in arrays]
             model(batch if len(batch) > 1 else batch[0], training=False)

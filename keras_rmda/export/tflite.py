@@ -10,7 +10,6 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from keras_rmda import _checks, _files, _finite, _graphs, _tfmot
 from keras_rmda.export.comparison import (
     TOLERANCE,
     Comparison,
@@ -30,6 +29,7 @@ from keras_rmda.export.progress import progress
 from keras_rmda.export.samples import check_numbers, first_samples
 from keras_rmda.export.slim import slimmed
 from keras_rmda.optimizers.models import warn_of_hidden_zeros
+from keras_rmda.platform import checks, files, finite, graphs, tfmot
 
 ROUNDED = {"int8": "int8", "int16x8": "int16"}
 """What activations become."""
@@ -133,16 +133,16 @@ def export_tflite(
     Example:
         >>> kr.export_tflite(model, "model.tflite", "int8", representative_data=images[:200])
     """
-    path = _files.check_target(path, ".tflite")
-    _checks.one_of("quantization", quantization, _checks.QUANTIZATIONS)
+    path = files.check_target(path, ".tflite")
+    checks.one_of("quantization", quantization, checks.QUANTIZATIONS)
     for name, value in (("strip", strip), ("sparse", sparse), ("int8_io", int8_io), ("micro", micro)):
-        _checks.truth(name, value)
+        checks.truth(name, value)
     if batch is not None:
-        _checks.whole("batch", batch, 1)
-    aware = _tfmot.is_of_tf_keras(model)
+        checks.whole("batch", batch, 1)
+    aware = tfmot.is_of_tf_keras(model)
     is_model = aware or (isinstance(model, keras.Model) and model.built)
     check_numbers(model)
-    if is_model and strip and not aware and not _graphs.has_graph(model):
+    if is_model and strip and not aware and not graphs.has_graph(model):
         model, strip = stripped(model, []), False  # a subclassed model gets inputs with names
     if not is_model or not getattr(model, "inputs", None):
         raise ValueError(
@@ -165,7 +165,7 @@ def export_tflite(
         raise ValueError(
             f"quantization={quantization!r} needs `representative_data`. Received: representative_data=None"
         )
-    _finite.check_finite(model)
+    finite.check_finite(model)
     samples = [] if representative_data is None else first_samples(model, representative_data)
     used = len(samples)
     if not aware and not strip:
@@ -212,7 +212,7 @@ def export_tflite(
             f"{' '.join(advice(not_micro))} Nothing was written."
         )
     warn_of_lost_channels(check)
-    with _files.replacing(path) as temporary:
+    with files.replacing(path) as temporary:
         temporary.write_bytes(content)
     return TFLiteFile(
         path,
@@ -251,6 +251,6 @@ def warn_of_lost_channels(check: Comparison) -> None:
                 f"In the file the output {name!r} is constant in the channels {list(each.constant)}, which vary in the "
                 "model: their numbers are less than one step of the scale that all channels share. Make them an output "
                 "of their own, or bring all channels to one range.",
-                _checks.SparsityWarning,
+                checks.SparsityWarning,
                 stacklevel=3,
             )

@@ -10,10 +10,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_rmda import _checks
 from keras_rmda.channels import Multiplies, Vanishes, register_rule
 from keras_rmda.gates.hard_concrete import LARGEST, Tensor
 from keras_rmda.gates.layer import L0Gate, factors, multiplied
+from keras_rmda.platform import checks
 
 DIRECTIONS = ("forward", "backward")
 BIAS = 3.0
@@ -59,8 +59,8 @@ class GateGenerator(keras.layers.Layer):
         self.supports_masking = True
         if not isinstance(channels, list | tuple) or not channels:
             raise ValueError(f"`channels` must be a list of integers. Received: channels={channels!r}")
-        self.channels = [_checks.whole(f"channels[{k}]", n, minimum=1) for k, n in enumerate(channels)]
-        _checks.one_of("direction", direction, DIRECTIONS)
+        self.channels = [checks.whole(f"channels[{k}]", n, minimum=1) for k, n in enumerate(channels)]
+        checks.one_of("direction", direction, DIRECTIONS)
         self.direction = direction
         self.seed = seed
 
@@ -171,7 +171,7 @@ class SharedL0Gate(keras.layers.Layer):
     def __init__(self, axis: int = -1, **layer_arguments: Any):
         super().__init__(**layer_arguments, autocast=False)
         self.supports_masking = True
-        self.axis = int(_checks.real("axis", axis, minimum=-100))
+        self.axis = int(checks.real("axis", axis, minimum=-100))
 
     def call(self, x: list[Tensor]) -> Tensor:
         """Return the gated input."""

@@ -9,14 +9,15 @@ from typing import Any, Literal
 import keras
 from keras import ops
 
-from keras_rmda import _checks, _graphs, assignment
-from keras_rmda._copies import Copies
-from keras_rmda._saving import made_savable
 from keras_rmda.gates.dependent import DIRECTIONS, DependentL0Gate, GateGenerator, SharedL0Gate
 from keras_rmda.gates.hard_concrete import Tensor
 from keras_rmda.gates.layer import L0Gate
 from keras_rmda.gates.places import COSTS, Place, places_in
-from keras_rmda.pruning.trace import as_graph
+from keras_rmda.optimizers import assignment
+from keras_rmda.platform import checks, graphs
+from keras_rmda.platform.copying.copies import Copies
+from keras_rmda.platform.copying.saving import made_savable
+from keras_rmda.structure.trace import as_graph
 
 KINDS = ("l0", "dep_l0")
 WHERE = ("inside", "everywhere")
@@ -68,41 +69,41 @@ def insert(
 
     Source: Louizos, Welling and Kingma 2018, arXiv:1712.01312; Li and Ji 2021, arXiv:2107.00070.
     """
-    _checks.one_of("kind", kind, KINDS)
-    _checks.real("strength", strength)
-    _checks.one_of("direction", direction, DIRECTIONS)
-    _checks.one_of("cost", cost, COSTS)
-    _checks.truth("per_example", per_example)
+    checks.one_of("kind", kind, KINDS)
+    checks.real("strength", strength)
+    checks.one_of("direction", direction, DIRECTIONS)
+    checks.one_of("cost", cost, COSTS)
+    checks.truth("per_example", per_example)
     if not isinstance(where, list | tuple):
-        _checks.one_of("where", where, WHERE)
+        checks.one_of("where", where, WHERE)
     else:
         assignment.check_patterns("where", where)
-    if _graphs.has_graph(model):
-        _graphs.nodes(model)
+    if graphs.has_graph(model):
+        graphs.nodes(model)
     if kind == "dep_l0" and isinstance(model, keras.Sequential):
         model = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
     with as_graph(model) as graph:
-        graphs = graphs_in(graph)
-        places = [place for place in places_in(graph, cost) if can_have_gates(place, graphs, kind)]
+        owners = graphs_in(graph)
+        places = [place for place in places_in(graph, cost) if can_have_gates(place, owners, kind)]
         places = chosen(graph, places, where)
         arguments = {"strength": strength, "per_example": per_example}
-        return Insertion(graph, places, graphs, kind, direction, arguments, seed).gated(model)
+        return Insertion(graph, places, owners, kind, direction, arguments, seed).gated(model)
 
 
 def graphs_in(model: keras.Model) -> dict[int, keras.Model]:
     """Return, by `id` of a layer, the model in whose graph it is called."""
     found: dict[int, keras.Model] = {}
-    for node in _graphs.nodes(model):
-        if _graphs.is_inner_graph(node.operation):
+    for node in graphs.nodes(model):
+        if graphs.is_inner_graph(node.operation):
             found |= graphs_in(node.operation)
         else:
             found[id(node.operation)] = model
     return found
 
 
-def can_have_gates(place: Place, graphs: dict[int, keras.Model], kind: str) -> bool:
+def can_have_gates(place: Place, owners: dict[int, keras.Model], kind: str) -> bool:
     """Return whether the gates of a place are in one graph, and that one can have tensors for them."""
-    [graph, *others] = {id(graphs[id(call.layer)]): graphs[id(call.layer)] for call in place.behind}.values()
+    [graph, *others] = {id(owners[id(call.layer)]): owners[id(call.layer)] for call in place.behind}.values()
     needs_tensors = kind == "dep_l0" or len(place.behind) > 1
     return not others and not (needs_tensors and isinstance(graph, keras.Sequential))
 
@@ -134,7 +135,7 @@ class Insertion:
     Args:
         model: the model.
         places: where the gates stand.
-        graphs: by `id` of a layer, the model in whose graph it is called.
+        owners: by `id` of a layer, the model in whose graph it is called.
         kind, direction: see `insert`.
         arguments: of the gates.
         seed: see `insert`.
@@ -144,15 +145,15 @@ class Insertion:
         self,
         model: keras.Model,
         places: list[Place],
-        graphs: dict[int, keras.Model],
+        owners: dict[int, keras.Model],
         kind: str,
         direction: str,
         arguments: dict[str, Any],
         seed: int | None,
     ):
-        self.model, self.places, self.graphs = model, places, graphs
+        self.model, self.places, self.owners = model, places, owners
         self.kind, self.direction, self.arguments, self.seed = kind, direction, arguments, seed
-        self.names = {node.operation.name for node in _graphs.nodes(model)}
+        self.names = {node.operation.name for node in graphs.nodes(model)}
         self.alphas: dict[int, list[Tensor]] = {}
         self.gates = [self.gate(number, place) for number, place in enumerate(places)]
         self.shared: dict[int, Tensor] = {}
@@ -171,13 +172,13 @@ class Insertion:
             copies.append((layer, copy))
             return [copy, self.standing_behind(layer)] if id(layer) in self.behind else [copy]
 
-        result = _graphs.rebuilt(self.model, replaced, made)
+        result = graphs.rebuilt(self.model, replaced, made)
         for layer, copy in copies:
             if getattr(layer, "weights", None):
                 copy.set_weights([ops.convert_to_numpy(variable) for variable in layer.weights])
                 for old, new in zip(layer.weights, copy.weights, strict=True):
                     new.trainable = old.trainable
-                _graphs.finalize_states(copy)
+                graphs.finalize_states(copy)
         made_savable(result, original, made)
         return result
 
@@ -189,7 +190,7 @@ class Insertion:
             cost=place.cost,
             with_gates=len(place.behind) > 1,
             seed=None if self.seed is None else self.seed + number,
-            name=_graphs.unused(f"{place.writers[0].layer.name}_gate", self.names),
+            name=graphs.unused(f"{place.writers[0].layer.name}_gate", self.names),
             dtype=place.writers[0].layer.dtype_policy,
             **self.arguments,
         )
@@ -203,7 +204,7 @@ class Insertion:
 
         def call(x: Tensor) -> Tensor:
             if number in self.shared:
-                name = _graphs.unused(f"{gate.name}_shared", self.names)
+                name = graphs.unused(f"{gate.name}_shared", self.names)
                 other = SharedL0Gate(place.axis, name=name, dtype=gate.dtype_policy)
                 return other([x, self.shared[number]])
             y = gate(x if self.kind == "l0" else [x, self.log_alpha(number, layer, x)])
@@ -215,11 +216,11 @@ class Insertion:
 
     def log_alpha(self, number: int, layer: Any, x: Tensor) -> Tensor:
         """Return what the generator of the layer's graph computes for a place; it hangs on the first gated tensor."""
-        graph = self.graphs[id(layer)]
-        numbers = [k for k, place in enumerate(self.places) if self.graphs[id(place.behind[0].layer)] is graph]
+        graph = self.owners[id(layer)]
+        numbers = [k for k, place in enumerate(self.places) if self.owners[id(place.behind[0].layer)] is graph]
         if id(graph) not in self.alphas:
             channels = [len(self.places[k].roots) for k in numbers]
-            name = _graphs.unused("gate_generator", self.names)
+            name = graphs.unused("gate_generator", self.names)
             generator = GateGenerator(channels, self.direction, seed=self.seed, name=name)
             self.alphas[id(graph)] = generator(x)
         return self.alphas[id(graph)][numbers.index(number)]

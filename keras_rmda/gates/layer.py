@@ -9,7 +9,6 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_rmda import _checks
 from keras_rmda.channels import Multiplies, register_rule
 from keras_rmda.gates.hard_concrete import (
     LARGEST,
@@ -22,6 +21,7 @@ from keras_rmda.gates.hard_concrete import (
     mean_gate,
     probability_open,
 )
+from keras_rmda.platform import checks
 
 FREE = -1.0
 """What `frozen` holds for a gate that trains."""
@@ -88,14 +88,14 @@ class L0Gate(keras.layers.Layer):
         **layer_arguments: Any,
     ):
         super().__init__(**layer_arguments)
-        self.strength = _checks.real("strength", strength)
-        _checks.real("axis", axis, minimum=-100)
+        self.strength = checks.real("strength", strength)
+        checks.real("axis", axis, minimum=-100)
         self.axis = int(axis)
-        self.cost = _checks.real("cost", cost)
-        self.open_probability = _checks.real(
+        self.cost = checks.real("cost", cost)
+        self.open_probability = checks.real(
             "open_probability", open_probability, maximum=1.0, open_minimum=True, open_maximum=True
         )
-        self.temperature = _checks.real("temperature", temperature, open_minimum=True)
+        self.temperature = checks.real("temperature", temperature, open_minimum=True)
         try:
             gamma, zeta = stretch
         except (TypeError, ValueError):
@@ -103,8 +103,8 @@ class L0Gate(keras.layers.Layer):
         if not gamma < 0.0 < 1.0 < zeta:
             raise ValueError(f"`stretch` must be (gamma, zeta), gamma < 0 and zeta > 1. Received: stretch={stretch!r}")
         self.stretch = (float(gamma), float(zeta))
-        self.per_example = _checks.truth("per_example", per_example)
-        self.with_gates = _checks.truth("with_gates", with_gates)
+        self.per_example = checks.truth("per_example", per_example)
+        self.with_gates = checks.truth("with_gates", with_gates)
         self.seed = seed
         self.seed_generator = keras.random.SeedGenerator(seed)
         self.supports_masking = True

@@ -11,9 +11,9 @@ import numpy as np
 from keras_rmda.channels.rule import Demand, State
 from keras_rmda.channels.sites import Call, Cut, Site
 from keras_rmda.channels.tensors import Tensor, varying
-from keras_rmda.coupling import meaningless, savings, tie_what_goes_together
-from keras_rmda.pruning.liveness import plan
-from keras_rmda.pruning.trace import Trace, trace
+from keras_rmda.structure.coupling import meaningless, savings, tie_what_goes_together
+from keras_rmda.structure.liveness import plan
+from keras_rmda.structure.trace import Trace, trace
 
 COSTS = ("weights", "macs")
 

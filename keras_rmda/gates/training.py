@@ -10,9 +10,9 @@ from keras_rmda.channels.gates import Multiplies
 from keras_rmda.channels.rule import Read
 from keras_rmda.channels.sites import Call, Cut
 from keras_rmda.gates.layer import FREE
-from keras_rmda.pruning.liveness import plan
-from keras_rmda.pruning.report import amounts
-from keras_rmda.pruning.trace import Trace, as_graph, trace
+from keras_rmda.structure.liveness import plan
+from keras_rmda.structure.report import amounts
+from keras_rmda.structure.trace import Trace, as_graph, trace
 
 WEIGHTS_OF_GATES = r"(.*/)?log_alpha(_kernel_\d+|_bias_\d+)?"
 """The paths of what gates and their generators train."""

@@ -8,7 +8,7 @@ import keras
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
-from keras_rmda.assignment import Regularizers
+from keras_rmda.optimizers.assignment import Regularizers
 from keras_rmda.optimizers.base import SparseOptimizer
 from keras_rmda.optimizers.bregman import MirrorMap
 from keras_rmda.optimizers.constants import DECAY, POSITIVE

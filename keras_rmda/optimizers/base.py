@@ -10,10 +10,11 @@ from typing import Any, Literal
 import keras
 from keras.optimizers.schedules import LearningRateSchedule
 
-from keras_rmda import _checks, _hooks, assignment
-from keras_rmda.assignment import Regularizers, own_regularizer
+from keras_rmda.optimizers import assignment
+from keras_rmda.optimizers.assignment import Regularizers, own_regularizer
 from keras_rmda.optimizers.constants import Constants
 from keras_rmda.optimizers.shown import Shown
+from keras_rmda.platform import checks, hooks
 from keras_rmda.regularizers import Joint, ProximalRegularizer
 
 
@@ -58,7 +59,7 @@ class SparseOptimizer(Constants, Shown):
         **keras_optimizer_arguments: Any,
     ):
         if not callable(learning_rate) and not isinstance(learning_rate, dict):
-            _checks.real("learning_rate", learning_rate)
+            checks.real("learning_rate", learning_rate)
             if not isinstance(learning_rate, Integral):  # which Keras refuses
                 learning_rate = float(learning_rate)
         super().__init__(learning_rate=learning_rate, **keras_optimizer_arguments)
@@ -67,7 +68,7 @@ class SparseOptimizer(Constants, Shown):
         self.skip_nonfinite = skip_nonfinite
         self.jit_update = jit_update
         self._model, self._compiled_updates = None, {}
-        _hooks.leave_proximal_penalties_out_of_losses(applies_penalty_of)
+        hooks.leave_proximal_penalties_out_of_losses(applies_penalty_of)
 
     # ---- what the user calls
 

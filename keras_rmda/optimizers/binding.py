@@ -8,8 +8,8 @@ from collections.abc import Iterable
 
 import keras
 
-from keras_rmda import _compat, _hooks, _nested
-from keras_rmda._checks import SparsityWarning
+from keras_rmda.platform import compat, hooks, nested
+from keras_rmda.platform.checks import SparsityWarning
 from keras_rmda.regularizers import ProximalRegularizer
 
 _COMPILED: weakref.WeakKeyDictionary[keras.Model, None] = weakref.WeakKeyDictionary()
@@ -36,7 +36,7 @@ def regularizers_set_late(model: keras.Model) -> list[str]:
     Keras gives a weight its regularizer when the layer is built, and does not look at the attribute again.
     """
     found = []
-    for layer in _compat.layers_of(model) if model.built else []:
+    for layer in compat.layers_of(model) if model.built else []:
         for name, psi in list(vars(layer).items()):
             if name.endswith("_regularizer") and isinstance(psi, ProximalRegularizer):
                 weight = getattr(layer, name.removesuffix("_regularizer"), None)
@@ -53,10 +53,10 @@ def model_of(optimizer: keras.optimizers.Optimizer, variables: Iterable[keras.Va
     """
     wanted = {id(variable) for variable in variables}
     owners = [model for model in _COMPILED if wanted <= {id(variable) for variable in model.variables}]
-    compiled_with_it = [model for model in owners if optimizer in _nested.inner_optimizers(model.optimizer)]
+    compiled_with_it = [model for model in owners if optimizer in nested.inner_optimizers(model.optimizer)]
     found = compiled_with_it or owners
     return weakref.ref(found[-1]) if found else None
 
 
 # Now, and not with the first optimizer: `model.compile(RMDA())` looks up `compile` before it makes the optimizer.
-_hooks.tell_optimizers_their_model(remember)
+hooks.tell_optimizers_their_model(remember)

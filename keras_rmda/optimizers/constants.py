@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
-from keras_rmda import _checks, assignment
+from keras_rmda.optimizers import assignment
+from keras_rmda.platform import checks
 
 Check = Callable[[str, Any], Any]
 """Takes the name of an argument and a value; returns the value, or raises `ValueError`."""
 
 
 def number(**bounds: Any) -> Check:
-    """Return a check for numbers within bounds, those of `_checks.real`."""
-    return lambda name, value: _checks.real(name, value, **bounds)
+    """Return a check for numbers within bounds, those of `checks.real`."""
+    return lambda name, value: checks.real(name, value, **bounds)
 
 
 def or_none(check: Check) -> Check:
@@ -28,7 +29,7 @@ def _patterns(name: str, value: Any) -> tuple[str, ...]:
 
 
 def _jit(name: str, value: Any) -> Any:
-    _checks.one_of(name, value, (True, False, "auto"))
+    checks.one_of(name, value, (True, False, "auto"))
     return value
 
 
@@ -37,14 +38,14 @@ DECAY = number(maximum=1.0, open_maximum=True)
 OF_ALL: dict[str, Check] = {
     "regularizer": lambda name, value: assignment.checked(value),
     "exclude": _patterns,
-    "skip_nonfinite": _checks.truth,
+    "skip_nonfinite": checks.truth,
     "jit_update": _jit,
-    "use_ema": _checks.truth,
+    "use_ema": checks.truth,
     "weight_decay": or_none(number()),
     "clipnorm": or_none(number()),
     "clipvalue": or_none(number()),
     "global_clipnorm": or_none(number()),
-    "gradient_accumulation_steps": or_none(lambda name, value: _checks.whole(name, value, 2)),
+    "gradient_accumulation_steps": or_none(lambda name, value: checks.whole(name, value, 2)),
 }
 """The arguments of all optimizers of this package."""
 

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import keras
 from keras.optimizers.schedules import LearningRateSchedule
 
-from keras_rmda.assignment import Regularizers
+from keras_rmda.optimizers.assignment import Regularizers
 from keras_rmda.optimizers.constants import POSITIVE
 from keras_rmda.optimizers.momentum import DECAY, MomentumOptimizer
 from keras_rmda.optimizers.updates import Slots, on_support

@@ -7,8 +7,8 @@ from typing import Any
 
 import keras
 
-from keras_rmda import _checks, _nested
 from keras_rmda.optimizers.base import SparseOptimizer
+from keras_rmda.platform import checks, nested
 
 
 def optimizers_of(model: keras.Model) -> list[SparseOptimizer]:
@@ -24,13 +24,13 @@ def optimizers_of(model: keras.Model) -> list[SparseOptimizer]:
 
 def ours_in(optimizer: Any) -> list[SparseOptimizer]:
     """Return the optimizers of this package inside of another, or itself."""
-    return [each for each in _nested.inner_optimizers(optimizer) if isinstance(each, SparseOptimizer)]
+    return [each for each in nested.inner_optimizers(optimizer) if isinstance(each, SparseOptimizer)]
 
 
 def may_have_ours(model: keras.Model) -> bool:
     """Return whether a model is trained by an optimizer of this package, or may be when it is built."""
     outer = getattr(model, "optimizer", None)
-    return bool(ours_in(outer)) or _nested.makes_optimizers_when_built(outer)
+    return bool(ours_in(outer)) or nested.makes_optimizers_when_built(outer)
 
 
 def hide_zeros(model: keras.Model) -> bool:
@@ -46,6 +46,6 @@ def warn_of_hidden_zeros(model: keras.Model) -> None:
         warnings.warn(
             f"The optimizer of {model.name!r} holds zeros that the weights do not have, so they are not removed: call "
             "`model.optimizer.project(model)` first. At the end of `fit`, and of its epochs, they are there by itself.",
-            _checks.SparsityWarning,
+            checks.SparsityWarning,
             stacklevel=3,
         )

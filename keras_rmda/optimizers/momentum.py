@@ -10,10 +10,10 @@ import keras
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
-from keras_rmda import _checks
-from keras_rmda.assignment import Regularizers
+from keras_rmda.optimizers.assignment import Regularizers
 from keras_rmda.optimizers.base import SparseOptimizer
 from keras_rmda.optimizers.updates import on_support
+from keras_rmda.platform import checks
 from keras_rmda.regularizers import ProximalRegularizer, Tensor
 
 FRACTION = {"maximum": 1.0, "open_minimum": True}
@@ -40,7 +40,7 @@ class MomentumOptimizer(SparseOptimizer):
     """
 
     momentum_range: dict[str, Any] = FRACTION
-    """The bounds of the momentum, for `_checks.real`."""
+    """The bounds of the momentum, for `checks.real`."""
     momentum_slot: str | None = None
     """The slot that is not kept where the momentum is 0."""
 
@@ -56,7 +56,7 @@ class MomentumOptimizer(SparseOptimizer):
             momentum = keras.saving.deserialize_keras_object(momentum)
         self._momentum = momentum
         if not isinstance(momentum, LearningRateSchedule):
-            momentum = _checks.real("momentum", momentum, **self.momentum_range)
+            momentum = checks.real("momentum", momentum, **self.momentum_range)
             if momentum == 0:
                 self.slots = tuple(name for name in self.slots if name != self.momentum_slot)
             self._momentum = self._new_scalar("momentum", lambda shape, dtype: ops.convert_to_tensor(momentum, dtype))
@@ -75,7 +75,7 @@ class MomentumOptimizer(SparseOptimizer):
                 "This optimizer was created with a schedule as its `momentum`, which is hence not settable. "
                 f"Received: momentum={value!r}"
             )
-        value = _checks.real("momentum", value, **self.momentum_range)
+        value = checks.real("momentum", value, **self.momentum_range)
         if value > 0 and self.momentum_slot and self.momentum_slot not in self.slots:
             raise ValueError(
                 "This optimizer was created with momentum=0.0, without memory for it. Create it with the first "
@@ -111,7 +111,7 @@ class AveragingOptimizer(MomentumOptimizer):
 
     @momentum_growth.setter
     def momentum_growth(self, value: float) -> None:
-        self._momentum_growth.assign(_checks.real("momentum_growth", value))
+        self._momentum_growth.assign(checks.real("momentum_growth", value))
 
     def minimizer(self, psi: ProximalRegularizer | None, *, t: Tensor, **state: Tensor) -> Tensor:
         """Return W~_t, the minimizer of the subproblem of a step, from the state behind it."""
@@ -131,7 +131,7 @@ class AveragingOptimizer(MomentumOptimizer):
                 f"`fit` ended with structured weights that are {distance:.0%} away from those that training goes on "
                 "with, whose loss it has shown; validation shows that of the structured ones. A last stage brings them "
                 "together: `callbacks.StagewiseSchedule`, or momentum=1.0 throughout.",
-                _checks.SparsityWarning,
+                checks.SparsityWarning,
                 stacklevel=2,
             )
 

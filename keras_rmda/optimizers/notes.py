@@ -13,7 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_rmda import _nested
+from keras_rmda.platform import nested
 
 Note = dict[str, Any]
 
@@ -72,5 +72,5 @@ class Notes:
 
 def notes_of(model: keras.Model) -> Notes | None:
     """Return the notes at a model's optimizer, the first of this package; None if there is none."""
-    found = [each.notes for each in _nested.inner_optimizers(model.optimizer) if hasattr(each, "notes")]
+    found = [each.notes for each in nested.inner_optimizers(model.optimizer) if hasattr(each, "notes")]
     return found[0] if found else None

@@ -8,11 +8,11 @@ import keras
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
-from keras_rmda import _checks
-from keras_rmda.assignment import Regularizers
+from keras_rmda.optimizers.assignment import Regularizers
 from keras_rmda.optimizers.base import SparseOptimizer
 from keras_rmda.optimizers.constants import DECAY, POSITIVE
 from keras_rmda.optimizers.updates import Scalars, Slots
+from keras_rmda.platform import checks
 from keras_rmda.regularizers import Tensor, as_type_of
 
 
@@ -47,7 +47,7 @@ class ProxAdamW(SparseOptimizer):
     Source: Yun, Lozano and Yang 2021, "Adaptive proximal gradient methods for structured neural networks".
     """
 
-    hyperparameters: ClassVar = {"beta_1": DECAY, "beta_2": DECAY, "epsilon": POSITIVE, "amsgrad": _checks.truth}
+    hyperparameters: ClassVar = {"beta_1": DECAY, "beta_2": DECAY, "epsilon": POSITIVE, "amsgrad": checks.truth}
 
     def __init__(
         self,

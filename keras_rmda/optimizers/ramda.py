@@ -8,10 +8,10 @@ import keras
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
-from keras_rmda import _checks
-from keras_rmda.assignment import Regularizers
+from keras_rmda.optimizers.assignment import Regularizers
 from keras_rmda.optimizers.momentum import AveragingOptimizer
 from keras_rmda.optimizers.updates import Scalars, Slots
+from keras_rmda.platform import checks
 from keras_rmda.regularizers import ProximalRegularizer, Tensor, as_type_of
 
 
@@ -63,7 +63,7 @@ class RAMDA(AveragingOptimizer):
         **optimizer_arguments: Any,
     ):
         super().__init__(learning_rate, regularizer, momentum, name=name, **optimizer_arguments)
-        epsilon = _checks.real("epsilon", epsilon, open_minimum=True)
+        epsilon = checks.real("epsilon", epsilon, open_minimum=True)
         self._epsilon = self._new_scalar("epsilon", lambda shape, dtype: ops.convert_to_tensor(epsilon, dtype))
 
     @property
@@ -73,7 +73,7 @@ class RAMDA(AveragingOptimizer):
 
     @epsilon.setter
     def epsilon(self, value: float) -> None:
-        self._epsilon.assign(_checks.real("epsilon", value, open_minimum=True))
+        self._epsilon.assign(checks.real("epsilon", value, open_minimum=True))
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor's arguments, with current values of settable ones, as Keras does."""

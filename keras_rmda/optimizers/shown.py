@@ -17,10 +17,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_rmda import _checks, _compat, _replicas
 from keras_rmda.optimizers.likeness import are_same, distance, is_equal, sums_of
 from keras_rmda.optimizers.notes import Notes
 from keras_rmda.optimizers.updates import Updates, precise
+from keras_rmda.platform import checks, compat, replicas
 from keras_rmda.regularizers import Tensor
 
 WITNESSES = 2
@@ -82,7 +82,7 @@ class Shown(Updates):
             warnings.warn(
                 f"`project` changes nothing: the weights are not those that the last step of {self.name!r} has left. "
                 "If they were restored from the end of an epoch, they are structured as they are.",
-                _checks.SparsityWarning,
+                checks.SparsityWarning,
                 stacklevel=2,
             )
         elif not self._is_shown:
@@ -91,7 +91,7 @@ class Shown(Updates):
 
     def show(self) -> None:
         """Write the structured values into the model, and keep its iterate for `give_back`."""
-        if not self._separates or not self.built or not _compat.have_values(self.variables):
+        if not self._separates or not self.built or not compat.have_values(self.variables):
             return
         if self._is_shown or not self._steps:
             return
@@ -114,7 +114,7 @@ class Shown(Updates):
             warnings.warn(
                 f"The weights have changed since the last step of {self.name!r}: it forgets its history, and training "
                 "goes on from these weights. Call `optimizer.restart()` yourself to say that this is meant.",
-                _checks.SparsityWarning,
+                checks.SparsityWarning,
                 stacklevel=2,
             )
             self.restart()
@@ -181,7 +181,7 @@ class Shown(Updates):
             for index in sorted(np.argsort(sizes, kind="stable")[:WITNESSES].tolist())
         }
         if self.is_waiting:
-            with _compat.outside_of_traces():
+            with compat.outside_of_traces():
                 self.load_own_variables(self._loaded)
 
     def apply(self, grads: list, trainable_variables: list | None = None) -> None:
@@ -213,7 +213,7 @@ class Shown(Updates):
             warnings.warn(
                 f"The optimizer {self.name!r} begins anew: it has {len(self.variables)} variables, the file "
                 f"{len(found)}. It was saved before its first step, or is another one.",
-                _checks.SparsityWarning,
+                checks.SparsityWarning,
                 stacklevel=2,
             )
             return
@@ -259,8 +259,8 @@ class Shown(Updates):
         """Keep the values of the witnesses."""
         for index, witness in self._witnesses.items():
             # A copy: JAX cannot donate one buffer as both a weight and a witness.
-            value = ops.copy(ops.convert_to_tensor(_replicas.copy_here(self._trainable_variables[index])))
-            _replicas.assign_here(witness, ops.cast(value, witness.dtype))
+            value = ops.copy(ops.convert_to_tensor(replicas.copy_here(self._trainable_variables[index])))
+            replicas.assign_here(witness, ops.cast(value, witness.dtype))
 
     def _precise_iterate(self, index: int) -> Tensor:
         if not self._is_shown or index not in self._iterate:

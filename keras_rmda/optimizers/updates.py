@@ -15,10 +15,11 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_rmda import _compat, _replicas, assignment
+from keras_rmda.optimizers import assignment
 from keras_rmda.optimizers.binding import model_of
 from keras_rmda.optimizers.joint import alike, couplings, together
 from keras_rmda.optimizers.strengths import Strengths
+from keras_rmda.platform import compat, replicas
 from keras_rmda.regularizers import Joint, ProximalRegularizer, Tensor, as_type_of
 
 Scalars = dict[str, Tensor]
@@ -123,17 +124,17 @@ class Updates(keras.optimizers.Optimizer):
 
     def apply(self, grads: list, trainable_variables: list | None = None) -> None:
         """Sum the gradients of all replicas, then clip, accumulate and apply them as Keras does with those of one."""
-        _replicas.check_step_can_be_distributed(self._model and self._model())
-        grads = [gradient if gradient is None else _compat.dense(gradient) for gradient in grads]
-        grads = _replicas.summed_over_replicas(grads)
+        replicas.check_step_can_be_distributed(self._model and self._model())
+        grads = [gradient if gradient is None else compat.dense(gradient) for gradient in grads]
+        grads = replicas.summed_over_replicas(grads)
         # Variables that TensorFlow makes in a trace get their values before it if these depend on nothing in it.
-        with _compat.after(grads if self.built else []):
+        with compat.after(grads if self.built else []):
             super().apply([None if g is None else ops.cast(g, precise(g.dtype)) for g in grads], trainable_variables)
 
     def _backend_increment_gradient_accumulators(self, grads: list, acc_grads: list) -> None:
         """Accumulate on every replica: the gradients are those of all."""
         for gradient, accumulated in zip(grads, acc_grads):
-            _replicas.assign_here(accumulated, ops.convert_to_tensor(accumulated) + gradient)
+            replicas.assign_here(accumulated, ops.convert_to_tensor(accumulated) + gradient)
 
     def _backend_apply_gradients(self, grads: list, trainable_variables: list) -> None:
         """Know which variables the gradients belong to when they are clipped."""
@@ -164,7 +165,7 @@ class Updates(keras.optimizers.Optimizer):
             return
         replica = self._replica()
         if replica not in self._compiled_updates:
-            self._compiled_updates[replica] = _compat.compiled(self._update)
+            self._compiled_updates[replica] = compat.compiled(self._update)
         self._compiled_updates[replica](grads, indices, ops.cast(learning_rate, keras.config.floatx()))
 
     def _apply_weight_decay(self, variables: list) -> None:
@@ -274,10 +275,10 @@ class Updates(keras.optimizers.Optimizer):
         if self.skip_nonfinite:
             is_finite = ops.all(ops.stack([ops.all(ops.isfinite(gradient)) for gradient in grads]))
             skipped = ops.cast(ops.logical_not(is_finite), self._skipped_steps.dtype)
-            _replicas.assign_here(self._skipped_steps, self._skipped_steps + skipped)
+            replicas.assign_here(self._skipped_steps, self._skipped_steps + skipped)
             # Undone here, since Keras counts every call: schedules see only the steps that were made.
             calls = ops.cast(skipped * (self.gradient_accumulation_steps or 1), self._iterations.dtype)
-            _replicas.assign_here(self._iterations, self._iterations - calls)
+            replicas.assign_here(self._iterations, self._iterations - calls)
         t = ops.convert_to_tensor(self._step_count) + 1
         _assign_unless_skipped(self._step_count, t, is_finite)
         t = ops.cast(t, dtype)
@@ -295,20 +296,20 @@ class Updates(keras.optimizers.Optimizer):
     def _begin_first_stage(self) -> None:
         # Where a trace on TensorFlow makes the model too, its weights have no values yet. TensorFlow then gives them
         # values and traces again before anything runs, and the stage begins in that second trace.
-        if not self._has_begun and _compat.are_initialized(self._trainable_variables):
+        if not self._has_begun and compat.are_initialized(self._trainable_variables):
             self._has_begun = True
-            with _compat.outside_of_traces():
+            with compat.outside_of_traces():
                 self._begin_stage()
 
     def _begin_again_if_unused(self) -> None:
         # Keras builds the optimizer of a model from a file before it loads the weights, and a clone's before they are
         # set: a stage without steps begins at the weights that are there when its first step is traced.
         replica = self._replica()
-        if replica in self._has_stepped or not self._has_begun or not _compat.can_read_outside_of_traces():
+        if replica in self._has_stepped or not self._has_begun or not compat.can_read_outside_of_traces():
             return
-        if _compat.are_initialized([self._step_count]):
+        if compat.are_initialized([self._step_count]):
             self._has_stepped.add(replica)
-            with _compat.outside_of_traces():
+            with compat.outside_of_traces():
                 if int(ops.convert_to_numpy(self._step_count)) == 0:
                     self._begin_stage()
 
@@ -323,11 +324,11 @@ class Updates(keras.optimizers.Optimizer):
 
         for index, slots in self._asked(range(len(self._slots)), init, strengths):
             for name, value in slots.items():
-                _replicas.assign_here(self._slots[index][name], value)
+                replicas.assign_here(self._slots[index][name], value)
 
     def _replica(self) -> int:
         """Return what tells the replicas of a strategy apart."""
-        return id(_replicas.copy_here(self._iterations))
+        return id(replicas.copy_here(self._iterations))
 
     def _new_scalar(self, name: str, initializer: Any = "zeros", dtype: str | None = None) -> keras.Variable:
         return self.add_variable((), initializer, dtype=dtype, name=name, aggregation="only_first_replica")
@@ -352,4 +353,4 @@ def _assign_unless_skipped(variable: keras.Variable, value: Tensor, is_finite: T
     value = ops.cast(value, variable.dtype)
     if is_finite is not None:
         value = ops.where(is_finite, value, ops.convert_to_tensor(variable))
-    _replicas.assign_here(variable, value)
+    replicas.assign_here(variable, value)

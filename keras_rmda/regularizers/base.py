@@ -19,7 +19,7 @@ import keras
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
-from keras_rmda import _checks, _compat
+from keras_rmda.platform import checks, compat
 
 Tensor = Any
 
@@ -59,7 +59,7 @@ class Strength:
             ValueError: within an epoch on JAX, where it would be forgotten.
         """
         followers = [each() for each in self._followers if each() is not None]
-        if value != self.value and not _compat.have_values(followers):
+        if value != self.value and not compat.have_values(followers):
             raise ValueError(
                 "On JAX a `strength` acts from epoch to epoch: set it at the end or the beginning of one, "
                 f"`on_epoch_end` or `on_epoch_begin`. Received: strength={value!r}"
@@ -105,7 +105,7 @@ class ProximalRegularizer(keras.regularizers.Regularizer):
         if isinstance(strength, dict):
             strength = keras.saving.deserialize_keras_object(strength)
         is_schedule = isinstance(strength, LearningRateSchedule)
-        self._strength = Strength(strength if is_schedule else _checks.real("strength", strength))
+        self._strength = Strength(strength if is_schedule else checks.real("strength", strength))
 
     @property
     def strength(self) -> Any:
@@ -121,7 +121,7 @@ class ProximalRegularizer(keras.regularizers.Regularizer):
                 "to a new penalty, and that to a new optimizer; what is to be set between steps begins as a number. "
                 f"Received: strength={value!r}, after {self.strength!r}"
             )
-        self._strength.set(value if isinstance(value, LearningRateSchedule) else _checks.real("strength", value))
+        self._strength.set(value if isinstance(value, LearningRateSchedule) else checks.real("strength", value))
 
     def __setattr__(self, name: str, value: Any) -> None:
         own = self.__dict__.get("_strength")  # none before the constructor has set it

@@ -8,7 +8,7 @@ import keras
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
-from keras_rmda import _checks
+from keras_rmda.platform import checks
 from keras_rmda.regularizers.base import (
     ProximalRegularizer,
     Tensor,
@@ -121,7 +121,7 @@ class ElasticNet(ElementwiseRegularizer):
 
     def __init__(self, strength: float | LearningRateSchedule, l1_ratio: float = 0.5):
         super().__init__(strength)
-        self.l1_ratio = _checks.real("l1_ratio", l1_ratio, maximum=1.0)
+        self.l1_ratio = checks.real("l1_ratio", l1_ratio, maximum=1.0)
 
     @in_full_precision
     def __call__(self, w: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import keras
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
-from keras_rmda import _checks
+from keras_rmda.platform import checks
 from keras_rmda.regularizers.base import (
     ProximalRegularizer,
     Tensor,
@@ -75,10 +75,10 @@ class GroupLasso(ProximalRegularizer):
         if isinstance(groups, Integral) and not isinstance(groups, bool):
             groups = int(groups)
         elif not isinstance(groups, CoupledGroups):
-            _checks.one_of("groups", groups, tuple(LETTERS))
+            checks.one_of("groups", groups, tuple(LETTERS))
         self.groups = groups
-        self.scale_by_size = _checks.truth("scale_by_size", scale_by_size)
-        self.size = size if size is None else _checks.real("size", size, open_minimum=True)
+        self.scale_by_size = checks.truth("scale_by_size", scale_by_size)
+        self.size = size if size is None else checks.real("size", size, open_minimum=True)
         self._axes = CONVENTION
 
     @in_full_precision
@@ -228,7 +228,7 @@ class SparseGroupLasso(GroupLasso):
         size: float | None = None,
     ):
         super().__init__(strength, groups, scale_by_size, size)
-        self.l1_ratio = _checks.real("l1_ratio", l1_ratio, maximum=1.0)
+        self.l1_ratio = checks.real("l1_ratio", l1_ratio, maximum=1.0)
 
     def _value(self, ws: Sequence[Tensor], grouping: Grouping) -> Tensor:
         return super()._value(ws, grouping) + self._l1 * sum(ops.sum(ops.abs(w)) for w in ws)

@@ -1,0 +1,235 @@
+"""What the commands of the command line do."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_rmda.cli.arguments import UsageError
+from keras_rmda.compression import Compressed, compress
+from keras_rmda.compression.progress import Progress
+from keras_rmda.export import benchmark_tflite, export_tflite
+from keras_rmda.export.benchmark import Ratio
+from keras_rmda.export.contents import read_contents
+from keras_rmda.optimizers.models import optimizers_of
+from keras_rmda.platform import arrays, checks, files
+from keras_rmda.platform.loading import load
+from keras_rmda.structure import analyze, strip
+from keras_rmda.structure.report import table
+
+RUNS = 100
+"""Measurements of the latency of a file."""
+
+
+def load_structured(path: str) -> keras.Model:
+    """Load a model with its optimizer, and let it hold the zeros that only the optimizer has."""
+    model = load(path, compile=True)
+    for optimizer in optimizers_of(model):
+        if optimizer.hides_zeros():
+            optimizer.project(model)
+            print(f"keras-rmda: {path}: took the zeros from its optimizer {optimizer.name!r}", file=sys.stderr)
+    return model
+
+
+def run_demo(options: argparse.Namespace) -> None:
+    """`keras-rmda demo`."""
+    epochs = checks.whole("--epochs", options.epochs, 2) if options.epochs is not None else None
+    if options.target_macs is not None:
+        checks.real("--target-macs", options.target_macs, open_minimum=True)
+    checks.whole("--seed", options.seed)
+    nearest = next(folder for folder in (options.output, *options.output.absolute().parents) if folder.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        raise UsageError(f"--output cannot be written. Received: {str(options.output)!r}")
+    if keras.backend.backend() != "tensorflow":
+        raise UsageError(f"the demo needs KERAS_BACKEND=tensorflow. Received: {keras.backend.backend()!r}")
+    try:
+        import matplotlib  # noqa: F401
+        import sklearn  # noqa: F401
+        import tensorflow_datasets  # noqa: F401
+    except ImportError as error:
+        raise UsageError(f"the demo needs the extra packages of keras-rmda[demo]: {error}") from None
+    from keras_rmda.cli import demo
+
+    say = (lambda text: None) if options.quiet else demo.line_printer()
+    rows = demo.run(options.output, options.seed, epochs or demo.EPOCHS, say, options.target_macs or demo.TARGET)
+    if not options.quiet:
+        say(f"wrote {options.output}: models, report.json, history.json, demo.png\n")
+    if options.json:
+        print((options.output / "report.json").read_text(), end="")
+    else:
+        print(demo.text_table(rows))
+
+
+def run_compress(options: argparse.Namespace) -> None:
+    """`keras-rmda compress`."""
+    out = files.check_target(options.out, ".keras", "OUT")
+    if options.target is not None:
+        checks.real("--target", options.target, open_minimum=True)
+    if options.accuracy_loss is not None:
+        checks.real("--accuracy-loss", options.accuracy_loss)
+    checks.whole("--epochs", options.epochs, 2)
+    checks.whole("--batch-size", options.batch_size, 1)
+    if options.report is not None:
+        check_drawing()
+        files.check_target(options.report, ".html", "--report")
+    data, test = arrays.read_pairs("--data", options.data)
+    model = load(options.model, compile=True)
+    keras.utils.set_random_seed(checks.whole("--seed", options.seed))
+    result = compress(
+        model, *data, target=options.target, metric=options.metric, accuracy_loss=options.accuracy_loss,
+        epochs=options.epochs, batch_size=options.batch_size, validation_data=test, loss=options.loss,
+        directory=options.directory, verbose=0, callbacks=() if options.quiet else [Progress(say=to_standard_error)],
+    )  # fmt: skip
+    with files.replacing(out) as temporary:
+        result.model.save(temporary)
+    figures = {"path": str(out), "scored_on": "test data" if test else "training data"}
+    figures |= {"before": result.before, "after": result.after} | files_of(model, result, out, options.quantization)
+    if options.report is not None:
+        from keras_rmda.cli import page
+
+        with tempfile.TemporaryDirectory() as folder:
+            log = Path(folder) / "history.json"
+            log.write_text(json.dumps(result.history))
+            scored = test or data
+            page.write_page(options.report, [options.model, out], None if isinstance(scored[1], dict) else scored, log)
+        figures["report"] = options.report
+    if options.json:
+        print(json.dumps(figures))
+        return
+    shown = [(name, *map(shown_number, pair)) for name, *pair in result.rows()]
+    shown += [(key, *map(shown_number, figures[key])) for key in ("bytes", "latency_ms") if key in figures]
+    print(table((str(out), "before", "after"), shown))
+
+
+def files_of(model: keras.Model, result: Compressed, out: Path, quantization: str | None) -> dict[str, Any]:
+    """Return sizes and latencies of both models as TensorFlow Lite files; write the small one beside OUT if asked."""
+    report = result.report
+    figures: dict[str, Any] = {"parameters": (report.parameters, report.parameters_after)}
+    figures |= {"macs": (report.macs, report.macs_after)}
+    if keras.backend.backend() != "tensorflow":
+        return figures
+    with tempfile.TemporaryDirectory() as folder:
+        whole = export_tflite(model, Path(folder) / "whole.tflite", strip=False)
+        path = Path(folder) / "small.tflite" if quantization is None else out.with_suffix(".tflite")
+        small = result.export(path, None if quantization == "float32" else quantization)
+        first, second = benchmark_tflite([whole.path, small.path], runs=RUNS)
+    figures |= {"bytes": (whole.bytes, small.bytes), "latency_ms": (first.median, second.median)}
+    return figures | ({} if quantization is None else {"tflite": str(path)})
+
+
+def shown_number(value: Any) -> str:
+    """Return a number for people."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def to_standard_error(text: str) -> None:
+    """Print a line of progress."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def check_drawing() -> None:
+    """Refuse a page without matplotlib before any work is done."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise UsageError(f"the report needs the extra packages of keras-rmda[demo]: {error}") from None
+
+
+def run_inspect(options: argparse.Namespace) -> None:
+    """`keras-rmda inspect`."""
+    is_tflite = Path(options.model).suffix == ".tflite"
+    report = read_contents(options.model) if is_tflite else analyze(load_structured(options.model))
+    print(json.dumps(report.to_dict()) if options.json else report)
+
+
+def run_strip(options: argparse.Namespace) -> None:
+    """`keras-rmda strip`."""
+    out = files.check_target(options.out, ".keras", "OUT")
+    model = load_structured(options.model)
+    report = analyze(model)
+    if report.parameters_after == report.parameters:
+        raise UsageError(f"no channel can be removed; `keras-rmda inspect` tells why. Received: {options.model!r}")
+    small = strip(model)
+    with files.replacing(out) as temporary:
+        small.save(temporary)
+    figures = {"parameters": report.parameters, "parameters_after": report.parameters_after}
+    figures |= {"macs": report.macs, "macs_after": report.macs_after, "removed_channels": report.removable}
+    figures |= {"bytes": out.stat().st_size, "path": str(out)}
+    if options.json:
+        print(json.dumps(figures))
+        return
+    before, after = ("before", report.parameters, report.macs), ("after", report.parameters_after, report.macs_after)
+    print(table((str(out), "parameters", "MACs"), [before, after]))
+
+
+def run_export(options: argparse.Namespace) -> None:
+    """`keras-rmda export`."""
+    files.check_target(options.out, ".tflite", "OUT")
+    data = arrays.read("--representative-data", options.representative_data) if options.representative_data else None
+    how = {"strip": not options.no_strip, "sparse": options.sparse, "int8_io": options.int8_io, "micro": options.micro}
+    how["batch"] = options.batch
+    file = export_tflite(load_structured(options.model), options.out, options.quantization, data, **how)
+    figures = asdict(file) | {"path": str(file.path)}
+    if options.json:
+        print(json.dumps(figures))
+        return
+    cells = {key: f"{value:.3g}" if isinstance(value, float) else value for key, value in figures.items()}
+    shown = {key.replace("_", " "): cell for key, cell in cells.items() if not isinstance(cell, (dict, tuple))}
+    print(table(tuple(shown), [tuple(shown.values())]))
+
+
+def run_bench(options: argparse.Namespace) -> None:
+    """`keras-rmda bench`."""
+    results = benchmark_tflite(options.files, threads=options.threads, runs=options.runs)
+    ratios = [result.times_faster_than(results[0]) for result in results]
+    rows = [
+        {
+            "path": str(result.path), "bytes": result.bytes, "median_ms": result.median,
+            "p10_ms": result.percentile(10), "p90_ms": result.percentile(90),
+            "times_faster_than_first": ratio.value, "low": ratio.low, "high": ratio.high,
+        }
+        for result, ratio in zip(results, ratios)
+    ]  # fmt: skip
+    if options.json:
+        print(json.dumps({"threads": options.threads, "runs": options.runs, "files": rows}))
+        return
+    shown = [tuple(v if isinstance(v, (int, str)) else f"{v:.3f}" for v in row.values()) for row in rows]
+    print(table(tuple(key.replace("_", " ") for key in rows[0]), shown))
+    for result, ratio in zip(results[1:], ratios[1:]):
+        print(sentence(result.path, results[0].path, ratio))
+
+
+def run_report(options: argparse.Namespace) -> None:
+    """`keras-rmda report`."""
+    check_drawing()
+    from keras_rmda.cli import page
+
+    checks.whole("--runs", options.runs, 1)
+    for path in options.models:
+        if Path(path).suffix not in (".keras", ".tflite") or not Path(path).is_file():
+            raise UsageError(f"MODEL must be a .keras or .tflite file that exists. Received: {path!r}")
+    pairs = arrays.read_pairs("--data", options.data) if options.data else (None, None)
+    entries = page.write_page(options.out, options.models, pairs[1] or pairs[0], options.log, options.runs)
+    if options.json:
+        print(json.dumps({"path": options.out, "models": [asdict(entry) for entry in entries]}))
+    else:
+        print(f"wrote {options.out}: {len(entries)} models")
+
+
+def sentence(path: Path, first: Path, ratio: Ratio) -> str:
+    """Say who is faster and by how much."""
+    if ratio.low <= 1.0 <= ratio.high:
+        return f"{path} and {first} are equally fast, as far as these runs tell"
+    times, low, high = (ratio.value, ratio.low, ratio.high)
+    word = "faster"
+    if times < 1.0:
+        times, low, high, word = 1.0 / times, 1.0 / high, 1.0 / low, "slower"
+    return f"{path} is {times:.2f} times {word} than {first} ({low:.2f} to {high:.2f} with 95 % confidence)"

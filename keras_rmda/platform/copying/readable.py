@@ -1,0 +1,71 @@
+"""Whether Keras reads a layer back from a file: tried without values, and nothing is left of it."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from keras_rmda.platform import compat
+from keras_rmda.platform.compat import layers_of
+from keras_rmda.platform.copying.copies import is_unknown
+from keras_rmda.platform.copying.functions import WRAPPERS
+from keras_rmda.platform.copying.likeness import are_alike
+from keras_rmda.platform.graphs import is_raw_operation
+from keras_rmda.platform.runs import MADE
+
+
+def is_suspicious(layer: Any) -> bool:
+    """Return whether it is not certain that Keras reads a layer or operation of a graph back from a file."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of lambdas
+            layer.get_config()
+    except Exception:  # whatever the user's objects raise
+        return True
+    if not isinstance(layer, keras.Layer):
+        return not is_raw_operation(layer)
+    is_of_others = lambda x: not type(x).__module__.startswith(("keras.", "keras_rmda."))  # noqa: E731
+    has_functions = lambda x: any(key not in WRAPPERS and is_unknown(vars(x)[key]) for key in vars(x))  # noqa: E731
+    return any(is_of_others(x) or has_functions(x) for x in layers_of(layer))
+
+
+def is_read_by_keras(layer: Any, tolerant: bool = False) -> bool:
+    """Return whether Keras reads a layer back from a file; `tolerant`: inside of `tolerant_symbols`."""
+
+    def read() -> Any:
+        return keras.saving.deserialize_keras_object(json.loads(json.dumps(keras.saving.serialize_keras_object(layer))))
+
+    return is_read_as(layer, read, tolerant)
+
+
+def is_read_as(layer: Any, read: Callable[[], Any], tolerant: bool) -> bool:
+    """Return whether reading gives such a layer, which can be called as it is."""
+    try:
+        with compat.without_a_trace(has_values=False), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of lambdas
+            new = read()
+            if not tolerant and (compat.declares_outputs(layer) or layer in MADE):  # Keras alone may not call it
+                return all(_called(new, node) == len(node.output_tensors) for node in layer._inbound_nodes) and (
+                    are_alike(layer, new)
+                )
+            if are_alike(layer, new):
+                return True
+            _called(new, layer._inbound_nodes[0])  # which makes what `build` does not
+            return are_alike(layer, new)
+    except Exception:  # whatever the user's objects raise
+        return False
+
+
+def _called(layer: Any, node: Any) -> int:
+    """Call a layer on symbols like those of a node; return how many it gives."""
+    given = (node.arguments.args, node.arguments.kwargs)
+    arguments, keyword_arguments = keras.tree.map_structure(_symbol_like, given)
+    return sum(y is not None for y in keras.tree.flatten(layer(*arguments, **keyword_arguments)))
+
+
+def _symbol_like(x: Any) -> Any:
+    return keras.Input(batch_shape=x.shape, dtype=x.dtype) if isinstance(x, keras.KerasTensor) else x

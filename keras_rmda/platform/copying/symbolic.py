@@ -1,0 +1,205 @@
+"""Graphs of layers out of code: of subclassed models, and of blocks, which are layers that consist of layers."""
+
+from __future__ import annotations
+
+import contextlib
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+
+from keras_rmda.platform import graphs
+from keras_rmda.platform.compat import layers_of
+from keras_rmda.platform.graphs import has_graph, nodes
+from keras_rmda.platform.runs import first_calls
+from keras_rmda.platform.tracing import Untraceable, dtype_for, traced, traced_model
+from keras_rmda.platform.tracing.containers import graph_of, is_container
+
+IsKnown = Callable[[keras.Layer], bool]
+"""Tells layers that must not be looked into, since it is known what they do."""
+
+UNTRACEABLE: weakref.WeakKeyDictionary[keras.Layer, str] = weakref.WeakKeyDictionary()
+"""Why the code of layers could not be traced when it was last tried."""
+
+
+@contextlib.contextmanager
+def as_graph(model: keras.Model, is_known: IsKnown) -> Iterator[keras.Model]:
+    """Give, inside the context, a model whose graph says what a model computes, and which has the same layers.
+
+    That is the model itself; or what its `call` makes of symbolic inputs, if it is subclassed. The same is done with
+    the blocks inside: calls of one become calls of a model of the same name. Behind the context the layers have
+    forgotten the calls on symbolic inputs.
+
+    Args:
+        model: a built model.
+        is_known: tells blocks that stay as they are.
+
+    Raises:
+        ValueError: if the model is not built, or its `call` cannot be traced.
+    """
+    with _forgetting_calls(model):
+        yield _expanded(_graph_of(model), is_known)
+
+
+@contextlib.contextmanager
+def _forgetting_calls(model: keras.Model) -> Iterator[None]:
+    """Let the layers of a model forget, behind the context, how they were called inside, and on which tensors.
+
+    Keras remembers all calls on symbolic tensors, and `layer.output` raises where there are several.
+    """
+    layers = layers_of(model) if isinstance(model, keras.Model) else []
+    inner = [layer for layer in layers if graphs.is_inner_graph(layer)]
+    layers += [node.operation for graph in inner for node in nodes(graph)]
+    counts = [(layer, layer.name, len(layer._inbound_nodes), len(layer._outbound_nodes)) for layer in layers]
+    try:
+        yield
+    finally:
+        for layer, name, inbound, outbound in counts:
+            layer.name = name
+            del layer._inbound_nodes[inbound:], layer._outbound_nodes[outbound:]
+
+
+def _graph_of(model: keras.Model) -> keras.Model:
+    """Return a model with a graph that has the layers of this one."""
+    if not isinstance(model, keras.Model) or graphs.has_graph(model):
+        nodes(model)
+        return model
+    if not model.built:
+        raise ValueError(
+            f"The model {model.name!r} is not built: it has no shapes and no weights yet. Call it on data first."
+        )
+    known = getattr(graphs.functional(model), "inputs", None) or model.get_build_config()
+    if not known:
+        known = inputs_like_those_inside(model)
+    if not known:
+        cause = innermost(model)
+        raise ValueError(
+            f"The model {model.name!r} of type {type(model).__name__} is subclassed, and nobody knows the shapes of "
+            f"its inputs: Keras cannot run the `call` of {cause.name!r} of type {type(cause).__name__} on symbolic "
+            "tensors, as `model(keras.Input(...))` shows; write it with `keras.ops` that take sizes of None, too."
+        )
+    if isinstance(known, dict) and "input_shape" not in known:
+        raise ValueError(
+            f"The model {model.name!r} of type {type(model).__name__} is subclassed, and its `build` takes several "
+            "shapes: write it with one argument for all inputs, or as a Functional model."
+        )
+
+    def symbolic(shape: Any, name: str | None = None) -> Any:
+        if isinstance(shape, dict):
+            return {key: symbolic(each, key) for key, each in shape.items()}
+        if any(isinstance(each, list | tuple) for each in shape):
+            return [symbolic(each) for each in shape]
+        return keras.Input(shape=tuple(shape[1:]), name=name)
+
+    if isinstance(known, dict):
+        inputs = symbolic(known["input_shape"])
+    else:
+        inputs = keras.tree.map_structure(lambda x: graphs.fresh_input(x, x.shape), graphs.functional(model).input)
+    try:
+        return traced_model(model, inputs)
+    except Untraceable as why:
+        raise ValueError(
+            f"The model {model.name!r} of type {type(model).__name__} is subclassed, and its `call` cannot be traced "
+            "on symbolic inputs: no graph of layers says what it computes. Write it with layers and `keras.ops`, with "
+            f"one argument for all inputs, or as a Functional model. ({why})"
+        ) from why
+
+
+def inputs_like_those_inside(model: keras.Model) -> dict[str, tuple] | None:
+    """Return, as Keras writes it down, the shape of an only input: one with which all layers inside get what they got.
+
+    Keras writes down that of layers, but not that of a model whose `call` it can run on numbers only.
+    """
+    built = [layer.get_build_config() or {} if layer.built else {} for layer in layers_of(model)]
+    known = [(layer, x.get("input_shape")) for layer, x in zip(layers_of(model), built)]
+    known = [(layer, tuple(shape)) for layer, shape in known[1:] if graphs.is_shape(shape) and None not in shape]
+    for shape in dict.fromkeys(shape for _, shape in known):
+        with contextlib.suppress(Exception), keras.StatelessScope():  # whatever the user's code raises or assigns
+            called = first_calls(model, keras.ops.zeros(shape))
+            if all(called.get(id(layer), expected) == expected for layer, expected in known):
+                return {"input_shape": (None, *shape[1:])}
+    return None
+
+
+def innermost(model: keras.Model) -> keras.Layer:
+    """Return the innermost layer whose `call` Keras could not run on symbolic tensors, for a model built by numbers.
+
+    Keras builds what has layers inside by such a run, and notes the shapes of inputs only where that works.
+    """
+    consists = lambda layer: getattr(layer, "_layers", []) and not type(layer).__module__.startswith("keras.")  # noqa: E731
+    failed = [layer for layer in layers_of(model) if consists(layer) and not layer.get_build_config()]
+    is_last = lambda layer: not any(x in failed for x in layers_of(layer) if x is not layer)  # noqa: E731
+    return next(filter(is_last, failed), model)
+
+
+def _expanded(model: keras.Model, is_known: IsKnown) -> keras.Model:
+    """Return a model in which the blocks of a model with a graph are models with graphs, and get what they take."""
+    calls: dict[int, list] = {}
+    is_fitted = True
+    for node in _nodes_inside(model):
+        if graphs.is_inner_graph(node.operation):
+            is_fitted = is_fitted and graphs.is_fitted(node.operation, node.arguments.args, node.arguments.kwargs)
+        if is_container(node.operation) or (_is_code(node.operation) and not is_known(node.operation)):
+            calls.setdefault(id(node.operation), []).append(node)
+    expansions = {}
+
+    def expanded(layer: Any, *given: Any) -> Any:
+        """Return the graph of a block, on what it gets from the graphs of those before it: they may declare others."""
+        if id(layer) in calls:
+            try:
+                expansions[id(layer)] = _expanded(_traced(calls[id(layer)], given), is_known)
+            except Untraceable as why:
+                UNTRACEABLE[layer] = str(why)
+        return expansions.get(id(layer), layer)
+
+    if not calls and is_fitted:
+        return model
+    result = graphs.rebuilt(model, lambda layer: layer, graph_of=expanded)
+    return result if expansions or not is_fitted else model
+
+
+def _nodes_inside(model: keras.Model) -> Iterator[Any]:
+    """Give the calls in a graph and in those of the models inside."""
+    for node in nodes(model):
+        yield node
+        if graphs.is_inner_graph(node.operation):
+            yield from _nodes_inside(node.operation)
+
+
+def _is_code(layer: Any) -> bool:
+    """Return whether a layer is not of Keras, or is a function, so that its code has to say what it computes."""
+    if is_function(layer):
+        return getattr(layer, "mask", None) is None
+    return isinstance(layer, keras.Layer) and not type(layer).__module__.startswith("keras.") and not has_graph(layer)
+
+
+def is_function(layer: Any) -> bool:
+    """Return whether a layer of Keras is nothing but a function of the user's."""
+    return type(layer) in (keras.layers.Lambda, keras.layers.Activation)
+
+
+def _traced(calls: list, first: tuple[tuple, dict]) -> keras.Model:
+    """Return the graph of a layer's code on these arguments of the first call, if all calls say the same."""
+    layer = calls[0].operation
+    if layer.activity_regularizer is not None:
+        raise Untraceable("it has an activity regularizer")
+    given = [(node.arguments.args, dict(node.arguments.kwargs)) for node in calls]
+    if any([keywords.pop("training", None) for _, keywords in given]):
+        raise Untraceable("it is called with training=True")
+    if len({_signature(each, layer) for each in given}) > 1:
+        raise Untraceable("it is called in several ways, or on several shapes")
+    arguments, keyword_arguments = first
+    trace = graph_of if is_container(layer) else traced
+    graph = trace(layer, arguments, {key: x for key, x in keyword_arguments.items() if key != "training"})
+    made, declared = len(keras.tree.flatten(graph.outputs)), len(calls[0].output_tensors)
+    if made != declared:
+        raise Untraceable(f"it returns {made} tensors, and declares {declared}")
+    return graph
+
+
+def _signature(arguments: Any, layer: keras.Layer) -> str:
+    """Return what code can make a difference between in arguments: shapes and types, and what is no tensor."""
+    is_tensor = lambda x: isinstance(x, keras.KerasTensor)  # noqa: E731
+    describe = lambda x: (x.shape, dtype_for(x, layer)) if is_tensor(x) else repr(x)  # noqa: E731
+    return repr(keras.tree.map_structure(describe, arguments))

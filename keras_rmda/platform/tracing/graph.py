@@ -1,0 +1,148 @@
+"""From programs at several sizes to one graph for all sizes, with the weights that they use as leaves."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_rmda.platform.tracing.derived import KERNELS, derived, product
+from keras_rmda.platform.tracing.elementwise import ELEMENTWISE, elementwise, for_each_sample, with_axis_more
+from keras_rmda.platform.tracing.labels import EQUATIONS
+from keras_rmda.platform.tracing.leaves import Numbers
+from keras_rmda.platform.tracing.products import PRODUCTS
+from keras_rmda.platform.tracing.programs import (
+    Place,
+    Step,
+    Untraceable,
+    config_but_name,
+    is_same,
+    settings,
+)
+from keras_rmda.platform.tracing.ranges import PositionsUpTo, Range, RangeOfProgram
+from keras_rmda.platform.tracing.reshapes import broadcast, reshaped
+from keras_rmda.platform.tracing.shapes import slice_key, with_axes
+from keras_rmda.platform.tracing.symbols import Symbol, Symbols
+from keras_rmda.platform.tracing.weighted import contracted, untransposed, weighted
+
+
+class Graph(Symbols):
+    """Makes the steps of a program again, on open inputs."""
+
+    def outputs(self) -> Any:
+        """Return the outputs of the graph, structured as those of the code."""
+        for number, (a, b) in enumerate(zip(self.programs[0].steps, self.programs[-1].steps, strict=True)):
+            if number in self.of_weights:
+                continue  # made where it is read, since products take kernels as the code makes them
+            for k, result in enumerate(self._made(a, b)):
+                self.known[Place(number, k)] = result
+        found, others = (keras.tree.flatten(each.outputs) for each in (self.programs[0], self.programs[-1]))
+        made = [self._output(x, y) for x, y in zip(found, others, strict=True)]
+        return keras.tree.pack_sequence_as(self.programs[0].outputs, made)
+
+    def symbol(self, place: Place) -> Symbol:
+        if place not in self.known and place.step >= 0:  # of weights
+            a, b = (each.steps[place.step] for each in (self.programs[0], self.programs[-1]))
+            try:
+                for k, result in enumerate(self._made(a, b)):
+                    self.known[Place(place.step, k)] = result
+            except Untraceable as why:
+                try:
+                    self.known[place] = derived(self, place)
+                except Untraceable:
+                    raise why from None
+        return super().symbol(place)
+
+    def _output(self, x: Any, y: Any) -> Any:
+        if not is_same(x, y):
+            raise Untraceable("it returns numbers that depend on open sizes")
+        if isinstance(x, Place):
+            symbol = self.symbol(x)
+            return symbol.tensor if symbol.batched else self.bare(symbol)
+        array = ops.convert_to_numpy(x)
+        kept = (array.shape, array.reshape(-1).tolist(), keras.backend.standardize_dtype(x.dtype))
+        return Numbers(*kept, name=self.name("numbers"))(self.inputs[0])
+
+    def _made(self, a: Step, b: Step) -> list[Symbol]:
+        """Return the outputs of a step, from what it is at the first and the last sizes."""
+        operation = a.operation
+        if type(operation) is not type(b.operation):
+            raise Untraceable("its code does something else at other sizes")
+        places = a.places
+        weights = [x for x in places if self.is_weight(x) or untransposed(self, x) is not None]
+        if type(operation).__name__ == "Take":
+            weights = weights[:1]  # the numbers are a tensor, whoever has them
+        if isinstance(operation, RangeOfProgram) and operation.axis == b.operation.axis:
+            made = Range(operation.axis, operation.number_type, name=self.name("range"))
+            return [Symbol(made(self.symbol(places[0]).tensor), batched=False)]
+        if isinstance(operation, PositionsUpTo):
+            return [self._part(a, b)]
+        if isinstance(operation, keras.Layer):
+            return self._call_of_layer(a, b)
+        name = type(operation).__name__
+        if weights and len(places) > len(weights) and name in PRODUCTS:
+            [other] = [self.symbol(x) for x in places if x not in weights][:1]
+            try:
+                y = weighted(self, a)
+                return [Symbol(y if other.batched or name == "Take" else with_axes(y, 1), other.batched)]
+            except Untraceable:
+                if name not in EQUATIONS:
+                    raise
+        if name in KERNELS and len(places) == 2 and not weights and self.is_of_weights(places[1]):
+            with contextlib.suppress(Untraceable):
+                x = self.symbol(places[0])
+                if x.batched:
+                    return [Symbol(product(self, operation, x.tensor, places[1]))]
+        if name in EQUATIONS and len(places) == 2 and not all(self.is_known_batched(x) for x in places):
+            return [contracted(self, a)]
+        symbols = [self.symbol(x) for x in places]
+        if name in ELEMENTWISE:
+            return elementwise(self, a, b)
+        if name == "Slice" and len(symbols) == 1:
+            [x], key = symbols, slice_key(self.programs, a, b)
+            return [Symbol(x.tensor[key if x.batched else (slice(None), *key)], x.batched)]
+        if symbols and not any(each.batched for each in symbols):
+            return [for_each_sample(self, symbols[0], a, b) if self.is_batch(a, b) else with_axis_more(self, a, b)]
+        if name == "Reshape":
+            return [reshaped(self, a, b, symbols[0])]
+        if name == "BroadcastTo" and (repeated := broadcast(self, a, b, symbols[0])) is not None:
+            return [repeated]
+        return self._called(a, b)
+
+    def _part(self, a: Step, b: Step) -> Symbol:
+        """Return a slice up to, or from, a size: a number where it is one at all sizes."""
+        made, [x, other] = a.operation, [self.symbol(place) for place in a.places]
+        if made.get_config() | {"name": ""} != b.operation.get_config() | {"name": ""}:
+            raise Untraceable("its code does something else at other sizes")
+        [n, m] = [each.shape(a.places[1])[made.size_axis] for each in (self.programs[0], self.programs[-1])]
+        axis, size_axis = made.axis + (not x.batched), made.size_axis + (not other.batched)
+        if n == m and n is not None:
+            part = slice(n, None) if made.is_rest else slice(None, n)
+            return Symbol(x.tensor[(*[slice(None)] * axis, part)], x.batched)
+        layer = PositionsUpTo(axis, size_axis, made.is_rest, name=self.name("part"))
+        return Symbol(layer([x.tensor, other.tensor]), x.batched)
+
+    def _call_of_layer(self, a: Step, b: Step) -> list[Symbol]:
+        if a.operation is not b.operation and not is_same(config_but_name(a.operation), config_but_name(b.operation)):
+            raise Untraceable(f"it makes a layer {type(a.operation).__name__} of open sizes")
+        if a.operation.weights and id(a.operation) not in self.layers:
+            raise Untraceable(f"it calls the layer {a.operation.name!r}, whose weights it does not have")
+        batched = any(self.symbol(x).batched for x in a.places)
+        if not batched and isinstance(a.operation, keras.layers.Embedding):  # takes rows for numbers with any axes
+            return [Symbol(a.operation(self.symbol(a.places[0]).tensor), batched=False)]
+        if not batched and any(shape[:1] != (1,) for shape in a.shapes):
+            raise Untraceable(f"it calls the layer {a.operation.name!r} on its own weights")
+        bare = lambda x: self.tensor(x, may_be_bare=True)  # noqa: E731
+        arguments, keyword_arguments = keras.tree.map_structure(bare, self.arguments(a, b))
+        outputs = keras.tree.flatten(a.operation(*arguments, **keyword_arguments))
+        return [Symbol(y if batched else with_axes(y, 1), batched) for y in outputs if y is not None]
+
+    def _called(self, a: Step, b: Step) -> list[Symbol]:
+        """Call an operation as the code does."""
+        if not is_same(settings(a.operation), settings(b.operation)):
+            raise Untraceable(f"it gives {a.called} numbers that depend on open sizes")
+        bare = lambda x: self.tensor(x, may_be_bare=True)  # noqa: E731
+        arguments, keyword_arguments = keras.tree.map_structure(bare, self.arguments(a, b))
+        return [Symbol(y) for y in keras.tree.flatten(a.operation(*arguments, **keyword_arguments))]

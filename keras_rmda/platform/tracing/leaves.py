@@ -1,0 +1,164 @@
+"""Small layers for what the code of a user's layer does with weights of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_rmda.platform import compat
+
+
+@keras.saving.register_keras_serializable(package="keras_rmda")
+class Weight(keras.layers.Layer):
+    """A weight as a tensor of a graph, with a first axis in the place of the batch axis: of size 1, and called open.
+
+    Args:
+        shape: of the weight.
+
+    It takes any tensor of the graph, and does not look at it.
+    """
+
+    def __init__(self, shape: tuple[int, ...], **arguments: Any):
+        super().__init__(**arguments)
+        self.shape = tuple(shape)
+
+    def build(self, input_shape: Any) -> None:
+        self.value = self.add_weight(shape=self.shape, initializer="zeros", name="value")
+
+    def call(self, x: Any) -> Any:
+        return ops.expand_dims(ops.convert_to_tensor(self.value), 0)
+
+    def compute_output_spec(self, x: Any) -> keras.KerasTensor:
+        dtype = self.compute_dtype if "float" in self.value.dtype and self.autocast else self.value.dtype
+        return keras.KerasTensor((None, *self.shape), dtype=dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"shape": list(self.shape)}
+
+
+class Rearranging(keras.layers.Layer):
+    """A layer without weights that leaves numbers in the type that they have, whatever the policy is."""
+
+    def __init__(self, **arguments: Any):
+        super().__init__(**{"autocast": False} | arguments)
+
+    def build(self, input_shape: Any) -> None:
+        pass
+
+
+@keras.saving.register_keras_serializable(package="keras_rmda")
+class ForEachSample(Rearranging):
+    """Repeats a tensor with a first axis of size 1 for each sample of another, as a class token is."""
+
+    def call(self, inputs: list) -> Any:
+        x, samples = inputs
+        return ops.broadcast_to(x, (ops.shape(samples)[0], *ops.shape(x)[1:]))
+
+    def compute_output_spec(self, inputs: list) -> keras.KerasTensor:
+        x, samples = inputs
+        return keras.KerasTensor((samples.shape[0], *x.shape[1:]), dtype=x.dtype)
+
+
+@keras.saving.register_keras_serializable(package="keras_rmda")
+class WithoutSamples(Rearranging):
+    """A tensor with a first axis of size 1 in the place of the batch axis, without this axis, as code has weights."""
+
+    def call(self, x: Any) -> Any:
+        return ops.squeeze(x, 0)
+
+    def compute_output_spec(self, x: Any) -> keras.KerasTensor:
+        return keras.KerasTensor(x.shape[1:], dtype=x.dtype)
+
+
+@keras.saving.register_keras_serializable(package="keras_rmda")
+class AsOneSample(Rearranging):
+    """The reverse."""
+
+    def call(self, x: Any) -> Any:
+        return ops.expand_dims(x, 0)
+
+    def compute_output_spec(self, x: Any) -> keras.KerasTensor:
+        return keras.KerasTensor((None, *x.shape), dtype=x.dtype)
+
+
+@keras.saving.register_keras_serializable(package="keras_rmda")
+class Numbers(Rearranging):
+    """An array as a tensor of a graph, without a batch axis. It takes any tensor of the graph, and does not look at it.
+
+    Args:
+        shape: of the array.
+        numbers: all of them, in one list.
+        number_type: their type.
+    """
+
+    def __init__(self, shape: tuple[int, ...], numbers: list, number_type: str, **arguments: Any):
+        super().__init__(**arguments)
+        self.shape, self.numbers, self.number_type = tuple(shape), list(numbers), number_type
+
+    def call(self, x: Any) -> Any:
+        return ops.reshape(ops.convert_to_tensor(self.numbers, self.number_type), self.shape)
+
+    def compute_output_spec(self, x: Any) -> keras.KerasTensor:
+        return keras.KerasTensor(self.shape, dtype=self.number_type)
+
+    def get_config(self) -> dict[str, Any]:
+        config = {"shape": list(self.shape), "numbers": self.numbers, "number_type": self.number_type}
+        return super().get_config() | config
+
+
+@keras.saving.register_keras_serializable(package="keras_rmda")
+class StepsAsSamples(Rearranging):
+    """Takes the steps of all samples, along the second axis, for samples."""
+
+    def call(self, x: Any) -> Any:
+        return ops.reshape(x, (-1, *x.shape[2:]))
+
+    def compute_output_spec(self, x: Any) -> keras.KerasTensor:
+        return keras.KerasTensor((None, *x.shape[2:]), dtype=x.dtype)
+
+
+@keras.saving.register_keras_serializable(package="keras_rmda")
+class SamplesAsSteps(Rearranging):
+    """The reverse: takes samples for the steps of those of another tensor, which has as many along its second axis."""
+
+    def call(self, inputs: list) -> Any:
+        x, steps = inputs
+        return ops.reshape(x, (-1, ops.shape(steps)[1], *x.shape[1:]))
+
+    def compute_output_spec(self, inputs: list) -> keras.KerasTensor:
+        x, steps = inputs
+        return keras.KerasTensor((None, steps.shape[1], *x.shape[1:]), dtype=x.dtype)
+
+
+@keras.saving.register_keras_serializable(package="keras_rmda")
+class PositionsLike(Rearranging):
+    """Gives positions along the second axis the axes of those of another tensor, which has as many in several axes.
+
+    Args:
+        count: of these axes.
+    """
+
+    def __init__(self, count: int, **arguments: Any):
+        super().__init__(**arguments)
+        self.count = count
+
+    def call(self, inputs: list) -> Any:
+        x, other = inputs
+        return ops.reshape(x, (-1, *ops.shape(other)[1 : self.count + 1], *x.shape[2:]))
+
+    def compute_output_spec(self, inputs: list) -> keras.KerasTensor:
+        x, other = inputs
+        return keras.KerasTensor((*x.shape[:1], *other.shape[1 : self.count + 1], *x.shape[2:]), dtype=x.dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"count": self.count}
+
+
+def held(layer: keras.Layer, input_shape: Any, **weights: keras.Variable) -> keras.Layer:
+    """Return a layer, built, whose weights of these names are variables that exist."""
+    layer.build(input_shape)
+    for name, variable in weights.items():
+        compat.replace_variable(layer, getattr(layer, name), variable)
+    return layer

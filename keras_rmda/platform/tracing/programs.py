@@ -1,0 +1,201 @@
+"""Programs: what code does with symbolic tensors, as steps that can be compared and made again."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras.src.ops.operation import Operation
+
+from keras_rmda.platform.compat import layers_of
+
+
+class Untraceable(Exception):
+    """Code does not say what it computes; the message says why."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A tensor of a program.
+
+    Attributes:
+        step: the number of the step that makes it; -1 for an input.
+        number: which of its outputs it is, or which of the inputs.
+    """
+
+    step: int
+    number: int
+
+
+@dataclass
+class Step:
+    """A call of a layer or an operation.
+
+    Attributes:
+        operation: the layer or operation.
+        arguments: of the call, positional and by name, with places where the code has tensors.
+        shapes: of its outputs.
+    """
+
+    operation: Any
+    arguments: tuple[tuple, dict]
+    shapes: list[tuple]
+
+    @property
+    def places(self) -> list[Place]:
+        """The tensors that it reads."""
+        return [x for x in keras.tree.flatten(self.arguments) if isinstance(x, Place)]
+
+    @property
+    def called(self) -> str:
+        """What it calls, in words."""
+        if isinstance(self.operation, keras.Layer):
+            return f"the layer {self.operation.name!r}"
+        return f"`ops.{type(self.operation).__name__.lower()}`"
+
+
+@dataclass
+class Program:
+    """What code makes of inputs.
+
+    Attributes:
+        steps: in an order that depends on nothing but the code.
+        outputs: structured as the code returns them, with places where it has tensors; arrays are what they are.
+        shapes: of the inputs.
+    """
+
+    steps: list[Step]
+    outputs: Any
+    shapes: list[tuple]
+
+    def shape(self, place: Place) -> tuple:
+        """Return the shape of a tensor."""
+        return self.shapes[place.number] if place.step < 0 else self.steps[place.step].shapes[place.number]
+
+
+def program(outputs: Any, inputs: list) -> Program:
+    """Return the program that has made symbolic outputs of symbolic inputs.
+
+    Raises:
+        Untraceable: if an output is no tensor and no array, or comes from elsewhere.
+    """
+    if not all(isinstance(x._keras_history.operation, keras.layers.InputLayer) for x in inputs):
+        raise Untraceable("it chooses by numbers, as `ops.cond` does")  # whose result is a branch's tensor itself
+    places = {id(x): Place(-1, k) for k, x in enumerate(inputs)}
+    steps: list[Step] = []
+    found = [x for x in keras.tree.flatten(outputs) if x is not None]
+    waiting = [x for x in reversed(found) if not is_array(x)]
+    while waiting:
+        x = waiting[-1]
+        if id(x) in places:
+            waiting.pop()
+            continue
+        if not isinstance(x, keras.KerasTensor):
+            raise Untraceable(f"it returns {type(x).__name__}, no symbolic tensor")
+        history = getattr(x, "_keras_history", None)
+        if history is None or history.operation is None or isinstance(history.operation, keras.layers.InputLayer):
+            raise Untraceable("it uses a symbolic tensor that is none of its inputs")
+        node = history.operation._inbound_nodes[history.node_index]
+        missing = [each for each in node.input_tensors if id(each) not in places]
+        if missing:
+            waiting += reversed(missing)
+            continue
+        given = (tuple(node.arguments.args), dict(node.arguments.kwargs))
+        arguments = keras.tree.map_structure(lambda each: places.get(id(each), each), given)
+        made = Step(node.operation, arguments, [tuple(y.shape) for y in node.output_tensors])
+        steps += in_pairs(made, len(steps), [tuple(each.shape) for each in node.input_tensors])
+        places.update((id(y), Place(len(steps) - 1, k)) for k, y in enumerate(node.output_tensors))
+    whole = len(found) == len(keras.tree.flatten(outputs))
+    outputs = keras.tree.map_structure(lambda x: x if is_array(x) else places[id(x)], outputs if whole else found)
+    return Program(steps, outputs, [tuple(x.shape) for x in inputs])
+
+
+def in_pairs(step: Step, number: int, shapes: list[tuple]) -> list[Step]:
+    """Return a product of more than two tensors as products of two, from the left; other steps as they are.
+
+    Args:
+        step: the step.
+        number: which step of its program it is, or the first of them.
+        shapes: of the tensors that it reads.
+    """
+    subscripts = getattr(step.operation, "subscripts", "").replace(" ", "")
+    terms, arrow, output = subscripts.partition("->")
+    if len(step.places) < 3 or not arrow or "." in subscripts or step.places != list(step.arguments[0]):
+        return [step]
+    sizes: dict[str, Any] = {}
+    first, *others = terms.split(",")
+    for letters, shape in zip([first, *others], shapes, strict=True):
+        sizes |= {letter: n for letter, n in zip(letters, shape) if n != 1 or letter not in sizes}
+    steps, [place, *places] = [], step.places
+    for k, (letters, other) in enumerate(zip(others, places)):
+        later = set("".join(others[k + 1 :]) + output)
+        made = "".join(dict.fromkeys(x for x in first + letters if x in later)) if others[k + 1 :] else output
+        operation = type(step.operation)(f"{first},{letters}->{made}")
+        steps.append(Step(operation, ((place, other), {}), [tuple(sizes[letter] for letter in made)]))
+        first, place = made, Place(number + k, 0)
+    return steps
+
+
+PLAIN = frozenset(vars(Operation())) | {"built"}
+"""Attributes of operations that say nothing about what they compute."""
+
+
+def settings(operation: Any) -> dict[str, Any]:
+    """Return the attributes of a raw operation, such as its axis."""
+    return {name: value for name, value in vars(operation).items() if name not in PLAIN}
+
+
+def described(step: Step, own: set[int]) -> list:
+    """Return what a step does, as plain data without sizes of tensors.
+
+    Args:
+        step: the step.
+        own: the layers that exist beside the code, by `id`; others are made at every call.
+    """
+    operation = step.operation
+    if not isinstance(operation, keras.Layer):
+        return [type(operation).__name__, settings(operation), step.arguments]
+    if id(operation) in own:
+        return [id(operation), without_training(operation, *step.arguments)]
+    made = [type(operation).__name__, config_but_name(operation)]
+    return [*made, without_training(operation, *step.arguments)]
+
+
+def config_but_name(layer: keras.Layer) -> dict[str, Any]:
+    """Return the configuration of a layer that is made at every call, without what is new every time."""
+    return {key: value for key, value in layer.get_config().items() if key not in ("name", "seed")}
+
+
+def without_training(layer: keras.Layer, arguments: tuple, keyword_arguments: dict) -> tuple:
+    """Return the arguments of a call of a layer without `training`, by name or by position."""
+    names = list(inspect.signature(layer.call).parameters)
+    given = tuple(None if k < len(names) and names[k] == "training" else x for k, x in enumerate(arguments))
+    # Keras adds a mask of None at some calls.
+    return given, {key: x for key, x in keyword_arguments.items() if key != "training" and x is not None}
+
+
+def is_same(a: Any, b: Any) -> bool:
+    """Return whether two descriptions are equal, with arrays by their numbers."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(is_same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
+        return len(a) == len(b) and all(is_same(x, y) for x, y in zip(a, b))
+    if is_array(a) and is_array(b):
+        x, y = (keras.ops.convert_to_numpy(each) for each in (a, b))
+        return x.shape == y.shape and x.dtype == y.dtype and np.array_equal(x, y)
+    if isinstance(a, slice) and isinstance(b, slice):
+        return (a.start, a.stop, a.step) == (b.start, b.stop, b.step)
+    return type(a) is type(b) and bool(a == b)
+
+
+def is_array(x: Any) -> bool:
+    """Return whether something is an array of numbers."""
+    return isinstance(x, np.ndarray | np.generic) or keras.ops.is_tensor(x)
+
+
+def own_layers(layer: keras.Layer) -> set[int]:
+    """Return the layers of a layer or model, by `id`."""
+    return {id(each) for each in layers_of(layer)}

@@ -1,0 +1,274 @@
+"""Compare models that must compute the same."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_rmda.platform import compat, graphs
+from keras_rmda.structure.sizes import fills, open_size
+
+TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 1e-1, "float16": 1e-2}
+"""Largest accepted difference of outputs, relative to the largest output: rounding, amplified by depth."""
+
+
+SAMPLES, CORNER, MACS = 2, 32, 3e8
+"""What is computed in float64: samples, or positions of one where that would take more multiply-accumulates."""
+
+ROUNDING, LEAST = 10.0, 1e-6
+"""What difference is accepted then: multiples of the model's rounding."""
+
+Values = list[tuple[keras.Variable, Any]]
+
+
+class VerificationError(RuntimeError):
+    """A model that was made of another does not compute the same.
+
+    The message names the first layer that differs: a rule of `register_rule` that is wrong, or a fault of this package.
+
+    Example:
+        >>> from keras_rmda.pruning.verification import VerificationError
+        >>> try:
+        ...     small = kr.strip(model)
+        ... except VerificationError as error:
+        ...     print(error)
+    """
+
+
+def random_inputs(model: keras.Model, batch: int = 2, open_axis: int | None = None) -> list[np.ndarray]:
+    """Return inputs of the model's shapes and types: normal numbers, or the integers 0 and 1, as words for strings.
+
+    Args:
+        model: the model.
+        batch: the number of samples.
+        open_axis: the size of axes that the model leaves open; None for the first of some that it takes.
+
+    Returns:
+        One array for each input tensor.
+    """
+    random = np.random.default_rng(0)
+    size = open_size(model) if open_axis is None else open_axis
+    arrays = []
+    for tensor in model.inputs:
+        shape = [tensor.shape[0] or batch] + [size if n is None else n for n in tensor.shape[1:]]
+        dtype = keras.backend.standardize_dtype(tensor.dtype)
+        array = random.normal(size=shape) if "float" in dtype else random.integers(2, size=shape)
+        arrays.append(array.astype(str if dtype == "string" else dtype))
+    return arrays
+
+
+def flat_inputs(model: keras.Model, inputs: Any) -> list:
+    """Return the arrays of nested inputs in the order of the model's; a dictionary may name those of a list.
+
+    Raises:
+        ValueError: if there is no sample, which would verify nothing.
+    """
+    names = [tensor._keras_history.operation.name for tensor in model.inputs]
+    if isinstance(inputs, dict) and set(inputs) == set(names):
+        flat = [inputs[name] for name in names]
+    else:
+        flat = keras.tree.flatten(inputs)
+    if any(len(x) == 0 for x in flat):
+        raise ValueError(f"at least one sample is needed; received shapes {[tuple(np.shape(x)) for x in flat]}")
+    return flat
+
+
+def difference(a: Any, b: Any) -> float:
+    """Return max|a - b| / max(1e-3, max|a|), infinite where only one of them is finite."""
+    a, b = (ops.convert_to_numpy(x).astype("float64") for x in (a, b))
+    both = np.isfinite(a) & np.isfinite(b)
+    if (np.isfinite(a) != np.isfinite(b)).any():
+        return float("inf")
+    return float(np.abs(a - b)[both].max(initial=0.0) / max(1e-3, np.abs(a[both]).max(initial=0.0)))
+
+
+def tolerance_of(model: keras.Model) -> float:
+    """Return the largest accepted difference of the outputs of a model and of what was made of it."""
+    dtypes = {keras.backend.standardize_dtype(tensor.dtype) for tensor in keras.tree.flatten(model.outputs)}
+    return max(TOLERANCE.get(dtype, 1e-4) for dtype in dtypes | {model.dtype_policy.compute_dtype})
+
+
+def outputs_of_both(
+    model: keras.Model,
+    other: keras.Model,
+    inputs: Any = None,
+    original: keras.Model | None = None,
+    values: Values | None = None,
+) -> tuple[list, list, list]:
+    """Run a model and what was made of it on the same inputs.
+
+    Args:
+        model: a model with a graph.
+        other: what was made of it.
+        inputs: structured as the model wants; None for random ones.
+        original: what to run instead of the model, if that is only its graph.
+        values: (variable, value), values that variables of the model have instead of their own.
+
+    Returns:
+        The inputs and the outputs of both, as flat lists.
+
+    Raises:
+        ValueError: if the model cannot run on the inputs.
+        VerificationError: if only the other cannot.
+    """
+    flat = None
+    try:
+        flat = random_inputs(model) if inputs is None else flat_inputs(model, inputs)
+        with keras.StatelessScope(values) if values else contextlib.nullcontext():
+            a = graphs.call(model, flat, original)
+    except Exception as error:  # TensorFlow, JAX and NumPy raise many types
+        which = "the given `inputs`: give others"
+        if inputs is None:
+            which = "random inputs, so that nothing can be verified: call this with `inputs=...`"
+        reason = " ".join(str(error).split())[:200]
+        layer = None if flat is None else failing(model, flat)
+        reason = (
+            reason if layer is None else f"The layer {layer.name!r} of type {type(layer).__name__} raises: {reason}"
+        )
+        raise ValueError(f"The model {model.name!r} cannot run on {which}. ({reason})") from error
+    if original is not None:
+        refuse_other_shapes(model, flat)
+    try:
+        b = graphs.call(other, flat)
+    except Exception as error:
+        raise VerificationError(
+            f"The new model cannot run on what {model.name!r} runs on. The original is unchanged. This is an "
+            f"error of keras_rmda or of a registered rule. ({' '.join(str(error).split())[:200]})"
+        ) from error
+    return flat, a, b
+
+
+def refuse_other_shapes(model: keras.Model, inputs: list) -> None:
+    """Raise `ValueError` if inputs have other shapes than a graph, which has those of the first call of its code."""
+    wanted, given = [x.shape for x in model.inputs], [tuple(x.shape) for x in inputs]
+    fits = lambda a, b: len(a) == len(b) and all(n in (None, m) for n, m in zip(a, b))  # noqa: E731
+    if not all(map(fits, wanted, given)):
+        raise ValueError(
+            f"The model {model.name!r} was first called on inputs of the shapes {wanted}, and what is made of it takes "
+            f"these; the given `inputs` have {given}. Give inputs of those shapes; or call a new model, before "
+            "anything else, on `keras.Input`s with None for every open size, and load the weights into it."
+        )
+
+
+def failing(model: keras.Model, inputs: list) -> Any:
+    """Return the layer or operation of a model that raises an error, or None."""
+    called = []
+
+    def call(node: Any, arguments: tuple, keyword_arguments: dict) -> Any:
+        called.append(node.operation)
+        return node.operation(*arguments, **keyword_arguments)
+
+    try:
+        graphs.replayed(model, [ops.convert_to_tensor(x) for x in inputs], call)
+    except Exception:
+        return called[-1] if called else None
+    return None
+
+
+class Precise:
+    """Two models that must compute the same, in float64: it tells functions apart that are close to each other.
+
+    A difference above `LEAST` is accepted up to that between the first model in float64 and in its own types, times
+    `ROUNDING`. Large models get a corner of their inputs, as far as they take it.
+
+    Args:
+        model, other: models with graphs.
+        inputs: a flat list for both.
+        exact: weights of both with values that are not rounded to their types; the others have their own.
+
+    Attributes:
+        difference, tolerance: that of the outputs, and what is accepted; 0 if they cannot be computed so.
+        before, after: the outputs of all calls of both.
+    """
+
+    def __init__(self, model: keras.Model, other: keras.Model, inputs: list, exact: Values):
+        self.model, self.other, self.exact = model, other, exact
+        self.difference = self.tolerance = 0.0
+        self.before: list = []
+        self.after: list = []
+        with contextlib.suppress(Exception):  # not every code can compute in another type, nor other sizes
+            self.compare(cheap(model, inputs))
+
+    @property
+    def agree(self) -> bool:
+        """Whether the models compute the same, or cannot be computed in float64."""
+        return self.difference <= self.tolerance
+
+    def compare(self, inputs: list) -> None:
+        """Compute both models."""
+        exact = [(v, ops.convert_to_tensor(value, "float64")) for v, value in self.exact]
+        values = [(v, ops.cast(v.value, "float64")) for v in _floats(self.model)]
+        with compat.in_float64([self.model], [*values, *exact]):
+            a, self.before = run(self.model, inputs)
+        if any(y.dtype != "float64" for y in a if "float" in str(y.dtype)):
+            return
+        values = [(v, ops.cast(v.value, "float64")) for v in _floats(self.other)]
+        # What is made of a model must not look at its weights.
+        hidden = [(v, np.broadcast_to(np.nan, tuple(v.shape))) for v in _floats(self.model)]
+        with compat.in_float64([self.other], [*values, *exact, *hidden]):
+            b, self.after = run(self.other, inputs)
+        self.difference, self.tolerance = max(map(difference, a, b)), LEAST
+        if self.difference > LEAST:
+            with keras.StatelessScope(self.exact):
+                own, _ = run(self.model, inputs)
+            self.tolerance = max(LEAST, ROUNDING * max(map(difference, a, own)))
+
+
+def work(model: keras.Model) -> int:
+    """Return about how many multiply-accumulates a model makes for a sample: its weights, at every position."""
+    found = 0
+    for node in graphs.nodes(model):
+        if graphs.is_inner_graph(node.operation):
+            found += work(node.operation)
+        else:
+            positions = max(math.prod(n or 1 for n in y.shape[1:-1]) for y in node.output_tensors)
+            found += positions * sum(math.prod(v.shape) for v in getattr(node.operation, "weights", []))
+    return found
+
+
+def cheap(model: keras.Model, inputs: list) -> list:
+    """Return inputs that a model can be computed on in float64 without delay: few samples, or a corner of one."""
+    macs = work(model)
+    is_open = all(x.shape[0] is None for x in model.inputs)
+    few = [x[:SAMPLES] for x in inputs] if is_open else inputs
+    if macs * len(few[0]) <= MACS:
+        return few
+    corner = (slice(None, 1 if is_open else None), *[slice(CORNER)] * (max(np.ndim(x) for x in few) - 2))
+    result = [x[corner[: max(1, np.ndim(x) - 1)]] for x in few]
+    share = max(np.size(x) for x in result) / max(np.size(x) for x in few)
+    if macs * len(few[0]) * share > MACS or not fills(model, [np.shape(x) for x in result]):
+        raise ValueError("too much work, or too small a corner")
+    return result
+
+
+def run(model: keras.Model, inputs: list) -> tuple[list, list[tuple[str, list]]]:
+    """Return the outputs of a model, and the name and outputs of every call of a layer, those inside of models too.
+
+    The calls are in order of execution, which that of a copy may not be. Inputs may have other sizes than the model's,
+    if its layers can do with them.
+    """
+    found, around = [], [""]
+
+    def call(node: Any, arguments: tuple, keyword_arguments: dict) -> list:
+        operation, prefix = node.operation, around[-1]
+        if graphs.is_inner_graph(operation):
+            given = graphs.inputs_given(operation, arguments, keyword_arguments)
+            around.append(f"{prefix}{operation.name}/")
+            outputs = keras.tree.flatten(graphs.replayed(operation, given, call))
+            around.pop()
+            return outputs
+        outputs = keras.tree.flatten(operation(*arguments, **keyword_arguments))
+        found.append((prefix + operation.name, outputs))
+        return outputs
+
+    outputs = graphs.replayed(model, [ops.convert_to_tensor(x) for x in inputs], call)
+    return keras.tree.flatten(outputs), found
+
+
+def _floats(model: keras.Model) -> list:
+    return [v for v in model.variables if "float" in keras.backend.standardize_dtype(v.dtype)]
