@@ -301,7 +301,7 @@ def test_verification_computes_with_all_bits(monkeypatch):
     lower(randomize(model), a=2)
     with pytest.raises(VerificationError, match="first at 'b'"):
         factorize(model)
-    monkeypatch.setattr("keras_rmda.platform.compat.runs_on_cpu", lambda: False)
+    monkeypatch.setattr("keras_rmda.platform.arithmetic.runs_on_cpu", lambda: False)
     assert names(factorize(model)) == ["a_in", "a", "b"]
     assert not has_all_bits()
 

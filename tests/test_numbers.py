@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from keras import ops
 
 import keras_rmda as kr
-from keras_rmda.platform import compat
+from keras_rmda.platform import arithmetic
 from keras_rmda.regularizers import CoupledGroups
 
 GROUPS, SIZE = 4, 6
@@ -211,7 +211,7 @@ def test_the_nuclear_norm_is_finite_over_the_whole_range(arguments):
         assert np.isfinite(number(found)).all()
 
 
-@pytest.mark.parametrize("compiled", [lambda function: function, compat.compiled], ids=["eager", "compiled"])
+@pytest.mark.parametrize("compiled", [lambda function: function, arithmetic.compiled], ids=["eager", "compiled"])
 def test_many_scales_in_one_group_need_no_more_passes(compiled, rng):
     """Weights that are in proportion to their thresholds, over sixty orders of magnitude: the slowest there are."""
     c = (10 ** rng.uniform(0, 60, size=(2000, 1))) ** rng.uniform(-0.5, 0.5, size=(2000, 48))
@@ -226,7 +226,7 @@ def test_many_scales_in_one_group_need_no_more_passes(compiled, rng):
 
 
 @every_penalty
-@pytest.mark.parametrize("compiled", [lambda function: function, compat.compiled], ids=["eager", "compiled"])
+@pytest.mark.parametrize("compiled", [lambda function: function, arithmetic.compiled], ids=["eager", "compiled"])
 def test_nan_and_zero_strength_stay_what_they_are(name, compiled, rng):
     w = rng.normal(size=(GROUPS, SIZE)).astype("float32")
     np.testing.assert_array_equal(number(PENALTIES[name](0.0).prox_in_metric(np.abs(w), 1.0, np.abs(w))), np.abs(w))

@@ -385,7 +385,7 @@ def test_verification_computes_with_all_bits(monkeypatch):
     zero(model, "d", 1, [0, 2])
     with pytest.raises(VerificationError):
         kr.strip(model)
-    monkeypatch.setattr("keras_rmda.platform.compat.runs_on_cpu", lambda: False)
+    monkeypatch.setattr("keras_rmda.platform.arithmetic.runs_on_cpu", lambda: False)
     kr.strip(model)
     assert not has_all_bits()
 

@@ -9,7 +9,7 @@ from keras import ops
 from zoo import randomize, zero
 
 import keras_rmda as kr
-from keras_rmda.platform import compat
+from keras_rmda.platform.tolerant import tolerant_symbols
 from keras_rmda.structure.verification import difference
 
 pytestmark = only_tensorflow
@@ -142,7 +142,7 @@ def test_sums_are_written_with_capitals(first, second):
 def test_the_axes_of_a_sum_with_capitals_keep_their_order(subscripts):
     sizes = dict(zip(sorted(set(subscripts) - set(",->")), range(2, 20)))
     shapes = [[sizes[letter] for letter in term] for term in subscripts.partition("->")[0].split(",")]
-    with compat.tolerant_symbols():
+    with tolerant_symbols():
         made = ops.einsum(subscripts, *(keras.KerasTensor(shape) for shape in shapes))
     arrays = [np.random.default_rng(0).normal(size=shape).astype("float32") for shape in shapes]
     wanted = ops.einsum(subscripts, *arrays)
@@ -407,7 +407,7 @@ def test_positions_of_images_of_any_size_come_back():
 def test_a_layer_inside_that_takes_numbers_only_costs_nothing_but_itself(steps, tmp_path):
     inputs, block = keras.Input((steps, 6)), AroundALoop(name="block")
     block.build((None, steps, 6))
-    with compat.tolerant_symbols():  # Keras alone does not take open sizes there
+    with tolerant_symbols():  # Keras alone does not take open sizes there
         model = randomize(keras.Model(inputs, L.Dense(2)(block(inputs))))
     assert set(kr.analyze(model).opaque) <= {"block/loop"}
     assert len(kr.coupled_groups(model)) == 12

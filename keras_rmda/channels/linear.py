@@ -15,7 +15,7 @@ from keras_rmda.channels.functions import is_elementwise, is_of_any_width
 from keras_rmda.channels.rule import Demand, Read, Rule, State
 from keras_rmda.channels.sites import Block, Call, Cut, Site, channel_axis, sizes
 from keras_rmda.channels.tensors import Atoms, Axes, NotCovered, along, as_axes
-from keras_rmda.platform import compat
+from keras_rmda.platform import arithmetic
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def linear_kernel(layer: Any, read: Read, letters: str) -> Linear:
 def misplaced(call: Call) -> set[int]:
     """Return at how many channels Keras adds a bias along the last axis of what has its channels first."""
     axis, rank = channel_axis(call.layer, len(call.shapes[0])), len(call.shapes[0])
-    if axis == rank - 1 or getattr(call.layer, "bias", None) is None or not compat.misplaces_biases():
+    if axis == rank - 1 or getattr(call.layer, "bias", None) is None or not arithmetic.misplaces_biases():
         return set()
     return {call.shapes[0][-1]} - {None, 1}
 

@@ -17,7 +17,7 @@ from keras_rmda.export.benchmark import Interpreter, in_parts
 from keras_rmda.export.contents import Contents
 from keras_rmda.export.differences import CLASSES, OutputDifference, compared_output, differs, losses_of
 from keras_rmda.export.prepared import Prepared, batch_size, called, in_float32, takes
-from keras_rmda.platform import checks, compat, lite
+from keras_rmda.platform import arithmetic, checks, lite
 from keras_rmda.structure.verification import random_inputs
 
 CHECKED = 16
@@ -112,7 +112,7 @@ class Comparison:
         return float(np.mean(shares)) if shares else None
 
 
-@compat.full_precision()
+@arithmetic.full_precision()
 def compared(
     model: Any, content: bytes, found: Contents, samples: list[dict[str, np.ndarray]], made: Prepared
 ) -> Comparison:

@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_rmda.export.carried import Carried, Slot, carrier, slots
 from keras_rmda.export.native import Piece, pieces
-from keras_rmda.platform import checks, compat, graphs, tfmot
+from keras_rmda.platform import arithmetic, checks, compat, graphs, tfmot
 from keras_rmda.structure.verification import difference, random_inputs
 
 TOLERANCE, LESS_PRECISE = 1e-4, 0.1
@@ -155,7 +155,7 @@ def is_tensor(x: Any) -> bool:
     return type(x).__module__.startswith("tf_keras.") and tfmot.tf_keras().backend.is_keras_tensor(x)
 
 
-@compat.full_precision()
+@arithmetic.full_precision()
 def verify(model: keras.Model, copy: Any) -> None:
     """Compare both models on random inputs.
 

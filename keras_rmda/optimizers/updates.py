@@ -19,7 +19,7 @@ from keras_rmda.optimizers import assignment
 from keras_rmda.optimizers.binding import model_of
 from keras_rmda.optimizers.joint import alike, couplings, together
 from keras_rmda.optimizers.strengths import Strengths
-from keras_rmda.platform import compat, replicas
+from keras_rmda.platform import arithmetic, compat, replicas
 from keras_rmda.regularizers import Joint, ProximalRegularizer, Tensor, as_type_of
 
 Scalars = dict[str, Tensor]
@@ -125,7 +125,7 @@ class Updates(keras.optimizers.Optimizer):
     def apply(self, grads: list, trainable_variables: list | None = None) -> None:
         """Sum the gradients of all replicas, then clip, accumulate and apply them as Keras does with those of one."""
         replicas.check_step_can_be_distributed(self._model and self._model())
-        grads = [gradient if gradient is None else compat.dense(gradient) for gradient in grads]
+        grads = [gradient if gradient is None else arithmetic.dense(gradient) for gradient in grads]
         grads = replicas.summed_over_replicas(grads)
         # Variables that TensorFlow makes in a trace get their values before it if these depend on nothing in it.
         with compat.after(grads if self.built else []):
@@ -165,7 +165,7 @@ class Updates(keras.optimizers.Optimizer):
             return
         replica = self._replica()
         if replica not in self._compiled_updates:
-            self._compiled_updates[replica] = compat.compiled(self._update)
+            self._compiled_updates[replica] = arithmetic.compiled(self._update)
         self._compiled_updates[replica](grads, indices, ops.cast(learning_rate, keras.config.floatx()))
 
     def _apply_weight_decay(self, variables: list) -> None:

@@ -1,4 +1,4 @@
-"""Every private or backend-specific call of Keras and TensorFlow, with its reason.
+"""Private or backend-specific calls of Keras and TensorFlow on variables, layers and models, with their reasons.
 
 Checked with Keras 3.8 and 3.15 and TensorFlow 2.18 and 2.21.
 """
@@ -7,12 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import functools
-import inspect
 import random
 import sys
-import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import keras
@@ -20,10 +17,6 @@ from keras.src.applications.convnext import LayerScale as LayerScale  # layers o
 from keras.src.applications.convnext import StochasticDepth as StochasticDepth
 from keras.src.applications.inception_resnet_v2 import CustomScaleLayer as CustomScaleLayer
 from keras.src.backend.common import global_state
-from keras.src.ops.node import Node
-
-from keras_rmda.platform import runs
-from keras_rmda.platform.declared import declared_rightly, densified, known_sizes
 
 
 def outside_of_traces() -> contextlib.AbstractContextManager:
@@ -165,98 +158,6 @@ def begin_at_epoch(model: keras.Model, epoch: int | None) -> None:
     model._initial_epoch = epoch
 
 
-def compiled(function: Callable) -> Callable:
-    """Return a function of tensors compiled by XLA where the backend is TensorFlow, elsewhere the function."""
-    if keras.backend.backend() != "tensorflow":
-        return function
-    return sys.modules["tensorflow"].function(function, jit_compile=True, autograph=False)
-
-
-def dense(gradient: Any) -> Any:
-    """Return a gradient as a dense tensor; those of embeddings can be sparse."""
-    if hasattr(gradient, "todense"):
-        return gradient.todense()
-    if keras.backend.backend() == "tensorflow":
-        return sys.modules["tensorflow"].convert_to_tensor(gradient)
-    return keras.ops.convert_to_tensor(gradient)
-
-
-def iterated(function: Callable[[Any], tuple[Any, Any]], x: Any, passes: int) -> Any:
-    """Return tensors x after `passes` times `x, goes_on = function(x)`, on CPUs no more once `goes_on` is false.
-
-    Elsewhere all passes are made: to look at a number there is to wait for it. Called eagerly, JAX would compile a
-    loop anew every time, so it unrolls.
-    """
-    backend = keras.backend.backend()
-    first = keras.tree.flatten(x)[0]
-    if backend == "tensorflow" or (backend == "jax" and isinstance(first, sys.modules["jax"].core.Tracer)):
-        if not runs_on_cpu():
-            return keras.ops.fori_loop(0, passes, lambda _, x: function(x)[0], x)
-        start = (x, keras.ops.convert_to_tensor(True))
-        return keras.ops.while_loop(lambda _, on: on, lambda x, _: function(x), start, maximum_iterations=passes)[0]
-    for _ in range(passes):
-        x, goes_on = function(x)
-        if runs_on_cpu() and not goes_on:
-            break
-    return x
-
-
-def row_sums(x: Any) -> Any:
-    """Return the sums over the last axis, which is kept.
-
-    On CPUs as a product with ones: XLA does not vectorize a reduction along the minor axis there. Elsewhere products
-    of float32 may be rounded to fewer bits.
-    """
-    if x.shape[-1] == 1:
-        return x
-    if not runs_on_cpu() or keras.backend.backend() not in ("tensorflow", "jax"):
-        return keras.ops.sum(x, axis=-1, keepdims=True)
-    rows = keras.ops.reshape(x, (-1, x.shape[-1]))
-    sums = rows @ keras.ops.ones((x.shape[-1], 1), dtype=x.dtype)
-    return keras.ops.reshape(sums, (*x.shape[:-1], 1))
-
-
-@functools.cache
-def runs_on_cpu() -> bool:
-    """Return whether the backend has nothing but CPUs."""
-    if keras.backend.backend() == "tensorflow":
-        return not sys.modules["tensorflow"].config.list_logical_devices("GPU")
-    if keras.backend.backend() == "jax":
-        return sys.modules["jax"].default_backend() == "cpu"
-    return not sys.modules["torch"].cuda.is_available() if keras.backend.backend() == "torch" else False
-
-
-@contextlib.contextmanager
-def full_precision() -> Iterator[None]:
-    """Let products and convolutions of float32 have all of its bits: the default of GPUs rounds to TensorFloat-32.
-
-    The 10 bits that it keeps hide what a verification looks for.
-    """
-    backend = "cpu" if runs_on_cpu() else keras.backend.backend()
-    with contextlib.ExitStack() as stack:
-        if backend == "tensorflow":
-            config = sys.modules["tensorflow"].config.experimental
-            stack.callback(config.enable_tensor_float_32_execution, config.tensor_float_32_execution_enabled())
-            config.enable_tensor_float_32_execution(False)
-        elif backend == "jax":
-            stack.enter_context(sys.modules["jax"].default_matmul_precision("highest"))
-        elif backend == "torch":
-            cudnn = sys.modules["torch"].backends.cudnn  # its products have all bits unless a user wants otherwise
-            stack.callback(setattr, cudnn, "allow_tf32", cudnn.allow_tf32)
-            cudnn.allow_tf32 = False
-        yield
-
-
-@functools.cache
-def misplaces_biases() -> bool:
-    """Return whether `ops.add` adds a bias of shape (1, n, 1) along the last axis of (batch, n, n).
-
-    Keras 3.8 to 3.15 do so on TensorFlow, and with it convolutions with their channels first.
-    """
-    bias = keras.ops.convert_to_tensor([[[0.0], [1.0]]])
-    return bool(keras.ops.convert_to_numpy(keras.ops.add(keras.ops.zeros((1, 2, 2)), bias))[0, 0, 1] != 0)
-
-
 @contextlib.contextmanager
 def quiet_tensorflow() -> Iterator[None]:
     """Silence TensorFlow's Python loggers; a conversion logs a listing of every variable and function."""
@@ -288,100 +189,3 @@ def replace_variable(layer: keras.Layer, old: keras.Variable, new: keras.Variabl
         if any(variable is new for variable in each):
             each.insert(place, each.pop())
     layer._tracker.lock()
-
-
-ADDING_LOSSES: weakref.WeakSet[keras.Layer] = weakref.WeakSet()
-"""Layers whose code has called `add_loss` while it was traced."""
-
-
-def declares_outputs(layer: Any) -> bool:
-    """Return whether a layer of somebody's says by a method of its own, not by its code, what its outputs are."""
-    if type(layer).__module__.startswith("keras.") or isinstance(layer, keras.Model):
-        return False
-    names = ("compute_output_shape", "compute_output_spec")
-    return isinstance(layer, keras.Layer) and any(getattr(type(layer), x) is not getattr(keras.Layer, x) for x in names)
-
-
-@contextlib.contextmanager
-def tolerant_symbols(read: Callable[[keras.Variable], None] | None = None) -> Iterator[None]:
-    """Let code do with symbolic tensors what Keras 3.15 allows with numbers only, and tell which weights it reads.
-
-    That is, index them by a slice or None that is in no tuple, give layers `training` by position, and None for what is
-    None by itself; and let layers return None beside tensors, as attention does for a cache that there is none of, and
-    something else than they declare (`declared.py`). `read` is called where the number of a weight is asked for
-    outside of the layers that the code calls; and there `x == y` is a tensor, as of numbers, and not False, and losses
-    are not added.
-    """
-    getitem, call, init = keras.KerasTensor.__getitem__, keras.Layer.__call__, Node.__init__
-    value, symbolic_call = keras.Variable.value, keras.Layer.symbolic_call
-    is_own, depth = "value" in vars(keras.Variable), [0]
-
-    @functools.wraps(call)
-    def by_name(layer: keras.Layer, *arguments: Any, **keyword_arguments: Any) -> Any:
-        parameters = inspect.signature(layer.call).parameters
-        place = list(parameters).index("training") if "training" in parameters else len(arguments)
-        if place < len(arguments):
-            keyword_arguments["training"] = arguments[place]
-        is_default = lambda name, x: x is None and getattr(parameters.get(name), "default", 0) is None  # noqa: E731
-        given = {name: x for name, x in keyword_arguments.items() if not is_default(name, x)}
-        depth[0] += 1
-        try:
-            return call(layer, *arguments[:place], *arguments[place + 1 :], **given)
-        finally:
-            depth[0] -= 1
-
-    def by_code(layer: keras.Layer, *arguments: Any, **keyword_arguments: Any) -> Any:
-        if "compute_output_spec" in vars(layer):  # another context has told
-            return symbolic_call(layer, *arguments, **keyword_arguments)
-        made = None
-        if declares_outputs(layer):
-            with contextlib.suppress(Exception):  # the code may not take the sizes that Keras tries
-                made = keras.src.backend.compute_output_spec(layer.call, *arguments, **keyword_arguments)
-            with contextlib.suppress(Exception):  # whatever the user's code raises
-                declared = layer.compute_output_spec(*arguments, **keyword_arguments)
-                if made is not None and len(keras.tree.flatten(made)) == len(keras.tree.flatten(declared)):
-                    made = keras.tree.map_structure(known_sizes, declared, made)
-        if made is None:
-            try:
-                return symbolic_call(layer, *arguments, **keyword_arguments)
-            except Exception:
-                if (made := runs.outputs_of_numbers(layer, arguments, keyword_arguments)) is None:
-                    raise
-        vars(layer)["compute_output_spec"] = lambda *_, **__: made  # Keras 3.8 notes the call with what this gives
-        try:
-            return symbolic_call(layer, *arguments, **keyword_arguments)
-        finally:
-            del vars(layer)["compute_output_spec"]
-
-    def without_none(node: Any, operation: Any, call_args: Any = None, call_kwargs: Any = None, outputs: Any = None):
-        outputs = [x for x in keras.tree.flatten(outputs) if x is not None]
-        densified(outputs, (call_args, call_kwargs))
-        init(node, operation, call_args, call_kwargs, outputs)
-
-    def told(variable: keras.Variable) -> Any:
-        if read is not None and not depth[0]:
-            read(variable)
-        return value.fget(variable)
-
-    def equal(x: keras.KerasTensor, y: Any) -> Any:
-        is_plain = depth[0] or read is None or not (hasattr(y, "shape") or isinstance(y, int | float))
-        return x is y if is_plain else keras.ops.equal(x, y)
-
-    eq, add_loss = keras.KerasTensor.__eq__, keras.Layer.add_loss
-    if read is not None:
-        keras.Layer.add_loss = lambda layer, loss: ADDING_LOSSES.add(layer)  # Keras takes no symbolic losses
-    keras.KerasTensor.__eq__ = equal
-    keras.KerasTensor.__getitem__ = lambda x, key: getitem(x, key if isinstance(key, tuple | int) else (key,))
-    keras.Layer.__call__, Node.__init__, keras.Layer.symbolic_call = by_name, without_none, by_code
-    keras.Variable.value = property(told)
-    try:
-        with declared_rightly(in_code=read is not None):
-            yield
-    finally:
-        keras.KerasTensor.__getitem__, keras.Layer.__call__, keras.KerasTensor.__eq__ = getitem, call, eq
-        keras.Layer.add_loss = add_loss
-        Node.__init__, keras.Layer.symbolic_call = init, symbolic_call
-        if is_own:
-            keras.Variable.value = value
-        else:
-            del keras.Variable.value

@@ -14,7 +14,8 @@ import keras
 from keras import ops
 from keras.src.models.functional import Functional  # the class of `keras.Model(inputs, outputs)`
 
-from keras_rmda.platform.compat import layers_of, tolerant_symbols
+from keras_rmda.platform.compat import layers_of
+from keras_rmda.platform.tolerant import tolerant_symbols
 
 
 def has_graph(model: Any) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_rmda.platform import compat
+from keras_rmda.platform import arithmetic
 
 
 def is_distributed() -> bool:
@@ -65,7 +65,7 @@ def check_step_can_be_distributed(model: keras.Model | None) -> None:
     strategy = distribute.get_strategy()
     if strategy.num_replicas_in_sync == 1:
         return
-    if model.jit_compile and compat.runs_on_cpu():
+    if model.jit_compile and arithmetic.runs_on_cpu():
         raise ValueError(
             "On CPUs TensorFlow cannot compile a step that several replicas make together. Compile the model without: "
             "`compile(..., jit_compile=False)`; the optimizer's jit_update=True compiles the update alone. "

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_rmda.platform import compat
+from keras_rmda.platform import arithmetic
 from keras_rmda.regularizers.base import LARGEST, Tensor, as_type_of, threshold
 
 PASSES = 14
@@ -103,7 +103,7 @@ class SideBySide:
 def sum_over(x: Tensor, axes: tuple[int, ...]) -> Tensor:
     """Return sums over increasing axes, which are kept. (No axes would mean all axes to PyTorch.)"""
     if len(x.shape) - 1 in axes:
-        x, axes = compat.row_sums(x), axes[:-1]
+        x, axes = arithmetic.row_sums(x), axes[:-1]
     return ops.sum(x, axis=axes, keepdims=True) if axes else x
 
 
@@ -192,7 +192,7 @@ def shrink_in_metric(
         moves = ops.abs(newton - rho) > settled * rho
         return (ops.where(is_slow, leap, low), low, high), ops.any(ops.logical_and(moves, ops.logical_not(is_zero)))
 
-    rho = compat.iterated(narrower, (low, low, high), PASSES)[1]
+    rho = arithmetic.iterated(narrower, (low, low, high), PASSES)[1]
     # |w / (rho + c)| is at most 1, where rho / (rho + c) can vanish. What costs nothing stays as it is.
     kept, free = ops.where(is_zero, zero, rho), ops.broadcast_to(strengths == 0, rho.shape)
     return [

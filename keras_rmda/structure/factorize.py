@@ -14,7 +14,7 @@ from keras import ops
 from keras_rmda.channels.linear import WritesInGroups
 from keras_rmda.channels.table import rule_of
 from keras_rmda.channels.tensors import NotCovered
-from keras_rmda.platform import checks, compat, finite, graphs
+from keras_rmda.platform import arithmetic, checks, compat, finite, graphs
 from keras_rmda.platform.copying.copies import Copies
 from keras_rmda.platform.copying.saving import made_savable
 from keras_rmda.structure.trace import as_graph
@@ -148,7 +148,7 @@ def thin_layers(layer: Any, rank: int, names: set[str], copies: Copies) -> tuple
     return copies.resized(layer, config, plain | only_kernel), copies.resized(layer, config, plain | no_strides)
 
 
-@compat.full_precision()
+@arithmetic.full_precision()
 def verify(
     model: keras.Model,
     thin: keras.Model,

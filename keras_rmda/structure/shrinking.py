@@ -13,6 +13,7 @@ from keras_rmda.optimizers.joint import NEVER_AGAIN
 from keras_rmda.optimizers.models import optimizers_of
 from keras_rmda.platform import checks, compat, finite, fitting, graphs
 from keras_rmda.platform.copying.saving import made_savable
+from keras_rmda.platform.tolerant import ADDING_LOSSES
 from keras_rmda.structure.decisions import ZEROS, Zeros, staying
 from keras_rmda.structure.folding import Folding
 from keras_rmda.structure.kept import Kept, as_number, random_states
@@ -123,7 +124,7 @@ def check_cut(model: keras.Model, graph: keras.Model, plan: Plan, zeros: Zeros) 
                 f"The layer {site.name!r} has an `activity_regularizer`, which counts channels that would go: the loss "
                 "would be another one. Take the regularizer away, or keep the channels."
             )
-    lost = [each.name for each in compat.layers_of(model) if each in compat.ADDING_LOSSES]
+    lost = [each.name for each in compat.layers_of(model) if each in ADDING_LOSSES]
     if lost:
         raise ValueError(
             f"The code of {lost} adds losses by `add_loss`, which would not be in the smaller model. Give them to "

@@ -6,7 +6,8 @@ from typing import Any
 
 import keras
 
-from keras_rmda.platform import compat, graphs
+from keras_rmda.platform import graphs
+from keras_rmda.platform.tolerant import tolerant_symbols
 
 SIZES = (32, 64, 128, 256)
 """Of axes that a model leaves open, from the one that is tried first."""
@@ -43,7 +44,7 @@ def fills(model: keras.Model, shapes: list[tuple]) -> bool:
 
     inputs = [keras.KerasTensor(shape, dtype=x.dtype) for x, shape in zip(model.inputs, shapes, strict=True)]
     try:
-        with compat.tolerant_symbols():
+        with tolerant_symbols():
             graphs.replayed(model, inputs, call)
     except Exception:  # Keras and the user's code raise many types at sizes that are too small
         return False

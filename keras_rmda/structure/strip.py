@@ -11,7 +11,8 @@ from keras import ops
 
 from keras_rmda.channels.tensors import varying
 from keras_rmda.optimizers.models import warn_of_hidden_zeros
-from keras_rmda.platform import checks, compat, finite
+from keras_rmda.platform import arithmetic, checks, compat, finite
+from keras_rmda.platform.tolerant import ADDING_LOSSES
 from keras_rmda.structure.folding import Folding, fold
 from keras_rmda.structure.liveness import Plan, plan
 from keras_rmda.structure.rebuilding import rebuilt_without
@@ -110,7 +111,7 @@ def meaningless(variable: Any) -> np.ndarray:
 def warn_of_lost_losses(model: keras.Model, small: keras.Model) -> None:
     """Say which layers add losses by code that a stripped model does not have any more."""
     kept = {type(layer) for layer in compat.layers_of(small)}
-    lost = [each.name for each in compat.layers_of(model) if each in compat.ADDING_LOSSES and type(each) not in kept]
+    lost = [each.name for each in compat.layers_of(model) if each in ADDING_LOSSES and type(each) not in kept]
     if lost:
         warnings.warn(
             f"The code of {lost} adds losses by `add_loss`, which are not in the stripped model: training it further "
@@ -128,7 +129,7 @@ def refuse_opaque(model: keras.Model, plan: Plan) -> None:
         raise ValueError(f"The model {model.name!r} has layers that `strip(strict=True)` does not look into: {listed}")
 
 
-@compat.full_precision()
+@arithmetic.full_precision()
 def verify(
     model: keras.Model,
     small: keras.Model,

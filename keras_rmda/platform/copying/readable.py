@@ -16,6 +16,7 @@ from keras_rmda.platform.copying.functions import WRAPPERS
 from keras_rmda.platform.copying.likeness import are_alike
 from keras_rmda.platform.graphs import is_raw_operation
 from keras_rmda.platform.runs import MADE
+from keras_rmda.platform.tolerant import declares_outputs
 
 
 def is_suspicious(layer: Any) -> bool:
@@ -48,7 +49,7 @@ def is_read_as(layer: Any, read: Callable[[], Any], tolerant: bool) -> bool:
         with compat.without_a_trace(has_values=False), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of lambdas
             new = read()
-            if not tolerant and (compat.declares_outputs(layer) or layer in MADE):  # Keras alone may not call it
+            if not tolerant and (declares_outputs(layer) or layer in MADE):  # Keras alone may not call it
                 return all(_called(new, node) == len(node.output_tensors) for node in layer._inbound_nodes) and (
                     are_alike(layer, new)
                 )

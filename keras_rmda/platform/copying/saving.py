@@ -33,6 +33,7 @@ from keras_rmda.platform.copying.parts import (
     taking_parts,
 )
 from keras_rmda.platform.copying.readable import is_read_by_keras, is_suspicious
+from keras_rmda.platform.tolerant import tolerant_symbols
 from keras_rmda.platform.tracing.weights import own_variables
 
 PART_OF_FILE = {
@@ -72,7 +73,7 @@ class Rebuilt(Functional):
         """Return the model."""
         tied = config.pop("ties", [])
         numbers = [each["shared_object_id"] for each in config["layers"] if "shared_object_id" in each]
-        with _reading() as reading, taking_parts(), compat.tolerant_symbols():
+        with _reading() as reading, taking_parts(), tolerant_symbols():
             reading.set_aside(numbers)
             model = super().from_config(config, custom_objects)
             reading.graphs.append(model)
@@ -204,7 +205,7 @@ def _needs_more(layer: Any, olds: dict[int, Any], sources: Sources, owned: set[i
         vars(layer)[SHARED] = True
     if graphs.is_inner_graph(layer) or not is_suspicious(layer) or (not held and is_read_by_keras(layer)):
         return is_shared
-    with compat.tolerant_symbols():
+    with tolerant_symbols():
         if not held and is_read_by_keras(layer, tolerant=True):
             return True
         own = {id(v) for v in getattr(layer, "variables", [])}

@@ -17,8 +17,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_rmda.platform import compat
 from keras_rmda.platform.graphs import Functional, name_apart
+from keras_rmda.platform.tolerant import tolerant_symbols
 from keras_rmda.platform.tracing.graph import Graph
 from keras_rmda.platform.tracing.programs import (
     Program,
@@ -106,7 +106,7 @@ def _graph(layer: keras.Layer, inputs: Any, given: tuple) -> Functional:
     programs, sizes = _programs(layer, given)
     _refuse_other_training(layer, given, sizes[0], programs[0])
     try:
-        with compat.tolerant_symbols():
+        with tolerant_symbols():
             outputs = Graph(layer, programs, sizes, _tensors_in(given), own_variables(layer)).outputs()
         name_apart(outputs)
         result = Functional(inputs, outputs, name=layer.name)
@@ -241,7 +241,7 @@ def _attempt(layer: keras.Layer, given: tuple, sizes: Sizes, training: bool | No
 def _run(layer: keras.Layer, given: tuple, sizes: Sizes, training: bool | None) -> Program:
     inputs = _inputs_like(given, layer, sizes)
     takes_training = "training" in inspect.signature(layer.call).parameters
-    symbolic = compat.tolerant_symbols(_refuse_read), symbolic_ranges(), tensorflow_as_operations()
+    symbolic = tolerant_symbols(_refuse_read), symbolic_ranges(), tensorflow_as_operations()
     with weights_as_inputs(layer) as weights, symbolic[0], symbolic[1], symbolic[2]:
         arguments, keyword_arguments = inputs
         outputs = layer.call(*arguments, **keyword_arguments, **({"training": training} if takes_training else {}))

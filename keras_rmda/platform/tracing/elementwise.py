@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_rmda.platform import compat
+from keras_rmda.platform import arithmetic
 from keras_rmda.platform.tracing.leaves import ForEachSample
 from keras_rmda.platform.tracing.programs import Place, Step, Untraceable, is_same, settings
 from keras_rmda.platform.tracing.shapes import (
@@ -44,7 +44,7 @@ def elementwise(graph: Symbols, a: Step, b: Step) -> list[Symbol]:
 
 def _misplaces(graph: Symbols, a: Step, arguments: tuple) -> bool:
     """Return whether Keras may take a sum for that of a tensor and a bias, which it adds along another axis."""
-    if type(a.operation).__name__ != "Add" or len(arguments) != 2 or not compat.misplaces_biases():
+    if type(a.operation).__name__ != "Add" or len(arguments) != 2 or not arithmetic.misplaces_biases():
         return False
     shapes = [
         (1, *x.shape[1:]) if isinstance(each, Place) and not graph.symbol(each).batched else np.shape(x)

@@ -28,8 +28,8 @@ def differ_in_ones(shape: Sequence, other: Sequence) -> bool:
 def is_taken_for_a_bias(shape: Sequence, other: Sequence) -> bool:
     """Return whether `ops.add` may add a tensor of the second shape to one of the first along a wrong axis.
 
-    On TensorFlow, Keras takes any tensor with one axis of more than one number for a bias (`compat.misplaces_biases`),
-    which `x + y` of TensorFlow's own tensors does not.
+    On TensorFlow, Keras takes any tensor with one axis of more than one number for a bias
+    (`arithmetic.misplaces_biases`), which `x + y` of TensorFlow's own tensors does not.
     """
     known = {n for n in (*shape, *other) if n is not None}
     for batch, size in itertools.product({1, 2, *known}, {1, 3, *known}):

@@ -1,0 +1,115 @@
+"""Code on symbolic tensors as it runs on numbers: what Keras refuses there without need, and which weights it reads.
+
+Checked with Keras 3.8 and 3.15.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+from keras.src.ops.node import Node
+
+from keras_rmda.platform import runs
+from keras_rmda.platform.declared import declared_rightly, densified, known_sizes
+
+ADDING_LOSSES: weakref.WeakSet[keras.Layer] = weakref.WeakSet()
+"""Layers whose code has called `add_loss` while it was traced."""
+
+
+def declares_outputs(layer: Any) -> bool:
+    """Return whether a layer of somebody's says by a method of its own, not by its code, what its outputs are."""
+    if type(layer).__module__.startswith("keras.") or isinstance(layer, keras.Model):
+        return False
+    names = ("compute_output_shape", "compute_output_spec")
+    return isinstance(layer, keras.Layer) and any(getattr(type(layer), x) is not getattr(keras.Layer, x) for x in names)
+
+
+@contextlib.contextmanager
+def tolerant_symbols(read: Callable[[keras.Variable], None] | None = None) -> Iterator[None]:
+    """Let code do with symbolic tensors what Keras 3.15 allows with numbers only, and tell which weights it reads.
+
+    That is, index them by a slice or None that is in no tuple, give layers `training` by position, and None for what is
+    None by itself; and let layers return None beside tensors, as attention does for a cache that there is none of, and
+    something else than they declare (`declared.py`). `read` is called where the number of a weight is asked for
+    outside of the layers that the code calls; and there `x == y` is a tensor, as of numbers, and not False, and losses
+    are not added.
+    """
+    getitem, call, init = keras.KerasTensor.__getitem__, keras.Layer.__call__, Node.__init__
+    value, symbolic_call = keras.Variable.value, keras.Layer.symbolic_call
+    is_own, depth = "value" in vars(keras.Variable), [0]
+
+    @functools.wraps(call)
+    def by_name(layer: keras.Layer, *arguments: Any, **keyword_arguments: Any) -> Any:
+        parameters = inspect.signature(layer.call).parameters
+        place = list(parameters).index("training") if "training" in parameters else len(arguments)
+        if place < len(arguments):
+            keyword_arguments["training"] = arguments[place]
+        is_default = lambda name, x: x is None and getattr(parameters.get(name), "default", 0) is None  # noqa: E731
+        given = {name: x for name, x in keyword_arguments.items() if not is_default(name, x)}
+        depth[0] += 1
+        try:
+            return call(layer, *arguments[:place], *arguments[place + 1 :], **given)
+        finally:
+            depth[0] -= 1
+
+    def by_code(layer: keras.Layer, *arguments: Any, **keyword_arguments: Any) -> Any:
+        if "compute_output_spec" in vars(layer):  # another context has told
+            return symbolic_call(layer, *arguments, **keyword_arguments)
+        made = None
+        if declares_outputs(layer):
+            with contextlib.suppress(Exception):  # the code may not take the sizes that Keras tries
+                made = keras.src.backend.compute_output_spec(layer.call, *arguments, **keyword_arguments)
+            with contextlib.suppress(Exception):  # whatever the user's code raises
+                declared = layer.compute_output_spec(*arguments, **keyword_arguments)
+                if made is not None and len(keras.tree.flatten(made)) == len(keras.tree.flatten(declared)):
+                    made = keras.tree.map_structure(known_sizes, declared, made)
+        if made is None:
+            try:
+                return symbolic_call(layer, *arguments, **keyword_arguments)
+            except Exception:
+                if (made := runs.outputs_of_numbers(layer, arguments, keyword_arguments)) is None:
+                    raise
+        vars(layer)["compute_output_spec"] = lambda *_, **__: made  # Keras 3.8 notes the call with what this gives
+        try:
+            return symbolic_call(layer, *arguments, **keyword_arguments)
+        finally:
+            del vars(layer)["compute_output_spec"]
+
+    def without_none(node: Any, operation: Any, call_args: Any = None, call_kwargs: Any = None, outputs: Any = None):
+        outputs = [x for x in keras.tree.flatten(outputs) if x is not None]
+        densified(outputs, (call_args, call_kwargs))
+        init(node, operation, call_args, call_kwargs, outputs)
+
+    def told(variable: keras.Variable) -> Any:
+        if read is not None and not depth[0]:
+            read(variable)
+        return value.fget(variable)
+
+    def equal(x: keras.KerasTensor, y: Any) -> Any:
+        is_plain = depth[0] or read is None or not (hasattr(y, "shape") or isinstance(y, int | float))
+        return x is y if is_plain else keras.ops.equal(x, y)
+
+    eq, add_loss = keras.KerasTensor.__eq__, keras.Layer.add_loss
+    if read is not None:
+        keras.Layer.add_loss = lambda layer, loss: ADDING_LOSSES.add(layer)  # Keras takes no symbolic losses
+    keras.KerasTensor.__eq__ = equal
+    keras.KerasTensor.__getitem__ = lambda x, key: getitem(x, key if isinstance(key, tuple | int) else (key,))
+    keras.Layer.__call__, Node.__init__, keras.Layer.symbolic_call = by_name, without_none, by_code
+    keras.Variable.value = property(told)
+    try:
+        with declared_rightly(in_code=read is not None):
+            yield
+    finally:
+        keras.KerasTensor.__getitem__, keras.Layer.__call__, keras.KerasTensor.__eq__ = getitem, call, eq
+        keras.Layer.add_loss = add_loss
+        Node.__init__, keras.Layer.symbolic_call = init, symbolic_call
+        if is_own:
+            keras.Variable.value = value
+        else:
+            del keras.Variable.value
