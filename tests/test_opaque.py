@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from backend import hidden
+from backend import hidden, only_tensorflow
 from zoo import randomize, zero
 
 import keras_rmda as kr
@@ -136,3 +136,31 @@ def test_a_layer_that_declares_what_it_does_not_make_is_opaque():
     x = np.ones((2, 5), "float32")
     small = kr.strip(model, inputs=x)
     assert small.get_layer("b").units == 6
+
+
+@only_tensorflow
+def test_code_that_raises_in_a_loop_leaves_strategies_possible():
+    """`tf.map_fn` leaves a caching device in TensorFlow's scope of variables if its function raises in a trace."""
+    import tensorflow as tf
+
+    class Flattened(keras.layers.Layer):
+        def call(self, x):
+            return tf.map_fn(lambda row: tf.reshape(row, (20,)), x)
+
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.steps = [keras.layers.Dense(4), Flattened(), keras.layers.Reshape((20,)), keras.layers.Dense(3)]
+
+        def call(self, x):
+            for step in self.steps:
+                x = step(x)
+            return x
+
+    inner = Model()
+    inner(np.zeros((2, 5, 4)))  # code that takes five steps only, in a model that takes any number
+    inputs = keras.Input((None, 4))
+    assert kr.analyze(keras.Model(inputs, inner(inputs))).opaque
+    assert tf.compat.v1.get_variable_scope().caching_device is None
+    with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
+        keras.layers.Dense(1).build((None, 2))

@@ -4,11 +4,9 @@ Over a minute, since every optimizer trains a large and a small model, and each 
 """
 
 import warnings
-from pathlib import Path
 
 import keras
 import numpy as np
-import processes
 import pytest
 from backend import number, only_tensorflow
 from training import MAKERS, needs_multi_optimizer
@@ -437,13 +435,6 @@ def test_within_a_fit():
 
 @only_tensorflow
 def test_under_a_strategy():
-    """In a process of its own: behind some other tests a strategy refused variables here; why is not known."""
-    code = "import test_shrink; test_shrink.check_under_a_strategy()"
-    result = processes.run("-c", code, cwd=Path(__file__).parent)
-    assert result.returncode == 0, result.stderr[-2000:]
-
-
-def check_under_a_strategy():
     import tensorflow as tf
 
     with tf.distribute.MirroredStrategy(["CPU:0"]).scope():

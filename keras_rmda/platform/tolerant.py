@@ -1,6 +1,6 @@
 """Code on symbolic tensors as it runs on numbers: what Keras refuses there without need, and which weights it reads.
 
-Checked with Keras 3.8 and 3.15.
+Checked with Keras 3.8 and 3.15 and TensorFlow 2.18 and 2.21.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import sys
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -28,6 +29,23 @@ def declares_outputs(layer: Any) -> bool:
         return False
     names = ("compute_output_shape", "compute_output_spec")
     return isinstance(layer, keras.Layer) and any(getattr(type(layer), x) is not getattr(keras.Layer, x) for x in names)
+
+
+@contextlib.contextmanager
+def without_a_leak() -> Iterator[None]:
+    """Let TensorFlow's scope of variables be behind the context what it was before.
+
+    `tf.map_fn`, `tf.scan` and `tf.foldl`, and with them `ops.map`, leave a caching device there if what they call
+    raises while it is traced, and no strategy can be entered afterwards.
+    """
+    tensorflow = sys.modules.get("tensorflow") if keras.backend.backend() == "tensorflow" else None
+    scope = tensorflow and tensorflow.compat.v1.get_variable_scope()
+    before = getattr(scope, "_caching_device", None)
+    try:
+        yield
+    finally:
+        if scope is not None:
+            scope._caching_device = before
 
 
 @contextlib.contextmanager
@@ -103,7 +121,7 @@ def tolerant_symbols(read: Callable[[keras.Variable], None] | None = None) -> It
     keras.Layer.__call__, Node.__init__, keras.Layer.symbolic_call = by_name, without_none, by_code
     keras.Variable.value = property(told)
     try:
-        with declared_rightly(in_code=read is not None):
+        with declared_rightly(in_code=read is not None), without_a_leak():
             yield
     finally:
         keras.KerasTensor.__getitem__, keras.Layer.__call__, keras.KerasTensor.__eq__ = getitem, call, eq
