@@ -5,7 +5,8 @@
 - `demo`: the network of `keras-rmda demo` on its digits: dense by Adam, structured by RMDA.
 - `resnet8`: that of `removable.py` on its 15,000 images of Fashion-MNIST: dense by SGD, and by ProxSGD to a quarter of
   the multiply-accumulates.
-- `mobilenetv2`: that of `examples/compress_keras_application.py` on its digits.
+- `mobilenetv2`: MobileNetV2 of width .35 on the digits in three colours, as in `examples/compress_mobilenet.ipynb`:
+  dense by Adam, and by `compress` to a quarter of the multiply-accumulates.
 - `mobilenetv2-224`: the whole network for images of 224 x 224 at random weights, of which as many channels of every
   layer are made zero as leave a quarter of the multiply-accumulates. For bytes and latency, which need no training.
 
@@ -20,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import importlib.util
 import tempfile
 import time
 from collections import Counter
@@ -35,16 +35,9 @@ import keras_rmda as kr
 from keras_rmda.export.benchmark import Interpreter
 
 TUNING_EPOCHS, TUNING_RATE, BATCH_SIZE = 3, 1e-4, 64
+MOBILENET_EPOCHS = 30
 FORMATS = (None, "float16", "dynamic", "int8")
 NETWORKS = ("demo", "resnet8", "mobilenetv2", "mobilenetv2-224")
-
-
-def example(name: str) -> Any:
-    """Return a script of `examples/` as a module."""
-    spec = importlib.util.spec_from_file_location(name, HERE.parent / "examples" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def digits_of_demo() -> Data:
@@ -56,11 +49,22 @@ def digits_of_demo() -> Data:
 
 
 def digits_in_colour() -> Data:
-    """Return the digits as the example has them."""
-    (x, y), (x_test, y_test) = example("compress_keras_application").images(
-        "digits", None, str(HERE / "scratch" / "tfds")
-    )
-    return Data(x, y, x_test, y_test)
+    """Return the digits in three equal colours, 32 x 32 numbers in [-1, 1]."""
+    data = digits_of_demo()
+    x, x_test = (2 * np.repeat(each, 3, axis=-1) - 1 for each in (data.x, data.x_test))
+    return Data(x, data.y, x_test, data.y_test)
+
+
+def mobilenet(images: int, seed: int) -> keras.Model:
+    """Return an untrained MobileNetV2, compiled for so many images."""
+    keras.utils.set_random_seed(seed)
+    model = keras.applications.MobileNetV2((32, 32, 3), alpha=0.35, weights=None, classes=10)
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = 0.9  # so that the statistics are learned within few steps
+    rates = keras.optimizers.schedules.CosineDecay(2e-3, MOBILENET_EPOCHS * -(-images // 32))
+    model.compile(keras.optimizers.Adam(rates), "sparse_categorical_crossentropy", metrics=["accuracy"])
+    return model
 
 
 def trained(experiment: Experiment, seed: int, folder: Path) -> tuple[keras.Model, keras.Model]:
@@ -72,10 +76,10 @@ def trained(experiment: Experiment, seed: int, folder: Path) -> tuple[keras.Mode
         demo.run(folder, seed, demo.EPOCHS, say=lambda text: None)
         return tuple(keras.models.load_model(folder / f"{name}.keras") for name in ("dense", "stripped"))
     if network == "mobilenetv2":
-        script, data = example("compress_keras_application"), experiment.data
-        dense = script.trained(lambda _, rates: keras.optimizers.Adam(rates), (data.x, data.y), 30, [], seed)
-        callbacks = [kr.callbacks.TargetSparsity(script.TARGET)]
-        return dense, kr.strip(script.trained(script.proximal, (data.x, data.y), 30, callbacks, seed))
+        x, y = experiment.data.x, experiment.data.y
+        dense, whole = mobilenet(len(x), seed), mobilenet(len(x), seed)
+        dense.fit(x, y, epochs=MOBILENET_EPOCHS, verbose=0)
+        return dense, kr.compress(whole, x, y, target=0.25, epochs=MOBILENET_EPOCHS, verbose=0).model
     import removable
 
     def fit(method: str, target: float | None) -> keras.Model:

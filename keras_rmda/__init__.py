@@ -1,5 +1,7 @@
 """Train Keras 3 models into exact structured sparsity, cut the zeros out, ship a small TFLite file."""
 
+import sys
+
 from keras_rmda.platform import startup  # noqa: F401  isort: skip
 from keras_rmda import callbacks, channels, distribute, gates
 from keras_rmda.channels import register_rule
@@ -13,8 +15,11 @@ from keras_rmda.structure import Report, analyze, lift, shrink, strip
 from keras_rmda.structure.coupling import coupled_groups
 from keras_rmda.structure.factorize import factorize
 from keras_rmda.structure.sparsify import SparseInitializer, sparsify
+from keras_rmda.structure.verification import VerificationError
 
 __version__ = "0.1.0"
+
+sys.modules[f"{__name__}.layers"] = layers  # so that `from keras_rmda.layers import L0Gate` works, as with Keras
 
 __all__ = [
     "L1",
@@ -34,6 +39,7 @@ __all__ = [
     "SparseGroupLasso",
     "SparseInitializer",
     "SparsityWarning",
+    "VerificationError",
     "analyze",
     "benchmark_tflite",
     "callbacks",

@@ -1,6 +1,6 @@
 """The examples run, briefly, as a user runs them.
 
-Over a minute, since a MobileNetV2 is traced and trained twice, and written three times.
+Over a minute, since a MobileNetV2 is trained, compressed, and written three times.
 """
 
 import os
@@ -9,8 +9,10 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import nbformat
 import processes
 import pytest
+from nbclient import NotebookClient
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -41,19 +43,25 @@ def test_a_model_for_a_microcontroller(tmp_path):
         assert subprocess.run([tmp_path / "main"]).returncode == 0
 
 
-def test_a_network_of_keras_applications(tmp_path):
-    said = run("compress_keras_application.py", tmp_path, "--epochs", "3", "--images", "160")
-    rows = {line[:12].strip(): line[12:].split() for line in said.splitlines() if "%" in line and "epoch" not in line}
-    assert set(rows) == {"dense", "small", "small int8"}
-    number = lambda name, k: int(rows[name][k].replace(",", ""))  # noqa: E731
-    assert number("small", 1) == pytest.approx(number("dense", 1) / 4, rel=0.05)
-    assert number("small int8", 2) < number("small", 2) < number("dense", 2) / 2
-    assert (tmp_path / "mobilenet_small_int8.tflite").stat().st_size == number("small int8", 2)
-
-
-def test_data_that_is_not_prepared_is_said_before_any_work(tmp_path):
-    environment = {key: value for key, value in os.environ.items() if key != "TFDS_DATA_DIR"}
-    script = EXAMPLES / "compress_keras_application.py"
-    result = processes.run(script, "--data", "cifar10", env=environment, cwd=tmp_path)
-    assert result.returncode == 2
-    assert "TFDS_DATA_DIR" in result.stderr
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("compress_mobilenet", {"EPOCHS": 2, "IMAGES": 64}),
+        ("what_happens_in_rmda", {"EPOCHS": 4, "STEPS": 40}),
+    ],
+)
+def test_a_notebook(name, settings, tmp_path, monkeypatch):
+    """Every cell runs, with fewer epochs than in the file, and draws and prints where the file does."""
+    monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
+    notebook = nbformat.read(EXAMPLES / f"{name}.ipynb", as_version=4)
+    kinds = lambda: [sorted({"image/png"} & set(each.get("data", ()))) for c in code for each in told(c)]  # noqa: E731
+    told = lambda cell: [each for each in cell.outputs if each.get("name") != "stderr"]  # noqa: E731
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    in_the_file = kinds()
+    assert in_the_file.count(["image/png"]) >= 3
+    [parameters] = [cell for cell in code if "parameters" in cell.metadata.get("tags", ())]
+    for setting, value in settings.items():
+        parameters.source, count = re.subn(rf"^{setting} = \d+", f"{setting} = {value}", parameters.source, flags=re.M)
+        assert count == 1
+    NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    assert kinds() == in_the_file

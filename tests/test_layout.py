@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import keras_rmda
+
 PACKAGE = Path(__file__).parent.parent / "keras_rmda"
 
 # Lower levels first; a module may import only modules of lower levels, or of its own package.
@@ -209,3 +211,10 @@ def test_import_does_not_bring_tensorflow_and_is_fast():
     heavy = {"tensorflow", "matplotlib", "sklearn", "ai_edge_litert", "tensorflow_datasets", "scipy"}
     assert not heavy & set(ast.literal_eval(result.stdout.rsplit(" ", 1)[0])), result.stdout
     assert result.stdout.strip().endswith("False")
+
+
+def test_layers_are_found_as_those_of_keras_are():
+    from keras_rmda.layers import L0Gate
+
+    assert keras_rmda.layers.L0Gate is L0Gate
+    assert len([each for each in PACKAGE.iterdir() if each.name[0] != "_" and each.suffix in ("", ".py")]) <= 12

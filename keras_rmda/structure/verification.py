@@ -32,10 +32,9 @@ class VerificationError(RuntimeError):
     The message names the first layer that differs: a rule of `register_rule` that is wrong, or a fault of this package.
 
     Example:
-        >>> from keras_rmda.pruning.verification import VerificationError
         >>> try:
         ...     small = kr.strip(model)
-        ... except VerificationError as error:
+        ... except kr.VerificationError as error:
         ...     print(error)
     """
 
