@@ -9,6 +9,7 @@ from keras_rmda.compression import Compressed, compress
 from keras_rmda.export import benchmark_tflite, export_tflite, quantization_aware
 from keras_rmda.gates import layers
 from keras_rmda.optimizers import RAMDA, RMDA, AdaBreg, DessiLBI, LinBreg, ProxAdamW, ProxSGD
+from keras_rmda.platform import versions
 from keras_rmda.platform.checks import SparsityWarning
 from keras_rmda.regularizers import L1, ElasticNet, GroupLasso, NonNegativeL1, NuclearNorm, SparseGroupLasso
 from keras_rmda.structure import Report, analyze, lift, shrink, strip
@@ -19,6 +20,7 @@ from keras_rmda.structure.verification import VerificationError
 
 __version__ = "0.1.0"
 
+versions.warn_if_untested()
 sys.modules[f"{__name__}.layers"] = layers  # so that `from keras_rmda.layers import L0Gate` works, as with Keras
 
 __all__ = [

@@ -8,12 +8,9 @@ from collections.abc import Iterable
 import keras
 
 from keras_rmda.callbacks import BackupAndRestore
-from keras_rmda.platform import replicas
+from keras_rmda.platform import replicas, versions
 
 __all__ = ["alone", "callbacks", "enable_fit", "is_chief"]
-
-CHECKED = ((3, 8), (3, 15))
-"""The oldest and the newest version of Keras for which `enable_fit` was checked."""
 
 WRITERS = ("ModelCheckpoint", "CSVLogger", "TensorBoard", "RemoteMonitor")
 
@@ -41,17 +38,15 @@ def enable_fit() -> None:
             "jax.distributed.initialize, then keras.distribution.DataParallel; docs/scale.md has all of it. "
             f"Received: backend={keras.backend.backend()!r}"
         )
-    version = tuple(int(part) for part in keras.__version__.split(".")[:2])
-    if not CHECKED[0] <= version <= CHECKED[1]:
-        oldest, newest = (".".join(map(str, each)) for each in CHECKED)
+    if not versions.is_tested("keras"):
         raise RuntimeError(
             "`enable_fit` replaces private functions of Keras, and was checked with versions "
-            f"{oldest} to {newest}. With this one, use a loop of your own: examples/custom_loop.py. "
+            f"{versions.range_of('keras')}. With this one, use a loop of your own: examples/custom_loop.py. "
             f"Received: keras {keras.__version__}"
         )
     from keras_rmda.platform import multi_worker
 
-    multi_worker.replace(version)
+    multi_worker.replace(versions.of("keras"))
 
 
 def is_chief(strategy: object | None = None) -> bool:

@@ -26,7 +26,7 @@ LEVELS = [
         "platform.multi_worker",
         "platform.tfmot",
     ],
-    ["cli.arguments", "platform.tolerant"],
+    ["cli.arguments", "platform.tolerant", "platform.versions"],
     ["platform.fitting", "platform.graphs", "platform.hooks", "platform.replicas", "platform.finite"],
     ["platform.lite.masks"],
     ["platform.lite.stand_ins", "platform.lite.functions"],

@@ -4,10 +4,12 @@ import importlib
 import subprocess
 import sys
 
+import keras
 import pytest
 
+import keras_rmda
 from keras_rmda.cli import arguments, commands
-from keras_rmda.platform import startup
+from keras_rmda.platform import startup, versions
 
 
 def started(*command):
@@ -97,3 +99,20 @@ def test_imports_are_hidden_only_meanwhile_and_only_if_they_were_not_there(tmp_p
             importlib.import_module("hidden_meanwhile")
         assert sys.modules["sys"] is sys
     assert importlib.import_module("hidden_meanwhile").there
+
+
+@pytest.mark.parametrize(
+    ("package", "version"), [("keras", "3.99.1"), ("keras", "4.0.0.dev1"), ("tensorflow", "2.90.0-rc1")]
+)
+def test_versions_that_are_not_tested_are_said(package, version, monkeypatch):
+    monkeypatch.setattr(sys.modules[package], "__version__", version)
+    short = ".".join(version.split(".")[:2])
+    with pytest.warns(keras_rmda.SparsityWarning, match=f"tested with {package} .* and this is {short}. If") as found:
+        versions.warn_if_untested()
+    assert len(found) == 1
+
+
+def test_versions_that_are_tested_are_not_said():
+    assert versions.of("keras") == tuple(int(part) for part in keras.__version__.split(".")[:2])
+    assert versions.of("no such package") is None
+    versions.warn_if_untested()  # our warnings are errors here
