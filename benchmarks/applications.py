@@ -31,9 +31,10 @@ import numpy as np
 import keras_rmda as kr
 from keras_rmda.channels.simple import Mixes
 from keras_rmda.channels.sites import Site
-from keras_rmda.export.benchmark import Interpreter
+from keras_rmda.export.interpreter import Interpreter
+from keras_rmda.structure.inputs import random_inputs
 from keras_rmda.structure.trace import Trace, trace
-from keras_rmda.structure.verification import difference, random_inputs
+from keras_rmda.structure.verification import difference
 
 HERE = Path(__file__).resolve().parent
 RESULTS, TABLE = HERE / "results" / "applications", HERE.parent / "docs" / "applications.md"

@@ -32,7 +32,7 @@ import numpy as np
 from experiment import HERE, Data, Experiment, command_line, mean_sd, percent, print_table, shuffled, write_json
 
 import keras_rmda as kr
-from keras_rmda.export.benchmark import Interpreter
+from keras_rmda.export.interpreter import Interpreter
 
 TUNING_EPOCHS, TUNING_RATE, BATCH_SIZE = 3, 1e-4, 64
 MOBILENET_EPOCHS = 30

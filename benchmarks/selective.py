@@ -25,8 +25,8 @@ from experiment import Experiment, command_line, print_table
 
 import keras_rmda as kr
 from keras_rmda.export import flat
-from keras_rmda.export.benchmark import Interpreter
 from keras_rmda.export.contents import read_contents
+from keras_rmda.export.interpreter import Interpreter
 from keras_rmda.export.slim import slimmed
 
 RECIPES = {

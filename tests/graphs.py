@@ -14,9 +14,9 @@ import keras_rmda as kr
 from keras_rmda.gates.dependent import DependentL0Gate, GateGenerator, SharedL0Gate
 from keras_rmda.platform.compat import layers_of
 from keras_rmda.platform.graphs import call as outputs
+from keras_rmda.structure.inputs import random_inputs
 from keras_rmda.structure.liveness import plan
 from keras_rmda.structure.trace import as_graph, trace
-from keras_rmda.structure.verification import random_inputs
 
 TOLERANCE = 1e-7
 """In float64. Keras adds -1e9 to masked scores of attention, which leaves them 1e-7."""

@@ -11,7 +11,8 @@ from keras import ops
 from zoo import randomize, zero
 
 import keras_rmda as kr
-from keras_rmda.structure.verification import difference, random_inputs
+from keras_rmda.structure.inputs import random_inputs
+from keras_rmda.structure.verification import difference
 
 pytestmark = only_tensorflow
 own = keras.saving.register_keras_serializable(package="tests_blocks")

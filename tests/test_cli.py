@@ -14,7 +14,7 @@ from zoo import chain, dictionaries, unknown_layers
 
 import keras_rmda as kr
 from keras_rmda import cli
-from keras_rmda.export.benchmark import Interpreter
+from keras_rmda.export.interpreter import Interpreter
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 import keras_rmda as kr
 from keras_rmda.cli import demo
 from keras_rmda.datasets import digits
-from keras_rmda.export.benchmark import Interpreter
+from keras_rmda.export.interpreter import Interpreter
 
 ROWS = ["dense", "structured", "stripped", "tflite_dense", "tflite_stripped", "tflite_stripped_int8"]
 

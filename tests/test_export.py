@@ -16,9 +16,10 @@ from zoo import dictionaries
 
 import keras_rmda as kr
 from keras_rmda.cli.commands import sentence
-from keras_rmda.export.benchmark import Interpreter, Latency
+from keras_rmda.export.benchmark import Latency
 from keras_rmda.export.contents import read_contents
 from keras_rmda.export.converter import convert
+from keras_rmda.export.interpreter import Interpreter
 from keras_rmda.export.prepared import prepared
 
 IMAGES = np.random.default_rng(0).normal(size=(32, 12, 12, 1)).astype("float32")

@@ -12,9 +12,9 @@ from keras import ops
 
 import keras_rmda as kr
 from keras_rmda.export import comparison, converter
-from keras_rmda.export.benchmark import Interpreter
 from keras_rmda.export.contents import read_contents
 from keras_rmda.export.differences import differs
+from keras_rmda.export.interpreter import Interpreter
 
 STEPS = 6
 

@@ -8,7 +8,7 @@ from keras import ops
 
 import keras_rmda as kr
 from keras_rmda.export import tflm
-from keras_rmda.export.benchmark import Interpreter
+from keras_rmda.export.interpreter import Interpreter
 
 WORDS = 10
 

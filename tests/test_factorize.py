@@ -13,7 +13,8 @@ from zoo import ZOO, randomize
 
 import keras_rmda as kr
 from keras_rmda.structure.factorize import factorize
-from keras_rmda.structure.verification import VerificationError, difference, random_inputs
+from keras_rmda.structure.inputs import random_inputs
+from keras_rmda.structure.verification import VerificationError, difference
 
 
 def array(x):

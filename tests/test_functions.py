@@ -13,7 +13,8 @@ from zoo import randomize, width, zero
 
 import keras_rmda as kr
 from keras_rmda.channels.functions import is_elementwise, is_homogeneous
-from keras_rmda.structure.verification import difference, random_inputs
+from keras_rmda.structure.inputs import random_inputs
+from keras_rmda.structure.verification import difference
 
 ACTIVATIONS = (
     "linear relu relu6 leaky_relu elu celu selu gelu silu mish sigmoid hard_sigmoid log_sigmoid sparse_sigmoid "

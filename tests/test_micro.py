@@ -13,9 +13,9 @@ from keras import layers as L
 
 import keras_rmda as kr
 from keras_rmda.export import tflm
-from keras_rmda.export.benchmark import Interpreter
 from keras_rmda.export.contents import read_contents
 from keras_rmda.export.fitness import advice
+from keras_rmda.export.interpreter import Interpreter
 from keras_rmda.export.types import ANY, AXES, TYPES, computes, signature_of
 
 needs_tflm = pytest.mark.skipif(not tflm.is_installed(), reason="tflite-micro is not installed")

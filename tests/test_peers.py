@@ -9,7 +9,8 @@ from keras import ops
 from zoo import block, randomize, width, zero
 
 import keras_rmda as kr
-from keras_rmda.structure.verification import difference, random_inputs
+from keras_rmda.structure.inputs import random_inputs
+from keras_rmda.structure.verification import difference
 
 
 def array(x):

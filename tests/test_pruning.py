@@ -12,10 +12,11 @@ from zoo import ZOO, block, randomize, width, zero
 
 import keras_rmda as kr
 from keras_rmda.channels.table import RULES
+from keras_rmda.structure.inputs import random_inputs
 from keras_rmda.structure.liveness import plan
 from keras_rmda.structure.report import report
 from keras_rmda.structure.trace import trace
-from keras_rmda.structure.verification import VerificationError, difference, random_inputs
+from keras_rmda.structure.verification import VerificationError, difference
 
 
 def structure(model):

@@ -14,8 +14,8 @@ from backend import hidden
 from keras import layers as L
 
 import keras_rmda as kr
-from keras_rmda.export.benchmark import Interpreter as FileInterpreter
 from keras_rmda.export.contents import read_contents
+from keras_rmda.export.interpreter import Interpreter as FileInterpreter
 from keras_rmda.export.legacy import Unsupported, as_tf_keras
 from keras_rmda.structure.verification import difference
 

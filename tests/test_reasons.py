@@ -16,10 +16,10 @@ from keras_rmda.channels.sites import WRITTEN
 from keras_rmda.optimizers.assignment import names_of
 from keras_rmda.platform import graphs
 from keras_rmda.structure.coupling import NoGroupsError
+from keras_rmda.structure.inputs import random_inputs
 from keras_rmda.structure.liveness import plan
 from keras_rmda.structure.report import STRUCTURAL, reasons_of
 from keras_rmda.structure.trace import as_graph, trace
-from keras_rmda.structure.verification import random_inputs
 
 READERS = (
     "read by ", "mixed by the activation of ", "mixed by ", "compared by ", "masks ", "border of same padding in ",

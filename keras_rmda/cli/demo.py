@@ -17,7 +17,8 @@ from keras import layers as L
 from keras_rmda.compression import compress
 from keras_rmda.compression.progress import Progress
 from keras_rmda.export import export_tflite
-from keras_rmda.export.benchmark import Interpreter, interleaved
+from keras_rmda.export.benchmark import interleaved
+from keras_rmda.export.interpreter import Interpreter
 from keras_rmda.platform import files
 from keras_rmda.structure import Report, analyze, lift
 from keras_rmda.structure.report import table

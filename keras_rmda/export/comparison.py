@@ -13,12 +13,12 @@ import numpy as np
 
 import keras_rmda.export.tflm as tflm
 from keras_rmda.export.apart import run_apart
-from keras_rmda.export.benchmark import Interpreter, in_parts
 from keras_rmda.export.contents import Contents
 from keras_rmda.export.differences import CLASSES, OutputDifference, compared_output, differs, losses_of
+from keras_rmda.export.interpreter import Interpreter, in_parts
 from keras_rmda.export.prepared import Prepared, batch_size, called, in_float32, takes
 from keras_rmda.platform import arithmetic, checks, lite
-from keras_rmda.structure.verification import random_inputs
+from keras_rmda.structure.inputs import random_inputs
 
 CHECKED = 16
 """How many samples a file is checked on, at most."""

@@ -11,7 +11,8 @@ import numpy as np
 from keras_rmda.export.carried import Carried, Slot, carrier, slots
 from keras_rmda.export.native import Piece, pieces
 from keras_rmda.platform import arithmetic, checks, compat, graphs, tfmot
-from keras_rmda.structure.verification import difference, random_inputs
+from keras_rmda.structure.inputs import random_inputs
+from keras_rmda.structure.verification import difference
 
 TOLERANCE, LESS_PRECISE = 1e-4, 0.1
 """Largest accepted difference of outputs, relative to the largest, from models in float32 and in fewer bits."""

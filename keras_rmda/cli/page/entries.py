@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from keras_rmda.export.benchmark import Interpreter, benchmark_tflite
+from keras_rmda.export.benchmark import benchmark_tflite
 from keras_rmda.export.contents import read_contents
+from keras_rmda.export.interpreter import Interpreter
 from keras_rmda.platform.arrays import has_classes
 from keras_rmda.platform.loading import load
 from keras_rmda.structure import analyze
