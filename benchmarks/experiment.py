@@ -57,7 +57,17 @@ class Data:
 
 
 def fashion_mnist() -> Data:
-    """Load Fashion-MNIST as TensorFlow Datasets has prepared it in `TFDS_DATA_DIR`; nothing is downloaded.
+    """Load Fashion-MNIST as TensorFlow Datasets has prepared it in `TFDS_DATA_DIR`; nothing is downloaded."""
+    return prepared("fashion_mnist")
+
+
+def cifar10() -> Data:
+    """Load CIFAR-10, of shape (n, 32, 32, 3), in the same way."""
+    return prepared("cifar10")
+
+
+def prepared(name: str) -> Data:
+    """Load a data set as TensorFlow Datasets has prepared it in `TFDS_DATA_DIR`.
 
     Raises:
         SystemExit: with one sentence and status 1, if it is not prepared there.
@@ -65,10 +75,9 @@ def fashion_mnist() -> Data:
     import tensorflow_datasets as tfds
 
     folder = os.environ.get("TFDS_DATA_DIR")
-    prepared = folder and Path(tfds.builder("fashion_mnist", data_dir=folder).data_dir).is_dir()
-    if not prepared:
-        sys.exit(f"TFDS_DATA_DIR must name a folder with the prepared data set fashion_mnist; it is {folder!r}.")
-    builder = tfds.builder("fashion_mnist", data_dir=folder)
+    if not (folder and Path(tfds.builder(name, data_dir=folder).data_dir).is_dir()):
+        sys.exit(f"TFDS_DATA_DIR must name a folder with the prepared data set {name}; it is {folder!r}.")
+    builder = tfds.builder(name, data_dir=folder)
     parts = [tfds.as_numpy(builder.as_dataset(split, batch_size=-1)) for split in ("train", "test")]
     (x, y), (x_test, y_test) = ((part["image"].astype("float32") / 255.0, part["label"]) for part in parts)
     return Data(x, y, x_test, y_test)
@@ -93,10 +102,12 @@ class Experiment:
     scratch: Path
 
     @classmethod
-    def start(cls, script: str, parser: argparse.ArgumentParser) -> Experiment:
+    def start(
+        cls, script: str, parser: argparse.ArgumentParser, load: Callable[[], Data] = fashion_mnist
+    ) -> Experiment:
         """Read the command line, load the data; a run with `--small` begins anew and leaves no results."""
         arguments = parser.parse_args()
-        name, data, scratch = Path(script).stem, fashion_mnist(), HERE / "scratch"
+        name, data, scratch = Path(script).stem, load(), HERE / "scratch"
         if not arguments.small:
             return cls(name, arguments, data, HERE / "results" / name, scratch / name)
         arguments.epochs, arguments.seeds = SMALL_EPOCHS, arguments.seeds[:1]
@@ -155,6 +166,9 @@ class Experiment:
             model = recorder.model_to_continue() or make()
             if begin:
                 begin(model)
+            for each in callbacks:
+                if isinstance(each, Plateau):
+                    each.history = recorder.state["history"]
             model.fit(
                 shuffled(self.data, settings["batch_size"], seed + 1000 * recorder.epoch),
                 epochs=settings["epochs"],
@@ -211,6 +225,40 @@ class Recorder(keras.callbacks.Callback):
 
     def _model_file(self, epoch: int) -> Path:
         return self.folder / f"epoch-{epoch}.keras"
+
+
+class Plateau(keras.callbacks.Callback):
+    """Multiply the learning rate by `factor` where `monitor` has not fallen for more than `patience` epochs.
+
+    To fall is to become less than (1 - threshold) times the least so far: the rule of PyTorch's ReduceLROnPlateau. It
+    is gone through anew from the history on disk, so that a run that was killed goes on as it was.
+    """
+
+    def __init__(self, monitor: str, factor: float, patience: int, threshold: float):
+        super().__init__()
+        self.monitor, self.factor, self.patience, self.threshold = monitor, factor, patience, threshold
+        self.history: Mapping[str, list[float]] = {}
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Set the rate, from that of the first epoch."""
+        if not self.history:
+            self.first = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+        first = self.history.get("learning_rate", [getattr(self, "first", None)])[0]
+        self.model.optimizer.learning_rate = first * self.factor ** self.falls(self.history.get(self.monitor, []))
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Put the rate into the logs."""
+        logs["learning_rate"] = float(keras.ops.convert_to_numpy(self.model.optimizer.learning_rate))
+
+    def falls(self, values: Sequence[float]) -> int:
+        """Return how many times the rate has fallen after these values."""
+        least, waited, count = float("inf"), 0, 0
+        for value in values:
+            waited = 0 if value < least * (1 - self.threshold) else waited + 1
+            least = min(least, value) if waited == 0 else least
+            if waited > self.patience:
+                waited, count = 0, count + 1
+        return count
 
 
 def command_line(description: str, methods: Sequence[str], epochs: int) -> argparse.ArgumentParser:

@@ -11,7 +11,8 @@ from keras import layers as L
 from keras import ops
 
 import keras_rmda as kr
-from keras_rmda.gates.dependent import DependentL0Gate, GateGenerator, SharedL0Gate
+from keras_rmda.gates.dependent import DependentL0Gate, SharedL0Gate
+from keras_rmda.gates.generator import GateGenerator
 from keras_rmda.platform.compat import layers_of
 from keras_rmda.platform.graphs import call as outputs
 from keras_rmda.structure.inputs import random_inputs

@@ -6,6 +6,7 @@ Over a minute, since most tests train two models, which are traced anew.
 import csv
 import json
 import warnings
+from functools import partial
 
 import keras
 import numpy as np
@@ -14,9 +15,9 @@ from backend import number, only_tensorflow
 
 import keras_rmda as kr
 from keras_rmda.compression import counterparts, recipe
-from keras_rmda.compression.callbacks import set_rates
 from keras_rmda.compression.data import Data
 from keras_rmda.compression.distillation import distilled, kind_of
+from keras_rmda.compression.rates import set_rates
 from keras_rmda.compression.statistics import recalibrate
 
 RANDOM = np.random.default_rng(0)
@@ -134,6 +135,55 @@ def test_counterparts_make_the_same_steps(make):
 def test_ours_have_stock_optimizers_that_make_the_same_steps(make):
     for a, b in zip(two_epochs(make()), two_epochs(counterparts.stock(make())), strict=True):
         np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+class Warm(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule of a user's own, without a configuration."""
+
+    def __call__(self, step):
+        return 0.01 * keras.ops.minimum(1.0, keras.ops.cast(step, "float32") / 10)
+
+
+def test_a_schedule_without_a_configuration_and_weights_that_do_not_decay():
+    """Keras writes neither into the configuration of an optimizer."""
+    decayed, seen = [], keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: look())
+
+    def look():
+        optimizer = seen.model.optimizer
+        kept = [v.path for v in seen.model.trainable_variables if not optimizer._use_weight_decay(v)]
+        decayed.append((type(optimizer).__name__, sorted(path.rsplit("/", 2)[-2] for path in kept)))
+
+    model = network()
+    own = keras.optimizers.AdamW(Warm(), weight_decay=0.1)
+    own.exclude_from_weight_decay(var_list=[model.get_layer("second").kernel], var_names=["beta"])
+    model.compile(own, "sparse_categorical_crossentropy")
+    found = kr.compress(model, X, Y, target=0.5, callbacks=[seen], **CALL | {"epochs": 2})
+    names = sorted(["second", *(each.name for each in model.layers if each.name.startswith("batch"))])
+    assert decayed == [("ProxAdamW", names), ("AdamW", names)]
+    assert isinstance(found.model.optimizer._learning_rate, Warm)
+
+
+def test_texts_as_inputs():
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("texts are tensors of TensorFlow")
+    import tensorflow as tf
+
+    words = np.array(["good", "bad", "film"])[RANDOM.integers(0, 3, (64, 1))]
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((1,), dtype="string")
+    x = keras.layers.Embedding(4, 8)(keras.layers.StringLookup(vocabulary=["good", "bad", "film"])(inputs))
+    x = keras.layers.Dense(24, "relu")(keras.layers.Flatten()(x))
+    model = keras.Model(inputs, keras.layers.Dense(1, "sigmoid")(x))
+    model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
+    data = tf.data.Dataset.from_tensor_slices((words, words == "good")).batch(16)
+    found = kr.compress(model, data, target=0.5, epochs=2, verbose=0)
+    assert found.report.macs_after < 0.55 * found.report.macs
+
+
+def test_inputs_without_targets_are_batches_of_one_thing():
+    data = Data(X, batch_size=16)
+    assert [len(each) for each in data.batches(2)] == [1, 1]
+    assert next(data.batches(1))[0].shape == (16, 8)
 
 
 def test_a_schedule_is_gone_through_anew():
@@ -367,6 +417,53 @@ def test_callbacks_of_a_users_own_that_remember_weights_or_set_the_rate():
     assert found.report.macs_after < 0.55 * found.report.macs
 
 
+def let_rate(optimizer, value):
+    optimizer.learning_rate = value
+
+
+def twice_removed(model):
+    partial(let_rate, value=0.01)(model.optimizer)
+
+
+class Helped(keras.callbacks.Callback):
+    def on_epoch_begin(self, epoch, logs=None):
+        twice_removed(self.model)
+
+
+class Policy:
+    """Has a learning rate of its own, and none of the optimizer's unless it is asked to."""
+
+    def __init__(self, applies):
+        self.learning_rate = 0.1
+        self.apply = let_rate if applies else print
+
+
+class Held(keras.callbacks.Callback):
+    def __init__(self, policy):
+        super().__init__()
+        self.policies = [policy]
+
+    def on_epoch_end(self, epoch, logs=None):
+        for each in self.policies:
+            each.apply(self.model.optimizer, each.learning_rate)
+
+
+class Inside(keras.callbacks.Callback):
+    def on_epoch_end(self, epoch, logs=None):
+        def change():
+            setattr(self.model.optimizer, "learning_rate", 0.1)  # noqa: B010
+
+        change()
+
+
+class Remembers(keras.callbacks.Callback):
+    """Its own rate is no optimizer's, and what it assigns to is no rate."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.lr = (lambda: logs.get("lr"))()
+        self.learning_rate = Y.mean()
+
+
 @pytest.mark.parametrize(
     ("callback", "sets"),
     [
@@ -375,6 +472,12 @@ def test_callbacks_of_a_users_own_that_remember_weights_or_set_the_rate():
         (Halves(), True),
         (Assigns(), True),
         (keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: STEPS.model.optimizer.lr.assign(1.0)), True),
+        (Helped(), True),
+        (Held(Policy(True)), True),
+        (Held(Policy(False)), False),
+        (Inside(), True),
+        (keras.callbacks.LambdaCallback(on_epoch_end=Held(Policy(True)).on_epoch_end), True),
+        (Remembers(), False),
         (Steps(), False),
         (keras.callbacks.EarlyStopping(), False),
     ],
@@ -497,17 +600,6 @@ def test_a_generator_that_ends_is_refused():
 def test_a_model_without_anything_to_remove():
     model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(2, "softmax")])
     with pytest.raises(ValueError, match="No channel"):
-        kr.compress(model, X, Y, **CALL)
-
-
-class OwnStep(keras.Sequential):
-    def train_step(self, *arguments):
-        return super().train_step(*arguments)
-
-
-def test_a_model_with_a_step_of_its_own_is_refused():
-    model = OwnStep([keras.Input((8,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(2, "softmax")])
-    with pytest.raises(ValueError, match="train_step"):
         kr.compress(model, X, Y, **CALL)
 
 

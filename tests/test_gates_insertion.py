@@ -11,7 +11,8 @@ from keras import layers as L
 from zoo import block, randomize
 
 import keras_rmda as kr
-from keras_rmda.gates.dependent import DependentL0Gate, GateGenerator, SharedL0Gate
+from keras_rmda.gates.dependent import DependentL0Gate, SharedL0Gate
+from keras_rmda.gates.generator import GateGenerator
 from keras_rmda.gates.places import places_in
 from keras_rmda.gates.training import expected_macs
 from keras_rmda.platform.compat import layers_of

@@ -568,10 +568,10 @@ def test_weight_decay_is_honoured_or_refused(make):
     np.testing.assert_allclose(number(variable), 0.95, atol=1e-6)
     excluding = make(learning_rate=0.5, weight_decay=0.1)
     excluding.exclude_from_weight_decay(var_names=["bias"])
-    biases = [keras.Variable(np.ones(2, "float32"), name=name) for name in ("bias", "kernel")]
-    excluding.build(biases)
-    excluding.apply([np.zeros(2, "float32")] * 2)
-    np.testing.assert_allclose([number(b)[0] for b in biases], [1.0, 0.95], atol=1e-6)
+    both = [keras.Variable(np.ones((2, 1), "float32"), name=name) for name in ("bias", "kernel")]
+    excluding.build(both)
+    excluding.apply([np.zeros((2, 1), "float32")] * 2)
+    np.testing.assert_allclose([number(each)[0, 0] for each in both], [1.0, 0.95], atol=1e-6)
 
 
 @every_optimizer
@@ -603,6 +603,10 @@ BAD = {
     "beta_2": [*NUMBERS, 1.0],
     **{name: [*NUMBERS, 0.0] for name in ("epsilon", "delta", "kappa", "mu")},
     "amsgrad": [None, 1, "yes"],
+    "dampening": [*NUMBERS, 1.5],
+    "nesterov": [None, 1, "yes"],
+    "rates": [*NUMBERS, 0.0, {"(": 1.0}],
+    "coarse_steps": [-1, 1.5, float("nan"), "high", None, True],
 }
 
 

@@ -107,13 +107,15 @@ def test_the_code_of_the_methods_page_runs(tmp_path):
     )
     result = processes.run("-c", code, cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-2000:]
-    group_lasso, gates, low_rank, order = result.stdout.strip().splitlines()
+    group_lasso, levels, gates, half, low_rank, order = result.stdout.strip().splitlines()
     zero_groups, parameters, _, before = group_lasso.split()
     assert 0 < float(zero_groups) < 1
     assert int(parameters) < int(before)
     open_gates, *_, operations, _, _, _ = gates.split()
     assert 0 < float(open_gates) < 0.9
     assert 0 < int(operations) < 16 * 24 + 4 * 24 * 32 + 24 * 2
+    assert 0 < float(levels.split()[0]) < 1
+    assert int(half.split()[0]) < int(half.split()[2])
     parameters, _, before = low_rank.split()
     assert int(parameters) < int(before)
     assert order == "80 True"

@@ -14,10 +14,12 @@ from keras import layers as L
 from keras import ops
 from keras.src.models.functional import Functional
 from savable import MODELS, Block, Forgetting, Net, Scale, quick
+from zoo import randomize
 
 import keras_rmda as kr
 from keras_rmda.platform.compat import layers_of
 from keras_rmda.platform.copying.likeness import are_alike
+from keras_rmda.structure.verification import difference
 
 LOSING = ("first", "dense", "units", "head")
 """Layers that lose two channels."""
@@ -368,3 +370,26 @@ def test_layers_of_other_weights_policies_or_classes_are_not_alike():
     assert not are_alike(L.Dense(3), built)
     assert not are_alike(L.Dense(3), L.Dense(3, dtype="mixed_float16"))
     assert not are_alike(L.Activation("relu"), L.ReLU())
+
+
+@keras.saving.register_keras_serializable(package="tests_saving")
+class Maps(L.Layer):
+    """Convolutions in a row, with a function that Keras reads back as another one."""
+
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.maps = keras.Sequential([L.Conv2D(n, 3, padding="same", activation=ops.gelu) for n in (6, 4)])
+
+    def call(self, x):
+        return self.maps(x)
+
+
+def test_layers_in_a_row_keep_their_functions(tmp_path):
+    inputs = keras.Input((6, 6, 3))
+    model = randomize(keras.Model(inputs, L.Conv2D(3, 1)(Maps()(L.Conv2D(5, 3)(inputs)))))
+    small, x = kr.strip(model), np.random.default_rng(0).normal(size=(2, 6, 6, 3)).astype("float32")
+    small.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    assert difference(small(x), again(x)) == 0
+    found = [layer.activation for layer in again._flatten_layers() if isinstance(layer, L.Conv2D)]
+    assert found.count(ops.gelu) == 2

@@ -152,7 +152,10 @@ CONSTANTS = {
     "gradient_accumulation_steps": 2,
     "use_ema": False,
     **dict.fromkeys(("delta", "beta_1", "beta_2", "epsilon", "kappa", "mu"), 0.5),
-    "amsgrad": True,
+    **dict.fromkeys(("amsgrad", "nesterov"), True),
+    "dampening": 0.0,
+    "rates": {".*bias": 0.5},
+    "coarse_steps": 2,
 }
 
 

@@ -224,7 +224,7 @@ def test_kernels_that_code_makes_are_cut_where_that_is_exact(kind, rank, tmp_pat
     model, x = with_made(kind, rank)
     assert kr.analyze(model).opaque == {}
     if kind == "by one norm":  # one number of all weights
-        with pytest.raises(kr.coupling.NoGroupsError):
+        with pytest.raises(kr.structure.coupling.NoGroupsError):
             half_zero(model)
         return
     # Of a mean the number of inputs is a part.

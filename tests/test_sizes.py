@@ -7,9 +7,9 @@ from keras import layers as L
 from zoo import randomize, zero
 
 import keras_rmda as kr
-from keras_rmda.structure.inputs import cheap, random_inputs
+from keras_rmda.structure.inputs import CORNER, cheap, random_inputs
 from keras_rmda.structure.sizes import SIZES, fills, open_size
-from keras_rmda.structure.verification import CORNER, difference
+from keras_rmda.structure.verification import difference
 
 
 def steps(kernel, padding="valid"):

@@ -244,3 +244,116 @@ def test_groups_that_a_kernel_does_not_have_change_nothing():
 def test_bad_initializers(initializer):
     with pytest.raises(ValueError, match=r"`initializer`.*Received: initializer="):
         SparseInitializer(initializer, 0.5)
+
+
+# ---- numbers by layer
+
+
+def layered():
+    layers = [keras.Input((9, 9, 4)), L.Conv2D(6, 3, name="conv"), L.Conv2DTranspose(10, 3, name="transpose")]
+    model = keras.Sequential([*layers, L.Flatten(), L.Dense(20, name="dense"), L.Dense(5, name="last")], name="net")
+    for layer in model.layers:
+        if hasattr(layer, "kernel"):
+            layer.kernel.assign(keras.ops.ones_like(layer.kernel))
+    return model
+
+
+def kernel_of(model, name):
+    return array(model.get_layer(name).kernel)
+
+
+def test_densities_and_groups_by_layer():
+    model = layered()
+    densities = {"conv/kernel": 0.5, "net/transpose/kernel": 0.25, "dense.*": 0.1}
+    sparsify(model, densities, {"conv.*": "group"}, {"conv.*": "output"}, seed=0)
+    conv = kernel_of(model, "conv")
+    assert kept_by(conv, [-1]).sum() == 3
+    np.testing.assert_allclose(conv[conv != 0], np.sqrt(2), rtol=1e-6)
+    assert (kernel_of(model, "transpose") != 0).sum() == round(0.25 * 9 * 6 * 10)
+    assert (kernel_of(model, "dense") != 0).mean() == pytest.approx(0.1, abs=1e-3)
+    np.testing.assert_array_equal(kernel_of(model, "last"), 1.0)
+
+
+def test_a_gain_for_all_or_by_layer():
+    for gain, factors in ((10.0, (10.0, 10.0)), ({"conv/kernel": 0.5}, (0.5, np.sqrt(2)))):
+        model = layered()
+        sparsify(model, 0.5, seed=0, gain=gain)
+        for name, factor in zip(("conv", "dense"), factors):
+            kernel = kernel_of(model, name)
+            np.testing.assert_allclose(kernel[kernel != 0], factor, rtol=1e-3)
+
+
+def test_biases_are_drawn_for_the_layers_that_become_sparse():
+    model = layered()
+    sparsify(model, {"(conv|transpose|dense)/kernel": 0.5}, seed=0, bias=(-1.0, 10.0))
+    for name, fan_in in (("conv", 9 * 4), ("transpose", 9 * 6), ("dense", 9 * 9 * 10)):
+        bias = array(model.get_layer(name).bias) * np.sqrt(fan_in)
+        assert -1.0 <= bias.min() < bias.max() <= 10.0
+        assert bias.max() > 4.0
+    np.testing.assert_array_equal(array(model.get_layer("last").bias), 0.0)
+    again = layered()
+    sparsify(again, {"(conv|transpose|dense)/kernel": 0.5}, seed=0, bias=(-1.0, 10.0))
+    for a, b in zip(model.weights, again.weights):
+        np.testing.assert_array_equal(array(a), array(b))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"density": {"conv9/kernel": 0.5}}, r"`density` match no trainable kernel: \['conv9/kernel'\].*conv/kernel"),
+        ({"density": 0.5, "gain": {"bias": 2.0}}, "`gain` match no trainable kernel"),
+        ({"density": {"conv.*": 0.5, ".*/kernel": 0.1}}, "Several patterns of `density`"),
+        ({"density": {"conv/kernel": 1.5}}, "density=1.5"),
+        ({"density": {"(": 0.5}}, "regular expressions"),
+        ({"density": 0.5, "gain": 0.0}, "gain=0.0"),
+        ({"density": 0.5, "by": {"conv/kernel": "row"}}, "by='row'"),
+        ({"density": 0.5, "bias": 1.0}, "bias=1.0"),
+        ({"density": 0.5, "bias": (1.0, 0.0)}, r"bias=\(1.0, 0.0\)"),
+    ],
+    ids=str,
+)
+def test_bad_numbers_by_layer_change_nothing(arguments, message):
+    model = layered()
+    before = [array(weight) for weight in model.weights]
+    with pytest.raises(ValueError, match=message):
+        sparsify(model, **arguments)
+    for a, b in zip(model.weights, before):
+        np.testing.assert_array_equal(array(a), b)
+
+
+@pytest.mark.parametrize("parts", ["readers", "all"])
+def test_coupled_groups(parts):
+    model = layered()
+    groups = kr.coupled_groups(model, parts=parts)
+    for variable in model.trainable_variables:
+        variable.assign(keras.ops.ones_like(variable))
+    sparsify(model, 0.5, by="group", groups=groups, seed=0)
+    zeros = {}
+    for path, ids in groups.members.items():
+        [variable] = [v for v in model.trainable_variables if v.path.endswith(path)]
+        value, ids = array(variable), np.broadcast_to(ids, variable.shape)
+        for number in np.unique(ids[ids >= 0]):
+            parts_of_group = value[ids == number]
+            assert set(parts_of_group.tolist()) in ({0.0}, {1.0})
+            assert zeros.setdefault(number, parts_of_group[0] == 0) == (parts_of_group[0] == 0)
+        np.testing.assert_array_equal(value[ids < 0], 1.0)
+    layers = {}
+    for number, is_zero in zeros.items():
+        layers.setdefault(groups.names[number].rsplit("[", 1)[0], []).append(is_zero)
+    for name, found in layers.items():
+        assert len(found) - sum(found) == max(1, round(0.5 * len(found))), name
+
+
+def test_coupled_groups_that_do_not_fit_change_nothing():
+    model, other = layered(), convolutional()
+    groups = kr.coupled_groups(model)
+    for arguments, message in (
+        ({"by": "weight"}, "by='weight'"),
+        ({"by": "group", "gain": 2.0}, "gain=2.0"),
+        ({"by": "group", "density": 2.0}, "density=2.0"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            sparsify(model, **{"density": 0.5, "groups": groups} | arguments)
+    with pytest.raises(ValueError, match="of another model"):
+        sparsify(other, 0.5, by="group", groups=groups)
+    np.testing.assert_array_equal(kernel_of(model, "conv"), 1.0)

@@ -34,6 +34,16 @@ CALLS = {
     "add_n": [lambda x, f: f([x, x, x])],
     "argmax": [lambda x, f: f(x), lambda x, f: f(x, axis=1, output_type="int32")],
     "argmin": [lambda x, f: f(x, -1)],
+    **{
+        f"{kind}_pool{n}": [
+            lambda x, f: f(tf.reshape(x, (1, 3, 4, 1)), 2, 1, "VALID"),
+            lambda x, f: f(tf.reshape(x, (1, 3, 4, 1)), [1, 2, 2, 1], [1, 2, 2, 1], "SAME"),
+        ]
+        for kind in ("avg", "max")
+        for n in ("", "2d")
+    },
+    **{f"{kind}_pool1d": [lambda x, f: f(tf.reshape(x, (1, 3, 4)), 2, 2, "SAME")] for kind in ("avg", "max")},
+    **{f"{kind}_pool3d": [lambda x, f: f(tf.reshape(x, (1, 3, 2, 2, 1)), 2, 1, "VALID")] for kind in ("avg", "max")},
     "band_part": [lambda x, f: f(x, 1, 0), lambda x, f: f(x, -1, 1), lambda x, f: f(x, num_lower=0, num_upper=-1)],
     "bias_add": [lambda x, f: f(x, np.arange(4, dtype="float32")), lambda x, f: f(value=x, bias=x[0])],
     "broadcast_to": [lambda x, f: f(x, [2, 3, 4])],
@@ -44,14 +54,22 @@ CALLS = {
     "conv2d": [lambda x, f: f(tf.reshape(x, (1, 3, 4, 1)), np.ones((2, 2, 1, 3), "float32"), [1, 2, 2, 1], "VALID")],
     "convert_to_tensor": [lambda x, f: f(x)],
     "cumsum": [lambda x, f: f(x), lambda x, f: f(x, axis=1)],
+    "depth_to_space": [lambda x, f: f(tf.reshape(x, (1, 1, 1, 12)), 2)],
     "depthwise_conv2d": [
         lambda x, f: f(tf.reshape(x, (1, 3, 4, 1)), np.ones((2, 2, 1, 3), "float32"), [1, 1, 1, 1], "SAME")
     ],
     "einsum": [lambda x, f: f("ab,cb->ac", x, x)],
+    "ensure_shape": [lambda x, f: f(x, (None, 4))],
     "expand_dims": [lambda x, f: f(x, 1), lambda x, f: f(input=x, axis=-1)],
     "floordiv": [lambda x, f: f(x, 0.3)],
     "floormod": [lambda x, f: f(x, 0.3)],
-    "gather": [lambda x, f: f(x, [0, 2, 2], axis=1), lambda x, f: f(x, [[0], [1]])],
+    "gather": [
+        lambda x, f: f(x, [0, 2, 2], axis=1),
+        lambda x, f: f(x, [[0], [1]]),
+        lambda x, f: f(x, np.array([[0, 3], [1, 1], [2, 0]]), batch_dims=1),
+        lambda x, f: f(x, np.array([[[0, 3]], [[1, 1]], [[2, 0]]]), axis=1, batch_dims=1),
+        lambda x, f: f(tf.reshape(x, (1, 2, 2, 3)), np.array([[[1, 0, 1], [0, 0, 0]]]), batch_dims=2),
+    ],
     "gelu": [lambda x, f: f(x), lambda x, f: f(x, approximate=True)],
     "identity": [lambda x, f: f(x)],
     "is_nan": [lambda x, f: f(x)],
@@ -62,6 +80,7 @@ CALLS = {
     "logical_not": [lambda x, f: f(x > 1)],
     "logical_or": [lambda x, f: f(x > 1, x < 2)],
     "logical_xor": [lambda x, f: f(x > 1, x < 2)],
+    "matvec": [lambda x, f: f(x, np.ones(4, "float32"))],
     "matmul": [lambda x, f: f(x, x, transpose_b=True), lambda x, f: f(x, x, transpose_a=True)],
     "minimum": [lambda x, f: f(x, 1.0)],
     "mod": [lambda x, f: f(x, 0.3)],
@@ -79,6 +98,7 @@ CALLS = {
     "shape": [lambda x, f: x * tf.cast(f(x)[1], "float32")],
     "slice": [lambda x, f: f(x, [1, 0], [2, 3]), lambda x, f: f(x, [0, 1], [-1, -1])],
     "softmax": [lambda x, f: f(x), lambda x, f: f(x, axis=0)],
+    "space_to_depth": [lambda x, f: f(tf.reshape(x, (1, 2, 2, 3)), 2)],
     "split": [lambda x, f: f(x, 2, axis=1)[1], lambda x, f: f(x, [1, -1, 1], 1)[1]],
     "squared_difference": [lambda x, f: f(x, 1.0)],
     "squeeze": [lambda x, f: f(tf.reshape(x, (1, 3, 4))), lambda x, f: f(tf.reshape(x, (1, 3, 1, 4)), axis=[0])],
@@ -135,6 +155,40 @@ def test_what_stands_for_a_function_computes_the_same(name):
             assert found.dtype == expected.dtype
             assert found.shape == expected.shape
             assert difference(expected, found) < 1e-6
+
+
+def test_functions_that_code_has_kept_are_traced_too():
+    class Kept(L.Layer):
+        def __init__(self, **arguments):
+            super().__init__(**arguments)
+            self.first, self.inner = tf.identity, [L.Dense(8), L.Dense(6)]
+            self.functions = {
+                "activation": tf.nn.relu,
+                "mean": tf.reduce_mean,
+                "products": (tf.matmul, tf.math.softplus),
+            }
+
+        def call(self, x):
+            y = self.functions["activation"](self.inner[1](self.first(self.inner[0](x))))
+            product, softplus = self.functions["products"]
+            y = product(softplus(y), y, transpose_b=True)
+            return self.functions["mean"](y, axis=1)
+
+    inputs = keras.Input((5, 4))
+    model = randomize(keras.Model(inputs, L.Dense(3)(Kept()(inputs))))
+    assert kr.analyze(model).opaque == {}
+    assert len(kr.coupled_groups(model)) >= 8
+
+
+def test_what_has_no_counterpart_is_named():
+    class Spectrum(L.Layer):
+        def call(self, x):
+            return tf.math.real(tf.signal.fft(tf.cast(x, tf.complex64)))
+
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, L.Dense(3)(Spectrum(name="spectrum")(inputs)))
+    [why] = kr.analyze(model).opaque.values()
+    assert "it calls `tf.fft`, which takes no symbolic tensors; `keras.ops` does" in why
 
 
 def test_tensorflow_is_left_as_it_was():

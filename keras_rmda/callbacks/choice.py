@@ -11,13 +11,24 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_rmda.callbacks.ranking import KEPT, OF_THIN, fewest, in_multiples, places, relative, thin
+from keras_rmda.callbacks.ranking import (
+    KEPT,
+    OF_THIN,
+    fewest,
+    in_multiples,
+    places,
+    possible,
+    relative,
+    thin,
+    untouched,
+)
 from keras_rmda.channels.sites import Cut, Site
 from keras_rmda.optimizers.base import SparseOptimizer
 from keras_rmda.optimizers.joint import NEVER_AGAIN, Coupling
 from keras_rmda.optimizers.models import optimizers_of
 from keras_rmda.structure.coupling import names_of, saved_by, tie_what_goes_together
 from keras_rmda.structure.liveness import plan
+from keras_rmda.structure.pairing import Shrunk
 from keras_rmda.structure.report import amounts, amounts_of, everything
 from keras_rmda.structure.trace import as_graph, trace
 
@@ -44,8 +55,9 @@ class Groups:
         ]
         if not self._parts:
             raise ValueError(
-                "TargetSparsity moves the strengths of coupled groups. Give an optimizer of keras_rmda the regularizer "
-                "GroupLasso(strength, groups=coupled_groups(model)). "
+                "TargetSparsity chooses among coupled groups. Give an optimizer of keras_rmda the regularizer "
+                "GroupLasso(strength, groups=coupled_groups(model)), or move the strengths of the penalties that there "
+                'are by a law: TargetSparsity(target, metric="weights", control="feedback"). '
                 f"Received: optimizer={type(model.optimizer).__name__}"
             )
         for _, coupling in self._parts:
@@ -55,6 +67,7 @@ class Groups:
                     f"beginning. Received: {coupling.shares[0].penalty!r}"
                 )
         self._metric, self._multiple, self._ranking, self._least = metric, multiple_of, ranking, KEPT
+        self._shrunk: Shrunk | None = None
         names = [coupling.shares[0].penalty.groups.names for _, coupling in self._parts]
         self._ends = np.cumsum([len(each) for each in names])
         self.count = int(self._ends[-1])
@@ -63,6 +76,7 @@ class Groups:
         self._layers = np.unique([name.rsplit("[", 1)[0] for name in names], return_inverse=True)[1]
         with as_graph(model) as graph:
             self._trace = trace(graph)
+            self._see(model, graph)
         self._names, self._name_of_atom = self._named_atoms(names)
         self.look()
         self._plan = plan(self._trace, self._read)
@@ -73,6 +87,31 @@ class Groups:
             for site in self._trace.sites.values()
             if site.opaque and site.weights()
         }
+
+    def _see(self, model: keras.Model, graph: keras.Model) -> None:
+        """Look at the model while it has a graph."""
+
+    def lefts(self) -> dict[str, float]:
+        """Return by metric the share that is left now."""
+        return {self._metric: self.left()}
+
+    def told(self, left: float) -> str:
+        """Return in words how much is left."""
+        return f"{left:.1%} of the {self._metric}"
+
+    def possible(self, least: float) -> str:
+        """Return in words the smallest target."""
+        return f"{possible(least, self.whole)} {self._metric}"
+
+    def share_of(self, target: float) -> float:
+        """Return a target as a share of the whole."""
+        goal = target if target < 1 else target / self.whole
+        if goal > 1:
+            raise ValueError(
+                f"The model has {self.whole:,} {self._metric}: a target is a share of them, less than 1, or a number, "
+                f"at most that. Received: target={target!r}"
+            )
+        return goal
 
     def _named_atoms(self, names: list[str]) -> tuple[np.ndarray, np.ndarray]:
         """Return the number of each group's name, and of the name of each atom; one more for atoms of no group."""
@@ -91,6 +130,22 @@ class Groups:
         """Return what a layer has of the metric, in terms of which all groups count alike where these are counted."""
         return amounts_of(site, cut)["parameters" if self._metric == "groups" else self._metric]
 
+    def follow(self, shrunk: Shrunk) -> None:
+        """Go on with a smaller model in the place of this one, whose groups, costs and shares stay what they are.
+
+        Looks are of the smaller model's weights, and what is decided is handed down to it.
+        """
+        self._shrunk = shrunk if self._shrunk is None else self._shrunk.and_then(shrunk)
+
+    def gather(self) -> None:
+        """Let the model have what a smaller one has come to."""
+        if self._shrunk is not None:
+            self._shrunk.lift()
+
+    def _hand_down(self) -> None:
+        if self._shrunk is not None:
+            self._shrunk.drop()
+
     @property
     def factors(self) -> np.ndarray:
         """The factors of the strengths of all groups; settable."""
@@ -100,6 +155,7 @@ class Groups:
     def factors(self, values: np.ndarray) -> None:
         for (_, coupling), each in zip(self._parts, np.split(values, self._ends[:-1])):
             coupling.factors.assign(each)
+        self._hand_down()
 
     @property
     def is_final(self) -> bool:
@@ -112,6 +168,7 @@ class Groups:
         Args:
             structured: whether to read structured values, or the weights alone.
         """
+        self.gather()
         self._values: dict[int, np.ndarray] = {}
         self._without_zeros: dict[int, np.ndarray] = {}
         self._numbers: dict[int, np.ndarray] = {}
@@ -137,6 +194,10 @@ class Groups:
         read = self._read if zero is None else partial(self._read, zero=np.append(zero, False))
         return amounts(plan(self._trace, read))[self._metric] / self.whole
 
+    def macs(self) -> int:
+        """Return the multiply-accumulates per sample that are left now."""
+        return amounts(plan(self._trace, self._read))["macs"]
+
     def _guessed(self, zero: np.ndarray) -> float:
         """Return what is left if exactly the channels of these groups go: `left` without a look at any weight."""
         if self._metric == "groups":
@@ -156,12 +217,14 @@ class Groups:
             self._without_zeros[key] = np.where((value == 0) | ~np.isfinite(value), np.float32(1.0), value)
         return self._without_zeros[key] * ~zero[self._numbers[key]]  # a third of the time of `where`
 
-    def least(self) -> float:
-        """Return the share of the metric that is left when all groups are zero that can be chosen."""
+    def least(self) -> tuple[float, list[str]]:
+        """Return the share of the metric that is left when all goes that can be chosen, and which layers stay whole."""
         place = self._places()
-        left = self.left(self._in_multiples(place, place < self.count))
+        zero = self._in_multiples(place, place < self.count)
+        decided = plan(self._trace, partial(self._read, zero=np.append(zero, False)))
+        left = self.left(zero) if self._metric == "groups" else amounts(decided)[self._metric] / self.whole
         self._without_zeros.clear()  # as large as the weights
-        return left
+        return left, untouched(decided, self._metric)
 
     def smallest(self, wanted: float, nearest: bool = False) -> np.ndarray:
         """Return the fewest groups that have to be zero so that at most this share is left: the smallest ones.
@@ -217,4 +280,5 @@ class Groups:
                 variable.assign(ops.where(zero, ops.zeros_like(w), w))
         for optimizer in dict.fromkeys(optimizer for optimizer, _ in self._parts):
             optimizer.restart()
+        self._hand_down()
         self.look()

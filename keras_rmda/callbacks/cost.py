@@ -83,7 +83,8 @@ class TrainingCost(Companion):
         """Put the figures into `logs`."""
         end = self._end or time.perf_counter()
         steps = self._steps - self._steps_before
-        self._macs += steps * self._own
+        spared = sum(each.saved_macs() for each in self.callbacks if isinstance(each, Companion))
+        self._macs += steps * self._own - spared
         self._all += steps * self._dense
         if notes := notes_of(self.model):
             notes.write("TrainingCost", epoch + 1, macs=self._macs, all=self._all, dense=self._dense)

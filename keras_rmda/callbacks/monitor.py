@@ -22,15 +22,16 @@ from keras_rmda.structure.liveness import plan
 from keras_rmda.structure.report import amounts, everything
 from keras_rmda.structure.trace import Trace, as_graph, trace
 
-OF_PENALTIES = ("zero_groups", "zero_weights", "penalty")
+OF_PENALTIES = ("zero_groups", "weighted_zero_groups", "zero_weights", "penalty")
 OF_MODELS = ("macs", "removable_macs", "removable_parameters", "open_gates", "expected_macs")
 
 
 class SparsityMonitor(Companion):
     """Put the sparsity of the structured iterate into `logs` at the end of every epoch.
 
-    Adds `zero_groups` and `zero_weights` (fractions of all groups and weights under a regularizer), `penalty`
-    (the value of all penalties), `macs` (multiply-accumulates that `strip` would leave), `removable_macs` and
+    Adds `zero_groups` and `zero_weights` (fractions of all groups and weights under a regularizer),
+    `weighted_zero_groups` (groups count by their sizes: the weighted structured sparsity of the authors of RAMDA),
+    `penalty` (the value of all penalties), `macs` (multiply-accumulates that `strip` would leave), `removable_macs` and
     `removable_parameters` (fractions of all of the model that `strip` would take). Callbacks that come after it in the
     list see them, as do the progress bar, History and TensorBoard. With an optimizer that is not of this package it
     measures the weights themselves, over the input groups of every kernel without regularizer.
@@ -69,17 +70,21 @@ class SparsityMonitor(Companion):
             return
         values: dict[int, np.ndarray] = {}
         zero_groups = groups = zero_weights = weights = 0
+        zero_sizes = sizes = 0.0
         penalty = 0.0
         for psi, variables, ws in penalized(self.model):
             ws = [ops.cast(w, "float32") for w in ws]  # NumPy does not know bfloat16
             of = ws if isinstance(psi, Joint) else ws[0]
             norms = ops.convert_to_numpy(psi.group_norms(of))
             zero_groups, groups = zero_groups + int((norms == 0).sum()), groups + norms.size
+            size = group_sizes(psi, ws, norms)
+            zero_sizes, sizes = zero_sizes + float(size[norms == 0].sum()), sizes + float(size.sum())
             penalty += float(ops.convert_to_numpy(psi(of)))
             for variable, w in zip(variables, ws):
                 values[id(variable)] = value = ops.convert_to_numpy(w)
                 zero_weights, weights = zero_weights + int((value == 0).sum()), weights + value.size
         logs["zero_groups"] = zero_groups / max(groups, 1)
+        logs["weighted_zero_groups"] = zero_sizes / max(sizes, 1.0)
         logs["zero_weights"] = zero_weights / max(weights, 1)
         logs["penalty"] = penalty
         if self.macs:
@@ -120,6 +125,14 @@ class SparsityMonitor(Companion):
             raise ValueError(
                 f"SparsityMonitor cannot count `macs`; SparsityMonitor(macs=False) does not. {error}"
             ) from error
+
+
+def group_sizes(psi: ProximalRegularizer | Joint, ws: list[Tensor], norms: np.ndarray) -> np.ndarray:
+    """Return how many weights each group has."""
+    if isinstance(psi, Joint):
+        found = psi.grouping.sum([ops.ones_like(w) for w in ws])[: psi.grouping.count]
+        return ops.convert_to_numpy(found).reshape(norms.shape)
+    return np.full(norms.shape, np.prod(ws[0].shape) / norms.size)
 
 
 def penalized(model: keras.Model) -> Iterator[tuple[ProximalRegularizer | Joint, list[keras.Variable], list[Tensor]]]:

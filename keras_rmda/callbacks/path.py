@@ -9,14 +9,13 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_rmda.callbacks.order import NEVER, Order
 from keras_rmda.optimizers.models import optimizers_of
 from keras_rmda.optimizers.notes import Note, notes_of
 from keras_rmda.platform import checks, graphs
 from keras_rmda.platform.copying.copies import Copies
 from keras_rmda.platform.copying.saving import made_savable
 from keras_rmda.regularizers import ProximalRegularizer
-
-NEVER = np.inf
 
 
 class KeepZeros(keras.constraints.Constraint):
@@ -37,7 +36,7 @@ class KeepZeros(keras.constraints.Constraint):
         return ops.where(ops.convert_to_tensor(self.mask), w, ops.zeros_like(w))
 
 
-class SolutionPath(keras.callbacks.Callback):
+class SolutionPath(Order, keras.callbacks.Callback):
     """Record when each group first enters the support, and the support after every epoch.
 
     The methods whose weights enter one by one, DessiLBI, LinBreg and AdaBreg, run through models from sparse to dense,
@@ -109,22 +108,6 @@ class SolutionPath(keras.callbacks.Callback):
         self._record()
         self._take_a_note(epoch + 1)
 
-    def prune_order(self) -> list[tuple[str, int, float]]:
-        """Return all groups, the least important first.
-
-        Returns:
-            (path of the variable, index of the group among the variable's groups in C order, epoch of entry): those
-            that never entered first, then the latest; among equals the group of smaller norm first.
-        """
-        if not self._supports:
-            raise ValueError("Nothing is recorded yet: pass this callback to `fit` first.")
-        groups = [
-            (path, index, float(epoch), float(self._last_norms[path].flat[index]))
-            for path, entered in self.entered.items()
-            for index, epoch in enumerate(entered.flat)
-        ]
-        return [(path, index, epoch) for path, index, epoch, norm in sorted(groups, key=lambda g: (-g[2], g[3]))]
-
     def support(self, epoch: int) -> dict[str, np.ndarray]:
         """Return, for each variable's path, which weights were nonzero after `epoch` epochs, as booleans.
 
@@ -190,16 +173,17 @@ class SolutionPath(keras.callbacks.Callback):
         self._last_norms: dict[str, np.ndarray] = {}
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._supports: list[dict[str, np.ndarray]] = []
+        self._before: dict[str, np.ndarray] = {}
         self._recorded: keras.Model | None = None
         self._optimizer: keras.optimizers.Optimizer | None = None
 
     def _record(self) -> None:
         support: dict[str, np.ndarray] = {}
-        for variable, psi, value in self._structured():
+        for variable, psi, value, dense in self._structured():
             norms = ops.convert_to_numpy(psi.group_norms(value))
             entered = self.entered.setdefault(variable.path, np.full(norms.shape, NEVER))
             entered[(norms != 0) & (entered == NEVER)] = len(self._supports)
-            self._last_norms[variable.path] = norms
+            self._last_norms[variable.path] = ops.convert_to_numpy(psi.group_norms(dense))
             self._shapes[variable.path] = value.shape
             support[variable.path] = np.packbits(value != 0)
         self._supports.append(support)
@@ -220,9 +204,10 @@ class SolutionPath(keras.callbacks.Callback):
         rows = zip(*(note[f"supports {k}"] for k in range(len(paths))), strict=True)
         self._supports = [dict(zip(paths, row)) for row in rows]
 
-    def _structured(self) -> Iterator[tuple[keras.Variable, ProximalRegularizer, np.ndarray]]:
-        """Yield the variables with a regularizer under an optimizer of ours, and their structured values."""
+    def _structured(self) -> Iterator[tuple[keras.Variable, ProximalRegularizer, np.ndarray, np.ndarray]]:
+        """Yield the variables with a regularizer under an optimizer of ours, their structured values, and iterates."""
         for optimizer in optimizers_of(self.model):
             variables = [v for v in self.model.trainable_variables if optimizer.penalty_of(v) is not None]
             for variable, value in zip(variables, optimizer.structured_values(variables) if variables else []):
-                yield variable, optimizer.penalty_of(variable), ops.convert_to_numpy(value)
+                dense = optimizer._precise_iterate(optimizer._get_variable_index(variable))
+                yield (variable, optimizer.penalty_of(variable), *map(ops.convert_to_numpy, (value, dense)))

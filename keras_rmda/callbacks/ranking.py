@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Callable
 
+import keras
 import numpy as np
+
+from keras_rmda.platform import compat
+from keras_rmda.structure.liveness import Plan
+from keras_rmda.structure.report import amounts_of, everything
 
 KEPT = 0.1
 """The share of the groups of every layer that are not chosen, so that no layer is cut off."""
@@ -17,6 +23,10 @@ BISECTIONS = 20
 
 GUESSES = 4
 """How many times the search for a number of groups trusts a guess before it halves what is left."""
+
+
+class ImpossibleTargetError(ValueError):
+    """A target is less than what is left when all goes that can be chosen."""
 
 
 def relative(norms: np.ndarray, gone: np.ndarray, layers: np.ndarray) -> np.ndarray:
@@ -106,3 +116,36 @@ def fewest(count: int, wanted: float, measured: Callable[[int], float], guessed:
         shift, looks = found - guessed(k), looks + 1
         low, high = (low, k) if found <= wanted else (k, high)
     return high
+
+
+def possible(least: float, whole: int) -> str:
+    """Return the least share of a whole, rounded up to three digits, if that is below 1, and as a number."""
+    scale = 10 ** (2 - math.floor(math.log10(max(least, 1e-9))))
+    n = math.ceil(least * scale)
+    share = (n if n / scale >= least else n + 1) / scale  # the product may have been rounded down
+    number = f"{round(least * whole):,}"
+    return f"{share:g}, or {number}" if share < 1 else number
+
+
+def impossible(model: keras.Model, smallest: str, whole: list[str], given: str) -> str:
+    """Return why a target cannot be reached, what the smallest is that can, and of which layers nothing goes."""
+    why = f"some coupled groups of each layer of {model.name!r} stay in any case"
+    if whole:
+        why += f", and all of layers of which no channel can go, most of it in {', '.join(whole[:3])}"
+    frozen = [each.path for each in compat.frozen_weights(model)]
+    if frozen:
+        why += f"; weights with `trainable=False`, such as {frozen[0]!r}, are not chosen"
+    return (
+        f"The smallest possible target is {smallest}, where {why}. `keras_rmda.analyze` shows what is left. "
+        f"Received: {given}"
+    )
+
+
+def untouched(decided: Plan, metric: str) -> list[str]:
+    """Return the names of the layers of which a plan takes nothing, those with the most of a metric first."""
+    found = {}
+    for site in decided.trace.sites.values():
+        before, after = (amounts_of(site, cut).get(metric, 0) for cut in (everything(decided), decided.cut))
+        if before == after > 0:
+            found[site.name] = after
+    return sorted(found, key=found.get, reverse=True)

@@ -20,6 +20,8 @@ class Companion(keras.callbacks.Callback):
     """All callbacks of the `fit`."""
     writes: tuple[str, ...] = ()
     """What it puts into `logs`, for the callbacks that come after it."""
+    leads = False
+    """Whether it comes before all others, since the model holds something else for them meanwhile."""
 
     def before_fit(self, callbacks: list[keras.callbacks.Callback]) -> None:
         """Look at all callbacks of the `fit` that begins, this one among them, in their order."""
@@ -29,8 +31,25 @@ class Companion(keras.callbacks.Callback):
         """Return the first epoch, of so many, before which a stage may begin."""
         return 0
 
+    def bring_back(self) -> None:
+        """Let the model hold what its last step has left, within an epoch."""
+
+    def on_interruption(self) -> None:
+        """Leave the model as it is to be when `fit` ends by an error."""
+
+    def saved_macs(self) -> float:
+        """Return the multiply-accumulates per sample that the steps of this epoch were spared."""
+        return 0.0
+
     def after_fit(self) -> None:
         """Look at the model when all callbacks have ended."""
+
+
+def bring_back(callbacks: Sequence[keras.callbacks.Callback]) -> None:
+    """Let the model hold what its last step has left, where a callback makes steps elsewhere."""
+    for each in callbacks:
+        if isinstance(each, Companion):
+            each.bring_back()
 
 
 @contextlib.contextmanager
@@ -48,7 +67,9 @@ def session(model: keras.Model, callbacks: Any) -> Iterator[Any]:
     listed = callbacks.callbacks if is_list else keras.tree.flatten(callbacks or [])
     own = [each for each in listed if isinstance(each, StructuredWeights)]
     shows = own[-1] if own else StructuredWeights()
-    ordered = [shows, *(each for each in listed if each not in own)]
+    others = [each for each in listed if each not in own]
+    leading = [each for each in others if isinstance(each, Companion) and each.leads]
+    ordered = [*leading, shows, *(each for each in others if each not in leading)]
     if is_list:
         callbacks.callbacks[:] = ordered
         shows.set_params(callbacks.params)
@@ -61,8 +82,9 @@ def session(model: keras.Model, callbacks: Any) -> Iterator[Any]:
     try:
         yield callbacks if is_list else ordered
     except BaseException:
-        with contextlib.suppress(Exception):  # the error that ended `fit` is the one to tell
-            shows.on_interruption()
+        for each in [*leading, shows]:
+            with contextlib.suppress(Exception):  # the error that ended `fit` is the one to tell
+                each.on_interruption()
         raise
     for each in companions:
         each.after_fit()

@@ -19,6 +19,12 @@ def spatial_padding(operation: Any) -> str | None:
     return None if tuple(operation.pad_width[-1]) == (0, 0) else f"pad_width={operation.pad_width}"
 
 
+def of_samples(operation: Any) -> str | None:
+    """`ops.image.resize` takes the first of three axes for one of positions."""
+    shape = operation._inbound_nodes[-1].input_tensors[0].shape
+    return None if len(shape) == 4 else f"an input of shape {tuple(shape)}"
+
+
 @dataclass(frozen=True)
 class Pads(Carries):
     """`ops.pad`: a constant stays one behind a border of the same number, or of itself."""

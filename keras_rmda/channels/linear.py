@@ -279,7 +279,8 @@ class Reverses(LooksUp):
         return "o" if name == "reverse_embeddings" else ""
 
     def _reversed(self, call: Call) -> bool:
-        bound = inspect.signature(call.layer.call).bind(*call.arguments[0], **call.arguments[1])
+        named = {key: x for key, x in call.arguments[1].items() if key != "training"}  # which every layer takes
+        bound = inspect.signature(call.layer.call).bind(*call.arguments[0], **named)
         return bool(bound.arguments.get("reverse", False))
 
     def atoms(self, call: Call, ties: Atoms) -> list[np.ndarray]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_rmda.channels.rule import Demand, Rule, State
 from keras_rmda.channels.sites import Block, Call, Cut
-from keras_rmda.channels.tensors import Atoms, NotCovered, Tensor, matrix, varying
+from keras_rmda.channels.tensors import Atoms, NotCovered, Tensor, along, matrix, varying
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,17 @@ class Merges(Rule):
                 if all(axis in self._repeated(call, x) for x in call.inputs if laid[x.index] is not part):
                     raise NotCovered(f"shapes that repeat each other: {[x.shape for x in call.inputs]}")
                 ties.tie(np.take(part, [0], axis), part)
-        return [tied[0]]
+        return [self._of_numbers(call, ties, tied[0])]
+
+    def _of_numbers(self, call: Call, ties: Atoms, atoms: np.ndarray) -> np.ndarray:
+        """Return atoms along the only axis that an array has and no tensor, as slopes of heads; else those given."""
+        [shape], one = call.shapes, {axis for axis, n in enumerate(atoms.shape) if n == 1}
+        for x in call.inputs:
+            one &= {*self._repeated(call, x)}
+        if atoms.size > 1 or len(one) != 1 or shape[min(one)] is None:
+            return atoms
+        [axis] = one
+        return along(call.fresh("c", ties, shape[axis]), len(shape), axis)
 
     def rows(self, call: Call, ties: Atoms) -> list[Block]:
         """Let an operand that is repeated along a row go with the row: the weight of a head with the head."""

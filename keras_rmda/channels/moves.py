@@ -17,6 +17,7 @@ from keras_rmda.channels.positions import (
     axis_of,
     groups_of,
     mixed_with_open_axes,
+    moments,
     reduced,
     reshaped,
     stacked,
@@ -277,3 +278,28 @@ class Accumulates(Moves):
 
     def constants(self, call: Call, state: State) -> list[np.ndarray]:
         return [np.where(values == 0, 0.0, np.nan) for values in super().constants(call, state)]
+
+
+@dataclass(frozen=True)
+class Moments(Reduces):
+    """The mean and the variance over axes; args as of `Reduces`."""
+
+    move: Move = moments
+
+    def constants(self, call: Call, state: State) -> list[np.ndarray]:
+        mean, _ = super().constants(call, state)
+        return [mean, np.where(np.isnan(mean), np.nan, 0.0)]
+
+    def demands(self, call: Call, state: State) -> list[Demand]:
+        [x], needed = call.inputs, np.any([state.needed(y) for y in call.outputs], axis=0)
+        needed = needed if call.layer.keepdims else np.expand_dims(needed, self._axes(call))
+        return [(x, np.broadcast_to(needed, x.atoms.shape), f"read by {call.site.name}")]
+
+
+@dataclass(frozen=True)
+class Patches(Moves):
+    """The channels of neighbouring positions behind each other; zeros are added at borders; args as of `Moves`."""
+
+    def constants(self, call: Call, state: State) -> list[np.ndarray]:
+        found = super().constants(call, state)
+        return found if call.layer.padding == "valid" else [np.where(each == 0, 0.0, np.nan) for each in found]

@@ -81,8 +81,11 @@ class TakesAlong(Rule):
         if axis is None or axis % len(x.full) == 0 or len(places.shape) != len(x.shape):
             raise NotCovered(f"axis={axis}, over samples or everything")
         several = [k for k, n in enumerate(x.atoms.shape) if n > 1]
-        if axis % len(x.full) - 1 in several or any(places.shape[k] != 1 for k in several):
+        own = [k for k in several if places.shape[k] != 1]
+        if axis % len(x.full) - 1 in several or any(places.atoms.shape[k] != x.atoms.shape[k] for k in own):
             raise NotCovered("other places for each channel")
+        if own:
+            ties.tie(x.atoms, places.atoms)
         return [x.atoms]
 
     def constants(self, call: Call, state: State) -> list[np.ndarray]:
@@ -90,7 +93,7 @@ class TakesAlong(Rule):
 
     def demands(self, call: Call, state: State) -> list[Demand]:
         (x, places), needed, why = call.inputs, state.needed(call.outputs[0]), f"read by {call.site.name}"
-        return [(x, needed, why), (places, np.full(places.atoms.shape, needed.any()), why)]
+        return [(x, needed, why), (places, places.unrepeated(needed), why)]
 
 
 @dataclass(frozen=True)
@@ -168,6 +171,8 @@ class Repeats(Moves):
 class Spreads(Rule):
     """One number repeated for as many channels as are read: `ops.repeat`, `tile` or `broadcast_to` along the last axis.
 
+    Or along the first behind the samples, as one mask for all heads.
+
     Args:
         otherwise: the rule where something else is repeated, too.
         target: the configuration key that holds the numbers of repeats, or the shape.
@@ -180,31 +185,58 @@ class Spreads(Rule):
         """Return the rule for this very operation."""
         node = layer._inbound_nodes[-1]
         [x], [y] = node.input_tensors, node.output_tensors
-        only_last = len(x.shape) == len(y.shape) > 1 and x.shape[:-1] == y.shape[:-1] and x.shape[-1:] == (1,)
-        return self if only_last and y.shape[-1] not in (None, 1) else self.otherwise
+        if len(x.shape) != len(y.shape):
+            return self.otherwise
+        changed = [k for k, (n, m) in enumerate(zip(x.shape, y.shape)) if n != m and k]
+        last = len(x.shape) - 1
+        first = next((k for k, n in enumerate(y.shape) if k and n != 1), last)  # of what has an axis more in front
+        is_one = changed in ([last], [first] if last > 2 else [last]) and x.shape[changed[0]] == 1
+        return self if is_one and y.shape[changed[0]] is not None else self.otherwise
+
+    def axis(self, call: Call) -> int:
+        """Return the axis along which a tensor is repeated, the samples not counted."""
+        [x], [y] = call.inputs, call.shapes
+        return next(k for k, (n, m) in enumerate(zip(x.shape, y)) if n != m)
+
+    def repeats_all(self, call: Call) -> bool:
+        """Return whether it is one number, or several that go together, which is repeated."""
+        [x] = call.inputs
+        return self.axis(call) == len(x.shape) - 1 or x.atoms.size == 1
 
     def batch_axes(self, call: Call) -> list[int | None]:
         return self.otherwise.batch_axes(call)
 
     def atoms(self, call: Call, ties: Atoms) -> list[np.ndarray]:
         [x], [shape] = call.inputs, call.shapes
-        numbers = x.atoms.reshape(-1)
+        if not self.repeats_all(call):
+            return self.otherwise.atoms(call, ties)
+        numbers, axis = x.atoms.reshape(-1), self.axis(call)
         ties.tie(numbers[:1], numbers)
-        return [along(call.fresh("c", ties, shape[-1]), len(shape), len(shape) - 1)]
+        return [along(call.fresh("c", ties, shape[axis]), len(shape), axis)]
 
     def constants(self, call: Call, state: State) -> list[np.ndarray]:
+        if not self.repeats_all(call):
+            return self.otherwise.constants(call, state)
         values = state.constants(call.inputs[0])
         return [values if values.size == 1 else np.full([1] * values.ndim, np.nan)]
 
     def demands(self, call: Call, state: State) -> list[Demand]:
+        if not self.repeats_all(call):
+            return self.otherwise.demands(call, state)
         [x], needed = call.inputs, state.needed(call.outputs[0]).any()
         return [(x, np.full(x.atoms.shape, needed), f"read by {call.site.name}")]
 
+    def rows(self, call: Call, ties: Atoms) -> list[Block]:
+        return super().rows(call, ties) if self.repeats_all(call) else self.otherwise.rows(call, ties)
+
     def config(self, site: Site, config: dict[str, Any], cut: Cut) -> dict[str, Any]:
+        if "c" not in site.own:
+            return self.otherwise.config(site, config, cut)
         count, asked = int(cut.stays(site.own["c"]).sum()), config[self.target]
-        if isinstance(asked, list | tuple):
-            return config | {self.target: (*asked[:-1], count)}
-        return config | {self.target: count}
+        if not isinstance(asked, list | tuple):
+            return config | {self.target: count}
+        place = self.axis(site.calls[0]) - len(site.calls[0].inputs[0].shape)
+        return config | {self.target: tuple(count if k == len(asked) + place else n for k, n in enumerate(asked))}
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
@@ -22,7 +23,7 @@ def axis_of(call: Call, axis: Any = "axis", rank: int | None = None) -> int:
 
 def axes_of(call: Call) -> list[int]:
     """Return the axes of an operation on one tensor; without any, all."""
-    axes = call.layer.axis
+    axes = call.layer.axis if hasattr(call.layer, "axis") else call.layer.axes
     axes = range(len(call.inputs[0].full)) if axes is None else [axes] if isinstance(axes, int) else axes
     return [axis_of(call, axis) for axis in axes]
 
@@ -243,6 +244,21 @@ def reduced(call: Call, arrays: list[np.ndarray]) -> np.ndarray:
     for axis in sorted(axes_of(call), reverse=True):
         arrays = [arrays[0].take([0] if call.layer.keepdims else 0, axis)]
     return arrays[0]
+
+
+def moments(call: Call, arrays: list[np.ndarray]) -> list[np.ndarray]:
+    """Reduce to two tensors."""
+    return [reduced(call, arrays)] * 2
+
+
+def patched(call: Call, arrays: list[np.ndarray]) -> np.ndarray:
+    """Take the channels of several positions for channels."""
+    [array], layer = arrays, call.layer
+    if layer.data_format != "channels_last" or array.ndim != len(layer.size) + 2:
+        raise NotCovered(f"data_format={layer.data_format!r}, of an input of shape {call.inputs[0].full}")
+    if max(array.shape[1:-1]) > 1:
+        raise NotCovered("positions that are not alike")
+    return array if array.shape[-1] == 1 else np.tile(array, math.prod(layer.size))
 
 
 def accumulated(call: Call, arrays: list[np.ndarray]) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 from keras import layers as L
 
 from keras_rmda.channels.attention import Attends
-from keras_rmda.channels.borders import Pads, Resizes, resized, spatial_padding
+from keras_rmda.channels.borders import Pads, Resizes, of_samples, resized, spatial_padding
 from keras_rmda.channels.callables import at_inference, is_elementwise_at_inference, of_activation, of_lambda
 from keras_rmda.channels.constants import (
     activated,
@@ -40,7 +40,7 @@ from keras_rmda.channels.functions import (
 from keras_rmda.channels.keras_hub import row_of as row_of_keras_hub
 from keras_rmda.channels.linear import LooksUp, Reverses, Writes
 from keras_rmda.channels.merges import Merges
-from keras_rmda.channels.moves import Accumulates, Joins, Moves, Reduces, Reshapes
+from keras_rmda.channels.moves import Accumulates, Joins, Moments, Moves, Patches, Reduces, Reshapes
 from keras_rmda.channels.picks import Halves, Indexes, Repeats, Rolls, Splits, Spreads, Takes, TakesAlong
 from keras_rmda.channels.positions import (
     broadcasted,
@@ -48,6 +48,7 @@ from keras_rmda.channels.positions import (
     flattened,
     flipped,
     indexed,
+    patched,
     permuted,
     repeated,
     rolled,
@@ -85,13 +86,14 @@ from keras_rmda.platform.tracing import (
     ForEachSample,
     Numbers,
     PositionsLike,
+    Regrouped,
     SamplesAsSteps,
     StepsAsSamples,
     Weight,
     WithoutSamples,
 )
 from keras_rmda.platform.tracing.derived import Derived
-from keras_rmda.platform.tracing.ranges import PositionsUpTo, Range
+from keras_rmda.platform.tracing.ranges import Count, PositionsUpTo, Range
 
 
 def one_axis(layer: Any) -> str | None:
@@ -199,14 +201,14 @@ RULES: dict[type, Rule | Callable[[Any], Rule]] = {
     StepsAsSamples: Steps(),
     SamplesAsSteps: StepsAgain(),
     Numbers: Given(),
-    Range: Counts(),
+    **dict.fromkeys((Range, Count), Counts()),
     PositionsUpTo: Parts(),
     PositionsLike: PositionsAgain(),
     compat.CustomScaleLayer: Merges(lambda layer, xs: xs[0] + xs[1] * layer.scale),
     L.Concatenate: CONCATENATES,
     L.Dot: Contracts(of_batch_dot, refusal=lambda layer: "normalize=True" if layer.normalize else None),
     L.Flatten: Moves(flattened),
-    L.Reshape: Reshapes(target="target_shape"),
+    **dict.fromkeys((L.Reshape, Regrouped), Reshapes(target="target_shape")),
     L.Permute: Moves(permuted),
     L.RepeatVector: Moves(vector_repeated),
 }
@@ -264,6 +266,9 @@ OPERATIONS: dict[str, Rule] = {
     "MaxPool": Carries(mixes_positions=True, constant=pooled),
     **dict.fromkeys(("Mean", "Max", "Min", "Amax", "Amin"), Reduces()),
     **dict.fromkeys(("Var", "Std", "Prod", "Logsumexp", "Any", "All", "Argmax", "Argmin"), Reduces(keeps=False)),
+    "Moments": Moments(),
+    "Resize": Carries(mixes_positions=True, constant=resized, refusal=of_samples),
+    "ExtractPatches": Patches(patched),
     "Pad": Pads(mixes_positions=True, constant=unchanged, refusal=spatial_padding),
 }
 """Rules of the operations of `keras.ops` that are no layers, by the names of their classes."""

@@ -57,9 +57,10 @@ def parser() -> Parser:
     small.add_argument("out", metavar="OUT", help="the .keras file to write")
     small.add_argument("--data", metavar="FILE", required=True, help=".npz with x, y, and x_test, y_test if any")
     small.add_argument(
-        "--target", type=float, default=None, help="share that is to be left, or a number (default: .25)"
+        "--target", default=None, help='share that is to be left, a number, or "2 ms", "40 KB" (default: .25)'
     )
     small.add_argument("--metric", choices=METRICS, default="macs", help="of what (default: %(default)s)")
+    small.add_argument("--profile", metavar="FILE", help="of the device, for --metric latency: .json")
     small.add_argument(
         "--accuracy-loss", type=float, default=None, help="as small as it gets, losing no more than this of its score"
     )
@@ -97,9 +98,20 @@ def parser() -> Parser:
     export.add_argument("--batch", type=int, help="samples at once (default: any number, or 1 where it must be fixed)")
     export.add_argument("--micro", action="store_true", help="a file that runs on microcontrollers, or an error")
 
+    profile = command("profile", "measure how long the layers of a model take on a device, for targets of latency")
+    profile.add_argument("model", metavar="MODEL", help="a .keras file")
+    profile.add_argument("--output", metavar="FOLDER", type=Path, required=True, help="for the files and the script")
+    profile.add_argument("--here", action="store_true", help="measure on this machine, now")
+    profile.add_argument("--threads", type=int, default=1, help="of the interpreter, with --here (default: 1)")
+    profile.add_argument(
+        "--quantization", choices=["float32", *(name for name in QUANTIZATIONS if name)], action="append",
+        help="a number format; may be given several times (default: float32 and int8)",
+    )  # fmt: skip
+
     bench = command("bench", "compare the latency of TensorFlow Lite files")
     bench.add_argument("files", metavar="FILE", nargs="+", help="a .tflite file")
     bench.add_argument("--threads", type=int, default=1, help="of each interpreter (default: 1)")
+    bench.add_argument("--profile", metavar="FILE", help="of this device: show what it predicts, too")
     bench.add_argument("--runs", type=int, default=100, help="measurements of each file (default: 100)")
 
     report = command("report", "write a page that compares models, to show to others")

@@ -19,6 +19,8 @@ from keras_rmda.compression.progress import Progress
 from keras_rmda.export import benchmark_tflite, export_tflite
 from keras_rmda.export.benchmark import Ratio
 from keras_rmda.export.contents import read_contents
+from keras_rmda.export.devices import DeviceProfile
+from keras_rmda.export.devices.writing import check_folder, write_files
 from keras_rmda.optimizers.models import optimizers_of
 from keras_rmda.platform import arrays, checks, files
 from keras_rmda.platform.loading import load
@@ -72,7 +74,7 @@ def run_compress(options: argparse.Namespace) -> None:
     """`keras-rmda compress`."""
     out = files.check_target(options.out, ".keras", "OUT")
     if options.target is not None:
-        checks.real("--target", options.target, open_minimum=True)
+        options.target = number_or_text(options.target)
     if options.accuracy_loss is not None:
         checks.real("--accuracy-loss", options.accuracy_loss)
     checks.whole("--epochs", options.epochs, 2)
@@ -86,6 +88,7 @@ def run_compress(options: argparse.Namespace) -> None:
     result = compress(
         model, *data, target=options.target, metric=options.metric, accuracy_loss=options.accuracy_loss,
         epochs=options.epochs, batch_size=options.batch_size, validation_data=test, loss=options.loss,
+        export=export_of(options), profile=options.profile and DeviceProfile.load(options.profile),
         directory=options.directory, verbose=0, callbacks=() if options.quiet else [Progress(say=to_standard_error)],
     )  # fmt: skip
     with files.replacing(out) as temporary:
@@ -107,6 +110,22 @@ def run_compress(options: argparse.Namespace) -> None:
     shown = [(name, *map(shown_number, pair)) for name, *pair in result.rows()]
     shown += [(key, *map(shown_number, figures[key])) for key in ("bytes", "latency_ms") if key in figures]
     print(table((str(out), "before", "after"), shown))
+
+
+def number_or_text(target: str) -> float | str:
+    """Return a target as a number where it is one, else as it is: with a unit."""
+    try:
+        return checks.real("--target", float(target), open_minimum=True)
+    except ValueError:
+        if target.replace(".", "").replace("-", "").isdigit():
+            raise
+        return target
+
+
+def export_of(options: argparse.Namespace) -> dict[str, Any] | None:
+    """Return how the file is written that a target is of."""
+    is_of_file = options.metric in checks.FILE_METRICS and options.quantization not in (None, "float32")
+    return {"quantization": options.quantization} if is_of_file else None
 
 
 def files_of(model: keras.Model, result: Compressed, out: Path, quantization: str | None) -> dict[str, Any]:
@@ -186,16 +205,40 @@ def run_export(options: argparse.Namespace) -> None:
     print(table(tuple(shown), [tuple(shown.values())]))
 
 
+def run_profile(options: argparse.Namespace) -> None:
+    """`keras-rmda profile`."""
+    checks.whole("--threads", options.threads, 1, 1024)
+    folder = options.output
+    check_folder(folder)
+    formats = [None if name == "float32" else name for name in options.quantization or ("float32", "int8")]
+    model = load_structured(options.model)
+    if options.here:
+        profile = DeviceProfile.measure(model, folder, formats, options.threads, to_standard_error)
+        count = len(profile.measured)
+        figures = {"folder": str(folder), "files": count, "profile": str(folder / "profile.json")}
+        figures |= {"device": profile.device, "spread": profile.spread}
+    else:
+        count = write_files(model, folder, formats, to_standard_error)
+        figures = {"folder": str(folder), "files": count}
+    if options.json:
+        print(json.dumps(figures))
+    elif options.here:
+        print(f"wrote {figures['profile']}: {count} files measured, rounds differ by {profile.spread:.1%}")
+    else:
+        print(f"wrote {count} files to {folder}: copy it to the device and run `python measure.py` there")
+
+
 def run_bench(options: argparse.Namespace) -> None:
     """`keras-rmda bench`."""
     results = benchmark_tflite(options.files, threads=options.threads, runs=options.runs)
     ratios = [result.times_faster_than(results[0]) for result in results]
+    profile = None if options.profile is None else DeviceProfile.load(options.profile)
     rows = [
         {
             "path": str(result.path), "bytes": result.bytes, "median_ms": result.median,
             "p10_ms": result.percentile(10), "p90_ms": result.percentile(90),
             "times_faster_than_first": ratio.value, "low": ratio.low, "high": ratio.high,
-        }
+        } | ({} if profile is None else {"predicted_ms": profile.milliseconds(result.path)})
         for result, ratio in zip(results, ratios)
     ]  # fmt: skip
     if options.json:

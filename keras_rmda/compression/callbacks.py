@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import dis
 from collections.abc import Iterator, Sequence
 from functools import partial
-from types import CodeType, FunctionType
 from typing import Any
 
 import keras
@@ -14,10 +12,6 @@ import keras
 from keras_rmda.callbacks import BackupAndRestore, TargetSparsity
 from keras_rmda.callbacks.best import forget_best
 from keras_rmda.platform import compat
-
-RATES = frozenset(["learning_rate", "lr", "_learning_rate"])
-ASSIGN = frozenset(["assign", "set_value"])
-"""Names by which code sets the learning rate of an optimizer."""
 
 
 def checked(callbacks: Any) -> list[keras.callbacks.Callback]:
@@ -44,36 +38,6 @@ def checked(callbacks: Any) -> list[keras.callbacks.Callback]:
         if isinstance(each, TargetSparsity):
             raise ValueError("`compress` chooses by a TargetSparsity of its own: give it `target` and `metric`.")
     return listed
-
-
-def set_rates(callbacks: Sequence[keras.callbacks.Callback]) -> bool:
-    """Return whether the code of a callback sets the learning rate, which must be a number then, and no schedule."""
-    return any(sets_rate(code) for each in callbacks for code in codes_of(each))
-
-
-def codes_of(callback: keras.callbacks.Callback) -> Iterator[CodeType]:
-    """Yield the code of the methods of a callback, of functions that it holds, and of functions inside of these."""
-    classes = [each for each in type(callback).__mro__ if each not in keras.callbacks.Callback.__mro__]
-    held = [each for x in (*classes, callback) for each in vars(x).values()]
-    found = [each.__code__ for each in held if isinstance(each, FunctionType)]
-    while found:
-        code = found.pop()
-        found += [each for each in code.co_consts if isinstance(each, CodeType)]
-        yield code
-
-
-def sets_rate(code: CodeType) -> bool:
-    """Return whether code sets an attribute like `learning_rate`, but of `self`, or assigns to its variable."""
-    if RATES.intersection(code.co_names) and ASSIGN.intersection(code.co_names):
-        return True
-    own, before = code.co_varnames[:1], None
-    for each in dis.get_instructions(code):
-        if each.opname == "STORE_ATTR" and each.argval in RATES:
-            owner = before.argval if isinstance(before.argval, tuple) else (before.argval,)
-            if owner[-1:] != own:
-                return True
-        before = each
-    return False
 
 
 def works_while_choosing(callback: keras.callbacks.Callback) -> bool:

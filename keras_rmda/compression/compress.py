@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import keras
 
 import keras_rmda.compression.recipe as recipe
+from keras_rmda.callbacks import TargetSparsity
 from keras_rmda.compression.callbacks import checked
-from keras_rmda.compression.counterparts import innermost, proximal, stock
+from keras_rmda.compression.counterparts import innermost, proximal, without_decay
 from keras_rmda.compression.data import Data
+from keras_rmda.compression.folder import kept_in
 from keras_rmda.compression.progress import chosen_verbosity
 from keras_rmda.compression.result import Compressed, compared
-from keras_rmda.compression.run import Run, kept_in
+from keras_rmda.compression.run import Run
 from keras_rmda.compression.scores import Score, Scores, score_of
 from keras_rmda.compression.search import Limit, smallest_that_holds
+from keras_rmda.compression.steps import check_steps, copy_of, own_step
+from keras_rmda.export.devices import DeviceProfile
 from keras_rmda.platform import checks, fitting
 from keras_rmda.structure import analyze, copied
 from keras_rmda.structure.coupling import coupled_groups
@@ -32,8 +36,8 @@ def compress(
     x: Any,
     y: Any = None,
     *,
-    target: float | None = None,
-    metric: Literal["macs", "parameters", "groups", "bytes"] = "macs",
+    target: float | str | None = None,
+    metric: Literal["macs", "parameters", "groups", "bytes", "file_bytes", "arena", "latency"] = "macs",
     accuracy_loss: float | None = None,
     epochs: int = 30,
     batch_size: int | None = None,
@@ -47,6 +51,7 @@ def compress(
     chooser: Any = None,
     distillation: float | None = None,
     multiple_of: int = 1,
+    shrink: bool = True,
     directory: str | Path | None = None,
     sample_weight: Any = None,
     class_weight: dict[int, float] | None = None,
@@ -54,6 +59,9 @@ def compress(
     steps_per_epoch: int | None = None,
     validation_steps: int | None = None,
     validation_batch_size: int | None = None,
+    targets: Mapping[str, float | str] | None = None,
+    export: Mapping[str, Any] | None = None,
+    profile: DeviceProfile | None = None,
 ) -> Compressed:
     """Make a model several times smaller: train it, fresh or trained, until only a share of it is left.
 
@@ -68,7 +76,8 @@ def compress(
         x, y: training data in any form that `fit` takes.
         target: what is to be left: a share in (0, 1), or a number of 1 and more in units of the metric; .25 if neither
             it nor `accuracy_loss` is given.
-        metric: `"macs"`, `"parameters"`, `"bytes"` or `"groups"`, as of `callbacks.TargetSparsity`.
+        metric: `"macs"`, `"parameters"`, `"bytes"`, `"groups"`, `"file_bytes"`, `"arena"` or `"latency"`, as of
+            `callbacks.TargetSparsity`.
         accuracy_loss: instead of `target`: how much the score of a trained model may fall, while it is made as small as
             it gets. The score is the first metric of `compile`, else the loss. For scores that fall as they get better
             it is a share of them.
@@ -83,8 +92,14 @@ def compress(
         distillation: share of the loss, in [0, 1], that is the difference of the outputs from those of `model`; None
             for a half where it is a trained classifier, else nothing.
         multiple_of: widths are multiples of this, as of `callbacks.TargetSparsity`.
+        shrink: whether what is gone for good is cut out while groups are still chosen, where that saves time. The
+            result is the same but for rounding and for a penalty of 1e-6 on weights that act on nothing any more, which
+            Adam may multiply; and in distribution where random numbers depend on widths (dropout) or on
+            the number of calls of `fit` (`shuffle=True`).
         directory: a folder of its own for copies, so that the same call goes on after a kill; deleted in the end.
         sample_weight, class_weight, shuffle, steps_per_epoch, validation_steps, validation_batch_size: as for `fit`.
+        targets, export, profile: as of `callbacks.TargetSparsity`: several targets at once, how the file is written
+            that they are of, and the device.
 
     Returns:
         The smaller model, compiled and ready to train on, with scores, history and a report.
@@ -100,15 +115,22 @@ def compress(
         >>> print(result)
         >>> result.export("small.tflite", "int8")
     """
-    if target is not None and accuracy_loss is not None:
-        raise ValueError(f"Give `target` or `accuracy_loss`, not both. Received: {target!r} and {accuracy_loss!r}")
+    if (target if targets is None else targets) is not None and accuracy_loss is not None:
+        raise ValueError(
+            f"Give `target` or `accuracy_loss`, not both. Received: {target or targets!r} and {accuracy_loss!r}"
+        )
     if accuracy_loss is None:
-        target = checks.real("target", 0.25 if target is None else target, open_minimum=True)
+        target = 0.25 if target is None and targets is None else target
+        aim = TargetSparsity(target, metric, targets=targets, export=export, profile=profile).targets
+        is_of_file = set(aim) & set(checks.FILE_METRICS)
+        of_file = {"targets": aim, "export": export, "profile": profile} if is_of_file else {}
     else:
         checks.real("accuracy_loss", accuracy_loss)
-    checks.one_of("metric", metric, checks.METRICS)
+        checks.one_of("metric", metric, [each for each in checks.METRICS if each not in checks.FILE_METRICS])
+        of_file = {}
     checks.whole("epochs", epochs, recipe.SHORTEST)
     checks.whole("multiple_of", multiple_of, 1)
+    checks.truth("shrink", shrink)
     if distillation is not None:
         checks.real("distillation", distillation, maximum=1.0)
     how = chosen_verbosity(verbose)
@@ -120,7 +142,11 @@ def compress(
     given = {"optimizer": optimizer, "loss": loss, "metrics": metrics}
     arguments = fitting.compile_arguments(model) | {k: v for k, v in given.items() if v is not None}
     own = keras.optimizers.get(arguments.pop("optimizer", None) or "adam")
-    check_steps(model)
+    if distillation and own_step(model) == "train_step":
+        raise ValueError(
+            f"`distillation` is a part of the loss of Keras's own `train_step`, and {type(model).__name__} defines "
+            f"another: give distillation=0. Received: distillation={distillation!r}"
+        )
     proximal(chooser or own, 0.0, None)  # refuses what has no counterpart, now
     innermost(own)
     fit_arguments = ({"shuffle": shuffle} if data.is_arrays else {}) | (
@@ -129,27 +155,33 @@ def compress(
 
     with fitting.scope_of(model):
         build(model, data)
-        whole = copied(model)
-        if "loss" not in arguments:
+        whole = copy_of(model)
+        has_own_step = own_step(model) is not None
+        if "loss" not in arguments and not has_own_step:
             arguments["loss"] = recipe.default_loss(whole, data)
             arguments.setdefault("metrics", recipe.default_metrics(arguments["loss"]))
         run = Run(
             data, arguments, own, chooser, model, distillation or 0.0, metric, multiple_of, epochs, listed, how,
-            None if directory is None else Path(directory), fit_arguments,
+            None if directory is None else Path(directory), fit_arguments, shrink, without_decay(own, model), of_file,
         )  # fmt: skip
         coupled_groups(whole)  # refuses a model without any
-        run.compile(whole, stock(own))
+        check_steps(model, whole, next(data.batches(1)), run.compile_to_choose, run.compile_to_use)
+        run.compile_to_use(whole)
         begun = {"before": scored(whole, data), "is_trained": recipe.is_trained(whole, data)}
         score = score_of(whole, begun["before"])
         if begun["is_trained"]:
             warn_of_statistics(run, whole, score, begun["before"])
         settings = {"target": target, "accuracy_loss": accuracy_loss, "metric": metric, "epochs": epochs}
-        settings |= {"multiple_of": multiple_of, "parameters": model.count_params()}
+        settings |= {
+            "multiple_of": multiple_of,
+            "targets": None if targets is None else dict(targets),
+            "parameters": model.count_params(),
+        }
         report = analyze(whole)
         with kept_in(run.directory, settings, begun) as begun:
             before, is_trained = begun["before"], begun["is_trained"]
             if distillation is None:
-                run.distillation = recipe.distillation(whole, is_trained)
+                run.distillation = 0.0 if has_own_step else recipe.distillation(whole, is_trained)
             if run.distillation:
                 run.teacher = copied(whole)  # with statistics that fit
             if accuracy_loss is None:
@@ -161,7 +193,7 @@ def compress(
                 small = smallest_that_holds(run, whole, limit)
                 after = limit.scores
             run.end()
-            run.compile(small, stock(own))
+            run.compile_to_use(small)
     if is_trained and score.is_far_below(before, after):
         warnings.warn(
             f"The {score.name} went from {before[score.name]:.4g} to {after[score.name]:.4g}: try more `epochs`, a "
@@ -181,18 +213,6 @@ def build(model: keras.Model, data: Data) -> None:
             model(next(data.batches(1))[0])
 
 
-def check_steps(model: keras.Model) -> None:
-    """Refuse a model with steps of its own, which the smaller one would not make."""
-    steps = ("train_step", "compute_loss")
-    own = [name for name in steps if getattr(type(model), name) is not getattr(keras.Model, name)]
-    if own:
-        raise ValueError(
-            f"{type(model).__name__} defines {own[0]!r}, and `compress` trains a Functional model with the steps of "
-            "Keras. Train it yourself, with an optimizer of keras_rmda, `coupled_groups` and "
-            "`callbacks.TargetSparsity`, and `strip` it: docs/methods.md has the recipe."
-        )
-
-
 def scored(model: keras.Model, data: Data) -> Scores:
     """Return the scores of a compiled model."""
     with explained(model, data):
@@ -207,7 +227,8 @@ def explained(model: keras.Model, data: Data) -> Iterator[None]:
     except Exception as error:
         x = next(data.batches(1))[0]
         shapes = keras.tree.map_structure(lambda each: tuple(each.shape), x)
-        takes = f" It takes inputs of the shapes {model.input_shape!r}." if model.built else ""
+        known = getattr(model, "input_shape", None) if model.built else None  # of a subclassed one there is none
+        takes = f" It takes inputs of the shapes {known!r}." if known else ""
         raise ValueError(
             f"{model.name!r} cannot be evaluated on the data: {checks.first_line(error)}{takes} Received: batches of "
             f"inputs of the shapes {shapes!r}"

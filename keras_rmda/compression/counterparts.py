@@ -11,6 +11,7 @@ from keras_rmda.optimizers import ProxAdamW, ProxSGD
 from keras_rmda.optimizers.assignment import Regularizers
 from keras_rmda.optimizers.base import SparseOptimizer
 from keras_rmda.platform import nested
+from keras_rmda.structure.states import configuration
 
 Rate = float | keras.optimizers.schedules.LearningRateSchedule
 
@@ -50,7 +51,7 @@ def proximal(optimizer: Any, rate: float, regularizer: Regularizers) -> SparseOp
         NoCounterpartError: for any other.
     """
     inner = innermost(optimizer)
-    config = inner.get_config()
+    config = configuration(inner)
     if isinstance(inner, SparseOptimizer):
         found = type(inner).from_config(config | {"learning_rate": rate, "regularizer": None})
         found.regularizer = regularizer
@@ -76,7 +77,7 @@ def stock(optimizer: Any) -> keras.optimizers.Optimizer:
     grow from zero, it is Adam with its own learning rate.
     """
     inner = innermost(optimizer)
-    config = inner.get_config()
+    config = configuration(inner)
     if not isinstance(inner, SparseOptimizer):
         return _wrapped(optimizer, with_rate(inner, learning_rate(inner)))
     shared, rate = {key: config[key] for key in SHARED if config.get(key) is not None}, learning_rate(inner)
@@ -94,7 +95,7 @@ def stock(optimizer: Any) -> keras.optimizers.Optimizer:
 def with_rate(optimizer: keras.optimizers.Optimizer, rate: Rate) -> keras.optimizers.Optimizer:
     """Return an optimizer with the same hyperparameters, another learning rate, and no state."""
     inner = innermost(optimizer)
-    return _wrapped(optimizer, type(inner).from_config(inner.get_config() | {"learning_rate": rate}))
+    return _wrapped(optimizer, type(inner).from_config(configuration(inner) | {"learning_rate": rate}))
 
 
 def _wrapped(optimizer: Any, inner: Any) -> Any:
@@ -165,3 +166,19 @@ class Rescaled(keras.optimizers.schedules.LearningRateSchedule):
         """Return the constructor's arguments."""
         schedule = keras.saving.serialize_keras_object(self.schedule)
         return {"schedule": schedule, "whole": self.whole, "steps": self.steps, "factor": self.factor}
+
+
+def without_decay(optimizer: Any, model: keras.Model) -> frozenset[str]:
+    """Return the paths of the weights that an optimizer does not decay, by `exclude_from_weight_decay`.
+
+    The configuration of an optimizer does not have them.
+    """
+    inner = innermost(optimizer)
+    return frozenset(each.path for each in model.trainable_variables if not nested.decays(inner, each))
+
+
+def exclude_from_decay(optimizer: Any, model: keras.Model, paths: frozenset[str]) -> None:
+    """Let a new optimizer not decay the weights of a model with these paths."""
+    found = [each for each in model.trainable_variables if each.path in paths]
+    for inner in nested.inner_optimizers(optimizer) if found else ():
+        inner.exclude_from_weight_decay(found)

@@ -64,6 +64,11 @@ class Data:
         return int(count)
 
     @property
+    def goes_on(self) -> bool:
+        """Whether an epoch begins with the data behind those of the one before."""
+        return self._given_steps is not None
+
+    @property
     def _size(self) -> int | None:
         """Of batches, which only arrays take."""
         return self._batch_size if self.is_arrays else None

@@ -47,8 +47,8 @@ class Progress(keras.callbacks.Callback):
         self._bar: Any = None
 
     def on_train_begin(self, logs: dict | None = None) -> None:
-        """Draw the bar, which is not silent while the first step is compiled."""
-        if self.how == BAR:
+        """Draw the bar, which is not silent while the first step is compiled; one that is there goes on."""
+        if self.how == BAR and self._bar is None:
             count = (self.params["epochs"] - self.first) * self.steps if self.steps else None
             self._bar = keras.utils.Progbar(count, stateless_metrics=[])
             self._done = 0
@@ -84,5 +84,8 @@ def line(title: str, epoch: int, epochs: int, logs: dict) -> str:
     return text
 
 
-SPARSITY = ("zero_groups", "zero_weights", "penalty", "macs", "removable_macs", "removable_parameters")
+SPARSITY = (
+    *("zero_groups", "weighted_zero_groups", "zero_weights", "penalty"),
+    *("macs", "removable_macs", "removable_parameters"),
+)
 """What SparsityMonitor adds."""

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,16 +12,26 @@ import numpy as np
 
 import keras_rmda.compression.recipe as recipe
 from keras_rmda.callbacks import BackupAndRestore, TargetSparsity
-from keras_rmda.compression.callbacks import GoOn, part_of_one_training, set_rates, works_while_choosing
-from keras_rmda.compression.counterparts import Rescaled, largest, learning_rate, proximal, stock, with_rate
+from keras_rmda.compression.callbacks import GoOn, part_of_one_training, works_while_choosing
+from keras_rmda.compression.counterparts import (
+    Rescaled,
+    exclude_from_decay,
+    largest,
+    learning_rate,
+    proximal,
+    stock,
+    with_rate,
+)
+from keras_rmda.compression.cutting import Cuts
 from keras_rmda.compression.data import Data
 from keras_rmda.compression.distillation import distilled
 from keras_rmda.compression.progress import Progress
+from keras_rmda.compression.rates import set_rates
 from keras_rmda.compression.scores import Scores
 from keras_rmda.compression.statistics import BATCHES, FOLLOWS, momenta, recalibrate
-from keras_rmda.platform import files, finite, fitting
+from keras_rmda.compression.steps import own_step, smaller
+from keras_rmda.platform import files, finite, fitting, replicas
 from keras_rmda.regularizers import GroupLasso
-from keras_rmda.structure import strip
 from keras_rmda.structure.coupling import coupled_groups
 
 
@@ -44,6 +51,9 @@ class Run:
         verbose: 0, 1 or 2.
         directory: where copies are kept; None for none.
         fit_arguments: `class_weight` and `shuffle` of `fit`.
+        shrink: whether the model is cut while groups are chosen.
+        without_decay: the paths of weights that the user's optimizer does not decay.
+        of_file: `targets`, `export` and `profile` of TargetSparsity where a file is to cost so much; else empty.
     """
 
     data: Data
@@ -59,6 +69,9 @@ class Run:
     verbose: int
     directory: Path | None
     fit_arguments: dict[str, Any]
+    shrink: bool = True
+    without_decay: frozenset[str] = frozenset()
+    of_file: Mapping[str, Any] = field(default_factory=dict)
     history: dict[str, list[Any]] = field(default_factory=dict)
     has_begun: bool = False
     has_ended: bool = False
@@ -81,7 +94,7 @@ class Run:
         """
         middle = first + recipe.choosing_epochs(last - first)
         self.choose(model, target, first, middle, name)
-        small = strip(model)
+        small = smaller(model)
         if not self._load(small, f"{name}-tuned"):
             self.tune(small, middle, last, name)
             self._save(small, f"{name}-tuned")
@@ -91,17 +104,27 @@ class Run:
         """Train a model by a proximal optimizer until what is to go is zero."""
         if self._load(model, f"{name}-chosen"):
             return
-        optimizer = self.chooser or self.optimizer
-        rate = largest(learning_rate(optimizer), self.epochs * self.data.steps)
-        psi = GroupLasso(recipe.STRENGTH, groups=coupled_groups(model, parts=recipe.PARTS))
-        chooser = proximal(optimizer, rate, psi)
-        self.compile(model, chooser)
-        target_sparsity = TargetSparsity(
-            target, self.metric, *recipe.decisions(first, last), self.multiple_of, "fisher"
-        )
-        title = f"choosing what is left ({type(chooser).__name__}, learning rate {rate:.3g})"
-        with distilled(model, self.teacher, self.distillation):
-            self._fit(model, first, last, title, [target_sparsity], f"{name}-choose")
+        chooser = self.compile_to_choose(model)
+        aim = (None, "macs") if self.of_file else (target, self.metric)
+        when = recipe.decisions(first, last)
+        choice = TargetSparsity(*aim, *when, self.multiple_of, "fisher", **self.of_file)
+        rate = f"learning rate {learning_rate(chooser):.3g}"
+        self._tell(first, last, f"choosing what is left ({type(chooser).__name__}, {rate})")
+        listed = [each for each in self.callbacks if works_while_choosing(each)]
+        path = None if self.directory is None else self.directory / f"{name}-cuts.json"
+        cuts, progress = Cuts(model, choice, listed, path, last, self._may_shrink(model)), self._progress(first)
+        while first is not None:
+            folder = f"{name}-choose-{len(cuts.epochs)}"
+            if cuts.restore(self._folder(folder)):
+                first = cuts.epochs[-1]
+                continue
+            with distilled(cuts.current, self.teacher, self.distillation):
+                self._fit(cuts.current, first, last, "choose", [choice, *listed, GoOn(), progress], folder, [cuts])
+            before, first = cuts.current, cuts.next_epoch()
+            if cuts.current is not before:
+                count = cuts.current.count_params()
+                self.say(f"epochs {first + 1} to {last} go on with what is left so far: {count:,} parameters")
+        choice.groups.gather()
         self._save(model, f"{name}-chosen")
 
     def tune(self, model: keras.Model, first: int, last: int, name: str) -> None:
@@ -110,9 +133,10 @@ class Run:
         rate = self._rate(learning_rate(own), last - first)
         self.compile(model, with_rate(own, rate))
         steps = (last - first) * self.data.steps
-        title = f"tuning the small model ({type(own).__name__}, learning rate up to {largest(rate, steps):.3g})"
+        rates = f"learning rate up to {largest(rate, steps):.3g}"
+        self._tell(first, last, f"tuning the small model ({type(own).__name__}, {rates})")
         with distilled(model, self.teacher, self.distillation):
-            self._fit(model, first, last, title, [], f"{name}-tune")
+            self._fit(model, first, last, "tune", [*self.callbacks, self._progress(first)], f"{name}-tune")
 
     def end(self) -> None:
         """Tell the callbacks that the training has ended, if that was before its last epoch."""
@@ -125,17 +149,33 @@ class Run:
         if not recalibrate(model, self.data.batches(BATCHES)):
             return shown
         found = self.data.score(model)
-        if not found["loss"] <= shown["loss"]:
+        name = "loss" if "loss" in shown else min(shown)  # steps of a user's own may tell no loss
+        if not found[name] <= shown[name]:
             model.set_weights(kept)
             return shown
-        self.say(
-            f"computed the statistics of batch normalization anew: loss {shown['loss']:.4g} to {found['loss']:.4g}"
-        )
+        self.say(f"computed the statistics of batch normalization anew: {name} {shown[name]:.4g} to {found[name]:.4g}")
         return found
 
     def compile(self, model: keras.Model, optimizer: Any) -> None:
-        """Compile a model as the user has compiled hers, with another optimizer."""
-        model.compile(optimizer, **fitting.with_new_metrics(self.compile_arguments))
+        """Compile a model as the user has compiled hers, with another optimizer.
+
+        What a `compile` of her own has noted is in the model already.
+        """
+        exclude_from_decay(optimizer, model, self.without_decay)
+        keras.Model.compile(model, optimizer, **fitting.with_new_metrics(self.compile_arguments))
+
+    def compile_to_choose(self, model: keras.Model) -> Any:
+        """Compile a model with the optimizer that makes zeros, and return that."""
+        optimizer = self.chooser or self.optimizer
+        rate = largest(learning_rate(optimizer), self.epochs * self.data.steps)
+        psi = GroupLasso(recipe.STRENGTH, groups=coupled_groups(model, parts=recipe.PARTS))
+        chooser = proximal(optimizer, rate, psi)
+        self.compile(model, chooser)
+        return chooser
+
+    def compile_to_use(self, model: keras.Model) -> None:
+        """Compile a model as the user's, with a new optimizer like hers."""
+        self.compile(model, stock(self.optimizer))
 
     # ---- helpers
 
@@ -146,12 +186,34 @@ class Run:
             return Rescaled(rate, self.epochs * self.data.steps, steps)
         return rate if set_rates(self.callbacks) else keras.optimizers.schedules.CosineDecay(rate, steps)
 
-    def _fit(self, model: keras.Model, first: int, last: int, title: str, own: list, name: str) -> None:
-        self.say(f"epochs {first + 1} to {last} of {self.epochs}: {title}")
-        progress = Progress(self.verbose, steps=self.data.steps, first=first, epochs=self.epochs)
-        kept = [] if self.directory is None else [BackupAndRestore(self.directory / name)]
-        theirs = [each for each in self.callbacks if not own or works_while_choosing(each)]
-        listed = [*own, *theirs, *([GoOn()] if own else []), progress, *kept]
+    def _may_shrink(self, model: keras.Model) -> bool:
+        """Return whether the model may be cut while it trains: by this process alone, and between epochs.
+
+        `shrink` takes models that make the steps of Keras. Where the data of an epoch begin after those of the one
+        before (`steps_per_epoch`), a new `fit` would begin with the first. What a file costs is known of the whole
+        model.
+        """
+        if not self.shrink or self.of_file or self.data.goes_on or own_step(model):
+            return False
+        strategy = getattr(model, "distribute_strategy", None)
+        # Collective operations of several replicas get into each other's way behind a cut.
+        return replicas.is_alone(strategy) and getattr(strategy, "num_replicas_in_sync", 1) == 1
+
+    def _tell(self, first: int, last: int, what: str) -> None:
+        self.say(f"epochs {first + 1} to {last} of {self.epochs}: {what}")
+
+    def _progress(self, first: int) -> Progress:
+        return Progress(self.verbose, steps=self.data.steps, first=first, epochs=self.epochs)
+
+    def _folder(self, name: str) -> Path | None:
+        return None if self.directory is None else self.directory / name
+
+    def _fit(
+        self, model: keras.Model, first: int, last: int, phase: str, callbacks: list, name: str, behind: list = ()
+    ) -> None:
+        folder = self._folder(name)
+        kept = [] if folder is None else [BackupAndRestore(folder, delete_checkpoint=False)]
+        listed = [*callbacks, *kept, *behind]
         is_first, self.has_begun, self.has_ended = not self.has_begun, True, last >= self.epochs
         with part_of_one_training(self.callbacks, self.epochs, is_first, self.has_ended), momenta(model, FOLLOWS):
             found = self.data.fit(
@@ -162,7 +224,7 @@ class Run:
                 f"The training ended with weights that are not finite, first {failed[0]!r}: try a smaller learning "
                 "rate."
             )
-        self._note(found, "choose" if own else "tune")
+        self._note(found, phase)
 
     def _note(self, found: keras.callbacks.History, phase: str) -> None:
         """Append the history of a phase; what it does not log is None."""
@@ -190,47 +252,3 @@ class Run:
         if self.directory is not None:
             with files.replacing(self._path(name)) as temporary:
                 np.savez(temporary, *model.get_weights())
-
-
-@contextlib.contextmanager
-def kept_in(directory: Path | None, settings: dict[str, Any], begun: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield what a run knew when it began, from its folder if it was killed; delete the folder when it has ended.
-
-    Args:
-        directory: the folder, or None.
-        settings: what must be equal for a run to go on.
-        begun: what it knows now.
-
-    Raises:
-        ValueError: if the folder is of another run, or of something else.
-    """
-    if directory is None:
-        yield begun
-        return
-    path = directory / SETTINGS
-    if path.exists():
-        known = json.loads(path.read_text())
-        if known["settings"] != settings:
-            raise ValueError(
-                f"`directory` holds a run with other arguments: {known['settings']!r}. Give another folder, or delete "
-                f"it. Received: directory={str(directory)!r} for {settings!r}"
-            )
-        begun = known["begun"]
-    elif directory.exists() and any(directory.iterdir()):
-        raise ValueError(
-            f"`directory` must be a folder of its own: what is in it is deleted. Received: directory={str(directory)!r}"
-        )
-    else:
-        directory.mkdir(parents=True, exist_ok=True)
-        with files.replacing(path) as temporary:
-            temporary.write_text(json.dumps({"settings": settings, "begun": begun}))
-    try:
-        yield begun
-    except BaseException:
-        if [each.name for each in directory.iterdir()] == [SETTINGS]:  # nothing to go on from
-            shutil.rmtree(directory, ignore_errors=True)
-        raise
-    shutil.rmtree(directory, ignore_errors=True)
-
-
-SETTINGS = "compress.json"

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 import keras
 
 import keras_rmda.compression.recipe as recipe
-from keras_rmda.callbacks.target import ImpossibleTargetError
+from keras_rmda.callbacks.ranking import ImpossibleTargetError
 from keras_rmda.compression.run import Run
 from keras_rmda.compression.scores import Score, Scores
+from keras_rmda.compression.steps import copy_of
 from keras_rmda.platform import checks
-from keras_rmda.structure import copied
 from keras_rmda.structure.coupling import coupled_groups
 from keras_rmda.structure.liveness import plan
 from keras_rmda.structure.report import amounts, everything
@@ -73,7 +73,7 @@ def smallest_that_holds(run: Run, model: keras.Model, limit: Limit) -> keras.Mod
         last = first + each if run.epochs - first >= each + recipe.SHORTEST else run.epochs
         target, number = math.sqrt(share * broken) if broken else share * STEP, number + 1
         try:
-            small = run.stage(copied(held), max(target * whole, 1.0), first, last, f"stage-{number}")
+            small = run.stage(copy_of(held), max(target * whole, 1.0), first, last, f"stage-{number}")
         except ImpossibleTargetError as error:
             run.say(f"{target:.1%} left: {error}")
             broken = target

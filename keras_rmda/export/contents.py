@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_rmda.export.fitness import unfit
+from keras_rmda.export.flat import read
 from keras_rmda.export.micro import buffers, persistent_bytes, planned
 from keras_rmda.export.operations import multiply_accumulates
 from keras_rmda.platform import checks
@@ -198,9 +199,13 @@ def parsed(content: bytes, path: Path) -> Contents:
 
 
 def _contents(content: bytes, path: Path) -> Contents:
+    return contents_of(read(content), path, len(content))
+
+
+def contents_of(model: Any, path: Path, size: int) -> Contents:
+    """Return the contents of a file that is given as objects, and its size."""
     from ai_edge_litert import schema_py_generated as schema
 
-    model = schema.ModelT.InitFromPackedBuf(content, 0)
     stored = [_stored_bytes(buffer) for buffer in model.buffers]
     names = {value: name for name, value in vars(schema.BuiltinOperator).items() if isinstance(value, int)}
     dtypes = {value: name for name, value in vars(schema.TensorType).items() if isinstance(value, int)}
@@ -216,11 +221,11 @@ def _contents(content: bytes, path: Path) -> Contents:
         shape = tuple(int(n) for n in each.shape) if each.shape is not None else ()
         dtype = dtypes[each.type]
         scales = [] if each.quantization is None or each.quantization.scale is None else each.quantization.scale
-        size = math.ceil(math.prod(abs(n) for n in shape) * BITS.get(dtype, 32) / 8)
+        count = math.ceil(math.prod(abs(n) for n in shape) * BITS.get(dtype, 32) / 8)
         signature = shape if each.shapeSignature is None else each.shapeSignature
         is_open = tuple(axis for axis, n in enumerate(signature) if n < 0)
         name = each.name.decode() if each.name else ""
-        return FileTensor(name, shape, dtype, size, stored[each.buffer], len(scales), is_open)
+        return FileTensor(name, shape, dtype, count, stored[each.buffer], len(scales), is_open)
 
     def graph(each: schema.SubGraphT) -> tuple:
         operators = (
@@ -233,7 +238,7 @@ def _contents(content: bytes, path: Path) -> Contents:
     return Contents(
         *main,
         path,
-        len(content),
+        size,
         {
             each.signatureKey.decode(): (
                 tuple(sorted(one.name.decode() for one in each.inputs or ())),

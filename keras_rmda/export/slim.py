@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+import numpy as np
+
 from keras_rmda.export.flat import read, written
 
 
@@ -15,8 +17,8 @@ def slimmed(content: bytes) -> bytes:
     """Return a file that computes the same from fewer bytes.
 
     What goes: names of tensors inside and of graphs, notes of the converter, and the ranges that scales were made of.
-    What is equal is written once: weights, scales, zero points, shapes. Inputs and outputs are called as the signature
-    calls them, which stays.
+    What is equal is written once: weights, scales, zero points, shapes. Tensors are numbered as they are used. Inputs
+    and outputs are called as the signature calls them, which stays.
 
     Args:
         content: of a file.
@@ -38,6 +40,7 @@ def slimmed(content: bytes) -> bytes:
         tensors = model.subgraphs[signature.subgraphIndex].tensors
         for each in [*(signature.inputs or ()), *(signature.outputs or ())]:
             tensors[each.tensorIndex].name = each.name
+    put_in_order(model)
     share_buffers(model)
     return written(model, len(content))
 
@@ -47,6 +50,26 @@ def slim_quantization(parameters: Any) -> Any:
     parameters.min = parameters.max = None
     has_scales = parameters.scale is not None and len(parameters.scale) > 0
     return parameters if has_scales or parameters.details is not None else None
+
+
+def put_in_order(model: Any) -> None:
+    """Number the tensors in the order in which they are used, so that it does not depend on their sizes or types."""
+    for index, graph in enumerate(model.subgraphs):
+        operators = graph.operators or ()
+        used = [*graph.inputs, *(k for each in operators for k in (*each.inputs, *each.outputs) if k >= 0)]
+        order = list(dict.fromkeys([*map(int, used), *range(len(graph.tensors))]))
+        place = np.empty(len(order) + 1, "int32")
+        place[order], place[-1] = np.arange(len(order)), -1  # which stands for an input that is not given
+        graph.tensors = [graph.tensors[k] for k in order]
+        for each in (graph, *operators):
+            for kind in ("inputs", "outputs", "intermediates"):
+                numbers = getattr(each, kind, None)
+                if numbers is not None and len(numbers):
+                    setattr(each, kind, place[np.asarray(numbers)])
+        for signature in model.signatureDefs or ():
+            for each in [*(signature.inputs or ()), *(signature.outputs or ())]:
+                if signature.subgraphIndex == index:
+                    each.tensorIndex = int(place[each.tensorIndex])
 
 
 def share_buffers(model: Any) -> None:

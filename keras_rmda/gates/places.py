@@ -2,53 +2,29 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import keras
 import numpy as np
 
 from keras_rmda.channels.rule import Demand, State
-from keras_rmda.channels.sites import Call, Cut, Site
+from keras_rmda.channels.sites import Call
 from keras_rmda.channels.tensors import Tensor, varying
-from keras_rmda.structure.coupling import meaningless, savings, tie_what_goes_together
+from keras_rmda.gates.costs import Place, area_of, cost_of, weights_of
+from keras_rmda.structure.coupling import meaningless, tie_what_goes_together
 from keras_rmda.structure.liveness import plan
 from keras_rmda.structure.trace import Trace, trace
 
-COSTS = ("weights", "macs")
 
-
-@dataclass
-class Place:
-    """Channels that close together, and the layers behind which their gates stand.
-
-    Attributes:
-        writers: the layers that write these channels, in order of execution.
-        behind: the layers, of the same order, whose outputs gates multiply.
-        axis: of the gates, counted from the end.
-        roots: the atoms.
-        cost: what an open gate costs.
-    """
-
-    writers: list[Site]
-    behind: list[Call]
-    axis: int
-    roots: np.ndarray
-    cost: float = 0.0
-
-    @property
-    def name(self) -> str:
-        """The name of the layer before the first gate, with those of models around it."""
-        return self.writers[0].name
-
-
-def places_in(model: keras.Model, cost: str) -> list[Place]:
+def places_in(model: keras.Model, cost: str, first_alone: bool = False) -> list[Place]:
     """Return all places for gates in a model, in order of execution, each with as few gates as are enough.
 
     Args:
         model: a model with a graph.
         cost: "weights": those of the layers that write a channel, for each of the channels; "macs": the
-            multiply-accumulates that its removal saves.
+            multiply-accumulates that its removal saves; "pairs": the kernel area.
+        first_alone: whether there is a place behind the first layer with a kernel, even if others write its channels.
     """
     traced = trace(model)
     tie_what_goes_together(traced)
@@ -57,9 +33,15 @@ def places_in(model: keras.Model, cost: str) -> list[Place]:
     places = [place for place, works in zip(places, closing.works()) if works]
     closing = Closing(traced, places)
     closing.minimize()
+    if first_alone:
+        places += first_of(traced, places)
     for place in places:
+        place.area = area_of(place)
         place.cost = cost_of(traced, place, cost)
+        place.inputs = weights_of(traced, place) / max(place.area, 1.0)
     for place in places:
+        if place.alone:
+            continue
         kept = [closing.active[id(call)] for call in place.behind]
         place.writers = [each for each, stays in zip(place.writers, kept) if stays]
         place.behind = [each for each, stays in zip(place.behind, kept) if stays]
@@ -84,14 +66,14 @@ def each_once(traced: Trace, places: list[Place]) -> list[Place]:
     ]
 
 
-def candidates(traced: Trace) -> list[Place]:
-    """Return a place for each set of channels with a gate behind every layer that writes them."""
+def candidates(traced: Trace, calls: list[Call] | None = None) -> list[Place]:
+    """Return a place for each set of channels, with a gate behind each of some calls, or all, that write them."""
     readers: dict[int, list[Call]] = {}
     for call in traced.calls:
         for x in call.inputs:
             readers.setdefault(x.index, []).append(call)
     places: dict[int, Place] = {}
-    for call in traced.calls:
+    for call in traced.calls if calls is None else calls:
         site, own = call.site, call.site.own.get("o")
         if site.opaque or not call.alone or np.ndim(own) != 1 or len(call.shapes) != 1:
             continue
@@ -105,7 +87,7 @@ def candidates(traced: Trace) -> list[Place]:
         if np.array_equal(known.roots, roots) and known.axis == axis - len(call.shapes[0]):
             known.writers.append(site)
             known.behind.append(behind)
-    return [*places.values(), *rows_in(traced)]
+    return [*places.values(), *(rows_in(traced) if calls is None else [])]
 
 
 def rows_in(traced: Trace) -> list[Place]:
@@ -226,15 +208,14 @@ class Closing:
                 self.active[id(place.behind[k])] = not works[id(place)]
 
 
-def cost_of(traced: Trace, place: Place, cost: str) -> float:
-    """Return what an open gate of a place costs."""
-    if cost == "macs":
-        return float(savings(traced, place.roots, "macs").mean())
-    whole = Cut(traced.ties, np.ones(len(traced.ties.parent), bool))
-    sizes = [
-        int(np.prod(whole.shape(site, name, tuple(variable.shape))))
-        for site in place.writers
-        for name, variable in site.weights()
-        if name.endswith(("kernel", "embeddings"))
-    ]
-    return sum(sizes) / len(place.roots)
+def first_of(traced: Trace, places: list[Place]) -> list[Place]:
+    """Return a place for the gates of the first layer that writes channels, alone, if it has none yet."""
+    for call in traced.calls:
+        own = call.site.own.get("o")
+        if call.site.opaque or np.ndim(own) != 1 or len(own) < 2:
+            continue
+        found = [place for place in candidates(traced, [call]) if call.site in place.writers]
+        if any(place.writers == [call.site] for place in places):
+            return []
+        return [replace(place, alone=True) for place in found[:1]]
+    return []

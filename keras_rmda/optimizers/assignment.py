@@ -79,8 +79,8 @@ def matches(pattern: str, names: tuple[str, ...]) -> bool:
     return pattern in names or any(re.fullmatch(pattern, name) for name in names)
 
 
-def matching(patterns: Iterable[str], names: tuple[str, ...]) -> str | None:
-    """Return the one pattern that matches a variable; its very name goes before expressions.
+def matching(patterns: Iterable[str], names: tuple[str, ...], argument: str = "regularizer") -> str | None:
+    """Return the one pattern of an argument that matches a variable, or a layer; its very name goes before expressions.
 
     Raises:
         ValueError: if several expressions match.
@@ -88,7 +88,7 @@ def matching(patterns: Iterable[str], names: tuple[str, ...]) -> str | None:
     found = [pattern for pattern in patterns if matches(pattern, names)]
     exact = [pattern for pattern in found if pattern in names]
     if len(exact or found) > 1:
-        raise ValueError(f"Several patterns of `regularizer` match the variable {names[0]!r}: {found!r}")
+        raise ValueError(f"Several patterns of `{argument}` match {names[0]!r}: {found!r}")
     return (exact or found or [None])[0]
 
 
@@ -144,6 +144,23 @@ def assign(
     return assigned
 
 
+def numbers_for(
+    variables: Sequence[keras.Variable],
+    argument: str,
+    given: float | Mapping[str, float],
+    default: float,
+    model: keras.Model | None = None,
+) -> list[float]:
+    """Return for each variable the number that it is given: one for all, or that of its pattern, else the default."""
+    if not isinstance(given, Mapping):
+        return [given] * len(variables)
+    known = {} if model is None else names_in(model)
+    called = [known.get(id(variable), (variable.path,)) for variable in variables]
+    found = [matching(given, names, argument) for names in called]
+    warn_of_patterns_without_a_variable(given, called, argument)
+    return [default if pattern is None else given[pattern] for pattern in found]
+
+
 def chosen(regularizers: Regularizers, variable: keras.Variable, names: tuple[str, ...]) -> ProximalRegularizer | None:
     """Return what an optimizer's `regularizer` argument says about a variable; coupled groups name theirs."""
     if isinstance(regularizers, Mapping):
@@ -172,11 +189,7 @@ def check_complete(regularizers: Regularizers, assigned: Sequence[ProximalRegula
 def warn_of_unused(regularizers: Regularizers, exclude: Sequence[str], names: list, uses_default: bool) -> None:
     """Warn of patterns that match no variable, and of a regularizer that applies to none."""
     patterns = [*(regularizers if isinstance(regularizers, Mapping) else ()), *exclude]
-    unused = [pattern for pattern in patterns if not any(matches(pattern, each) for each in names)]
-    if unused:
-        paths = ", ".join(each[0] for each in names)
-        message = f"These patterns match no trainable variable: {unused!r}. The paths are: {paths}"
-        warnings.warn(message, SparsityWarning, stacklevel=3)
+    warn_of_patterns_without_a_variable(patterns, names)
     if isinstance(regularizers, ProximalRegularizer) and not uses_default:
         warnings.warn(
             f"{regularizers!r} applies to none of the {len(names)} variables: no kernel is without a "
@@ -184,6 +197,16 @@ def warn_of_unused(regularizers: Regularizers, exclude: Sequence[str], names: li
             SparsityWarning,
             stacklevel=3,
         )
+
+
+def warn_of_patterns_without_a_variable(patterns: Iterable[str], names: list, argument: str = "") -> None:
+    """Warn of patterns that match none of the variables with these names."""
+    unused = [pattern for pattern in patterns if not any(matches(pattern, each) for each in names)]
+    if unused:
+        paths = ", ".join(each[0] for each in names)
+        whose = f"These patterns of `{argument}`" if argument else "These patterns"
+        message = f"{whose} match no trainable variable: {unused!r}. The paths are: {paths}"
+        warnings.warn(message, SparsityWarning, stacklevel=4)
 
 
 def checked(regularizers: Callable | Mapping | str | None) -> Regularizers:

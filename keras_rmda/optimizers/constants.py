@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 from keras_rmda.optimizers import assignment
@@ -20,6 +20,23 @@ def number(**bounds: Any) -> Check:
 def or_none(check: Check) -> Check:
     """Return a check that also lets None pass."""
     return lambda name, value: None if value is None else check(name, value)
+
+
+def by_pattern(check: Check) -> Check:
+    """Return a check that also lets a dictionary pass, from patterns of variable paths to values."""
+
+    def checked(name: str, value: Any) -> Any:
+        if not isinstance(value, Mapping):
+            return check(name, value)
+        assignment.check_patterns(name, value)
+        return {pattern: check(name, each) for pattern, each in value.items()}
+
+    return checked
+
+
+def whole(minimum: int = 0) -> Check:
+    """Return a check for whole numbers from a minimum on."""
+    return lambda name, value: checks.whole(name, value, minimum)
 
 
 def _patterns(name: str, value: Any) -> tuple[str, ...]:

@@ -30,16 +30,19 @@ class Coupling:
         shares: the penalty on each of them.
         factors: a number >= 0 for each group, that multiplies its strength; 1 at first.
         importance: for each group the running mean of sum (w g)^2; None where nobody has asked for it.
+        absent: for each group the squares of weights that rest in a larger model; None where there is none.
     """
 
     indices: list[int]
     shares: list[Share]
     factors: keras.Variable | None = None
     importance: keras.Variable | None = None
+    absent: keras.Variable | None = None
 
     def joint(self, share: Share) -> Joint:
         """Return the penalty on all variables, at the strength of this share."""
-        return share.penalty.among([each.path for each in self.shares], ops.convert_to_tensor(self.factors))
+        absent = None if self.absent is None else ops.convert_to_tensor(self.absent)
+        return share.penalty.among([each.path for each in self.shares], ops.convert_to_tensor(self.factors), absent)
 
     def groups_of(self, index: int) -> np.ndarray:
         """Return the number of the group of each weight of a variable, in a shape that broadcasts; -1 for none."""

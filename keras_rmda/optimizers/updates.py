@@ -45,6 +45,8 @@ class Updates(keras.optimizers.Optimizer):
     scalars: tuple[str, ...] = ()
     rebuilds_iterate = False
     """Whether the iterate is made anew from the slots at each step, so that changes to the weights do not last."""
+    couples_decay = False
+    """Whether `weight_decay` is added to the gradients of kernels; else it shrinks all weights by itself."""
     keeps_zeros = True
     """Whether what the penalty makes zero is zero in the iterate, too, which gradients are taken at."""
 
@@ -67,6 +69,10 @@ class Updates(keras.optimizers.Optimizer):
     def structured(self, w: Tensor, psi: ProximalRegularizer, *, t: Tensor, **state: Tensor) -> Tensor:
         """Return the iterate that carries the exact zeros."""
         return w
+
+    def numbers_of(self, index: int) -> dict[str, Any]:
+        """Return what `init` and `step` of a variable take besides, by its number: constants of its own."""
+        return {}
 
     # ---- what Keras calls
 
@@ -214,8 +220,12 @@ class Updates(keras.optimizers.Optimizer):
         lr = numbers.pop("lr")
         slots = self._read(self._slots[index], w.dtype)
         decay = self.weight_decay if self._use_weight_decay(self._trainable_variables[index]) else None
-        w = w - w * as_type_of(w, lr * decay) if decay else w
-        return self.step(w, ops.cast(gradient, w.dtype), lr, psi, **numbers, **slots)
+        gradient = ops.cast(gradient, w.dtype)
+        if decay and self.couples_decay:
+            gradient = gradient + decay * w if len(w.shape) > 1 else gradient
+        elif decay:
+            w = w - w * as_type_of(w, lr * decay)
+        return self.step(w, gradient, lr, psi, **numbers, **slots, **self.numbers_of(index))
 
     def _structured(self, index: int, psi: ProximalRegularizer | None) -> Tensor:
         w, dtype = self._precise_iterate(index), self._trainable_variables[index].dtype
@@ -320,7 +330,7 @@ class Updates(keras.optimizers.Optimizer):
 
         def init(index: int, psi: ProximalRegularizer | None) -> Slots:
             # A copy: JAX cannot donate one buffer as both a weight and a slot.
-            return self.init(ops.copy(self._precisely(index)), psi)
+            return self.init(ops.copy(self._precisely(index)), psi, **self.numbers_of(index))
 
         for index, slots in self._asked(range(len(self._slots)), init, strengths):
             for name, value in slots.items():

@@ -6,7 +6,10 @@ import math
 import re
 from numbers import Integral, Real
 
-METRICS = ("macs", "parameters", "groups", "bytes")
+FILE_METRICS = ("file_bytes", "arena", "latency")
+"""What a target can be of that is a property of the file of a model."""
+
+METRICS = ("macs", "parameters", "groups", "bytes", *FILE_METRICS)
 """What a target can be of."""
 
 QUANTIZATIONS = (None, "float16", "dynamic", "int8", "int16x8")

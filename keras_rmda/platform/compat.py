@@ -132,6 +132,11 @@ def layers_of(model: keras.Model) -> list:
     return list(model._flatten_layers())
 
 
+def own_weights(model: keras.Model) -> list:
+    """Return the weights of a model that are in none of its layers."""
+    return [*model._trainable_variables, *model._non_trainable_variables]
+
+
 def frozen_weights(model: keras.Model) -> list:
     """Return the weights of a model that `trainable=False` keeps as they are; no statistics, which nobody trains."""
     found = [variable for layer in layers_of(model) for variable in layer._trainable_variables]

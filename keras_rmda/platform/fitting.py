@@ -6,11 +6,13 @@ Checked with Keras 3.8 and 3.15.
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
 
 import keras
+import numpy as np
 from keras.src.trainers.data_adapters import array_data_adapter, array_slicing, get_data_adapter
 
 COMPILED = (
@@ -44,6 +46,12 @@ def with_new_metrics(structure: Any) -> Any:
     return structure
 
 
+def share_metrics(model: keras.Model, other: keras.Model) -> None:
+    """Let steps of another model update the metrics of a model, the loss among them; both are compiled alike."""
+    for name in ("_compile_loss", "_compile_metrics", "_loss_tracker"):
+        setattr(other, name, getattr(model, name))
+
+
 def split_off(arrays: tuple, share: float) -> tuple[tuple, tuple]:
     """Return arrays without their last samples, and these: as `fit` does for `validation_split`."""
     return array_slicing.train_validation_split(arrays, validation_split=share)
@@ -58,7 +66,19 @@ def batches(x: Any, y: Any, batch_size: int | None, limit: int) -> Iterator[tupl
     """Yield the first batches of data of any form that `fit` takes, as `(x,)`, `(x, y)` or with weights, in NumPy."""
     adapter = get_data_adapter(x, y, batch_size=batch_size)
     with contextlib.closing(iter(adapter.get_numpy_iterator())) as found:
-        yield from islice(found, limit)
+        for batch in islice(found, limit):
+            yield batch if isinstance(batch, tuple) else (batch,)  # Keras does not wrap a single input
+
+
+def named(batch: tuple) -> dict[str, Any]:
+    """Return a batch as `fit` and `evaluate` take it; Keras takes texts as tensors of TensorFlow only."""
+
+    def taken(x: Any) -> Any:
+        is_text = getattr(getattr(x, "dtype", None), "kind", "") in "OSU" and isinstance(x, np.ndarray)
+        return sys.modules["tensorflow"].constant(x) if is_text else x
+
+    size = len(keras.tree.flatten(batch)[0])
+    return dict(zip(("x", "y", "sample_weight"), keras.tree.map_structure(taken, batch))) | {"batch_size": size}
 
 
 def are_arrays(x: Any, y: Any = None) -> bool:

@@ -15,6 +15,7 @@ from keras import ops
 from keras.src.models.functional import Functional  # the class of `keras.Model(inputs, outputs)`
 
 from keras_rmda.platform.compat import layers_of
+from keras_rmda.platform.hidden import carried_by, carry, with_masks
 from keras_rmda.platform.tolerant import tolerant_symbols
 
 
@@ -234,24 +235,36 @@ def _rebuilt_on(
                 made[id(layer)] = replaced if isinstance(replaced, list) else [replaced]
         return made[id(layer)]
 
+    are_explicit = False  # masks: behind blocks that become models, nothing else tells where they are
+
     def call(node: Any, arguments: tuple, keyword_arguments: dict) -> Any:
+        nonlocal are_explicit
         operation = node.operation
         if is_inner_graph(operation) and not is_fitted(operation, arguments, keyword_arguments):
             arguments, keyword_arguments = fitted(operation, arguments, keyword_arguments)
-        layers = new(operation, arguments, keyword_arguments)
+        is_graph = has_graph(operation)
+        masked = keyword_arguments if is_graph else with_masks(operation, arguments, keyword_arguments)
+        layers, masks = new(operation, arguments, masked), []
         if layers and has_graph(layers[0]):
-            if not has_graph(operation):  # a block's, which takes all tensors as one argument
-                tensors = tensors_in((arguments, keyword_arguments))
+            if not is_graph:  # a block's, which takes all tensors as one argument
+                masks = getattr(layers[0], "masks_behind", lambda *_: [])(arguments, masked, len(node.output_tensors))
+                tensors = tensors_in((arguments, masked))
+                tensors += [mask for mask in carried_by(tensors) if mask is not None]
                 arguments, keyword_arguments = (tensors[0] if len(tensors) == 1 else tensors,), {}
         elif not layers or type(layers[0]) is not type(operation):
             x = functools.reduce(lambda x, layer: layer(x), layers, tensors_in(arguments)[0])
             return [x] * len(node.output_tensors)
+        elif are_explicit:
+            keyword_arguments = masked
         first, *others = layers
         arguments, keyword_arguments = arguments_of(node, arguments, keyword_arguments)
         try:
             outputs = first(*arguments, **keyword_arguments)
         except Exception as error:
             raise refusal(operation, ", since it cannot be called in the copy", error) from error
+        for y, mask in zip(keras.tree.flatten(outputs), masks):
+            carry(y, mask)
+            are_explicit = are_explicit or mask is not None
         return functools.reduce(lambda x, layer: layer(x), others, outputs)
 
     outputs = replayed(model, inputs, call)

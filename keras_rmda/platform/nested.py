@@ -41,6 +41,11 @@ def makes_optimizers_when_built(optimizer: Any) -> bool:
     return any(hasattr(each, "_optimizer_map") and not each.built for each, _ in optimizers_in(optimizer))
 
 
+def decays(optimizer: Any, variable: keras.Variable) -> bool:
+    """Return whether an optimizer with weight decay decays a variable."""
+    return optimizer._use_weight_decay(variable)
+
+
 def trainer_of(optimizer: Any) -> Callable[[keras.Variable], Any]:
     """Return a function that says which optimizer trains a variable: the optimizer itself, or one inside of it.
 

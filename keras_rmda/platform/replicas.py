@@ -91,16 +91,21 @@ def is_chief(strategy: Any) -> bool:
     return resolver.task_type == "chief" or (not has_chief and (resolver.task_type, resolver.task_id) == ("worker", 0))
 
 
+def is_alone(strategy: Any) -> bool:
+    """Return whether no other process trains with this one."""
+    if keras.backend.backend() == "jax":
+        return sys.modules["jax"].process_count() == 1
+    return getattr(getattr(strategy, "cluster_resolver", None), "task_type", None) is None
+
+
 def agree_on(number: int, strategy: Any) -> bool:
     """Return whether this process has the same number as all that train together; each of them must ask."""
+    if is_alone(strategy):
+        return True
     if keras.backend.backend() == "jax":
-        if sys.modules["jax"].process_count() == 1:
-            return True
         from jax.experimental import multihost_utils
 
         return bool((multihost_utils.process_allgather(np.array(number)) == number).all())
-    if getattr(getattr(strategy, "cluster_resolver", None), "task_type", None) is None:
-        return True
     tensorflow = sys.modules["tensorflow"]
     total = strategy.reduce("SUM", strategy.run(lambda: tensorflow.constant(float(number))), axis=None)
     return float(total) == float(number) * strategy.num_replicas_in_sync

@@ -86,9 +86,18 @@ class Among:
         paths: the members, in the order of the arrays.
         by_size: whether to use the weights of the groups; else all count alike.
         factors: another factor for each group; None for none.
+        absent: for each group the squares of weights that are in none of the arrays; None for none.
     """
 
-    def __init__(self, groups: CoupledGroups, paths: Sequence[str], by_size: bool, factors: Tensor | None = None):
+    def __init__(
+        self,
+        groups: CoupledGroups,
+        paths: Sequence[str],
+        by_size: bool,
+        factors: Tensor | None = None,
+        absent: Tensor | None = None,
+    ):
+        self.absent = None if absent is None else ops.append(absent, 0.0)
         self.count = len(groups)
         # What is in no group forms one that costs nothing, and so stays as it is.
         self.ids = [np.where(ids < 0, self.count, ids) for ids in (groups.members[path] for path in paths)]

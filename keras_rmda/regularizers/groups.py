@@ -126,9 +126,12 @@ class GroupLasso(ProximalRegularizer):
         path = self.groups.path_among(names)
         return path and Share(self, path)
 
-    def among(self, paths: Sequence[str], factors: Tensor | None = None) -> Joint:
-        """Return this penalty of coupled groups on the members of these paths, with a factor for each group."""
-        return Joint(self, Among(self.groups, paths, self.scale_by_size, factors))
+    def among(self, paths: Sequence[str], factors: Tensor | None = None, absent: Tensor | None = None) -> Joint:
+        """Return this penalty of coupled groups on the members of these paths, with a factor for each group.
+
+        `absent` are the squares of weights of the groups that are elsewhere, as the proximal map counts them.
+        """
+        return Joint(self, Among(self.groups, paths, self.scale_by_size, factors, absent))
 
     def check_shape(self, shape: tuple[int, ...], path: str) -> None:
         self._check_alone()
@@ -145,6 +148,10 @@ class GroupLasso(ProximalRegularizer):
             groups = keras.saving.serialize_keras_object(groups)
         size = {} if self.size is None else {"size": self.size}
         return super().get_config() | {"groups": groups, "scale_by_size": self.scale_by_size} | size
+
+    def soften(self, w: Tensor, step: Tensor) -> Tensor:
+        """Return what the map of groups is applied to in the proximal map."""
+        return w
 
     # ---- the same on lists of arrays, whose groups are those of a `Grouping`
 
@@ -233,8 +240,11 @@ class SparseGroupLasso(GroupLasso):
     def _value(self, ws: Sequence[Tensor], grouping: Grouping) -> Tensor:
         return super()._value(ws, grouping) + self._l1 * sum(ops.sum(ops.abs(w)) for w in ws)
 
+    def soften(self, w: Tensor, step: Tensor) -> Tensor:
+        return soft_threshold(w, step * self._l1)
+
     def _prox(self, ws: Sequence[Tensor], step: Tensor, grouping: Grouping) -> list[Tensor]:
-        return super()._prox([soft_threshold(w, step * self._l1) for w in ws], step, grouping)
+        return super()._prox([self.soften(w, step) for w in ws], step, grouping)
 
     def _prox_in_metric(
         self, ws: Sequence[Tensor], step: Tensor, ds: Sequence[Tensor], grouping: Grouping

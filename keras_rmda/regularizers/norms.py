@@ -29,9 +29,12 @@ class Grouping(Protocol):
 
     Attributes:
         weights: the factor of each group's norm in the penalty, a number or like what `sum` returns.
+        absent: like what `sum` returns, what is missing there of the squares of a group, since a part of it is in no
+            array; None for nothing.
     """
 
     weights: float | Tensor
+    absent: Tensor | None
 
     def sum(self, arrays: Sequence[Tensor]) -> Tensor:
         """Return one number for each group: the sum over it."""
@@ -55,6 +58,8 @@ class AlongAxes:
         by_size: whether a group's norm counts the root of its size times.
         size: the size that it counts by, if another than that of the groups.
     """
+
+    absent = None
 
     def __init__(self, shape: tuple[int, ...], kept: Sequence[int], by_size: bool, size: float | None = None):
         kept = {axis % len(shape) for axis in kept}
@@ -81,6 +86,8 @@ class SideBySide:
     Args:
         groupings: one for each array.
     """
+
+    absent = None
 
     def __init__(self, groupings: Sequence[AlongAxes]):
         self.groupings = groupings
@@ -137,7 +144,10 @@ def shrink(ws: Sequence[Tensor], step: Tensor, strengths: Tensor, grouping: Grou
     t = as_type_of(ws[0], step) * strengths
     one = ops.ones_like(t)
     inverse = ops.where(t > 0, one / ops.clip(t, 1.0 / large, large), one)
-    n = ops.sqrt(grouping.sum([ops.square(w * each) for w, each in zip(ws, grouping.spread(inverse))]))
+    squares = grouping.sum([ops.square(w * each) for w, each in zip(ws, grouping.spread(inverse))])
+    if grouping.absent is not None:
+        squares = squares + as_type_of(squares, grouping.absent) * ops.square(inverse)
+    n = ops.sqrt(squares)
     # In this order of branches a NaN stays a NaN and does not become a quiet zero group.
     factor = ops.where(n <= 1.0, ops.zeros_like(n), 1.0 - 1.0 / n)
     factor = ops.where(t > 0, factor, ops.ones_like(n))

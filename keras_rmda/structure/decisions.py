@@ -14,6 +14,7 @@ from keras import ops
 
 from keras_rmda.channels.gates import Multiplies, Vanishes
 from keras_rmda.channels.rule import Read
+from keras_rmda.optimizers.bregman import MirrorMap
 from keras_rmda.optimizers.models import optimizers_of
 from keras_rmda.platform import compat
 from keras_rmda.structure.liveness import Plan, plan
@@ -25,13 +26,14 @@ Zeros = Literal["decided", "all"]
 ZEROS = ("decided", "all")
 
 
-def staying(model: keras.Model, graph: keras.Model, zeros: Zeros) -> Plan:
+def staying(model: keras.Model, graph: keras.Model, zeros: Zeros | Literal["resting"]) -> Plan:
     """Return what stays of a model that goes on training.
 
     Args:
         model: a model, compiled or not.
         graph: the same, or its graph.
-        zeros: `"decided"`: what stays zero for good; `"all"`: what is zero now.
+        zeros: `"decided"`: what stays zero for good; `"all"`: what is zero now; `"resting"`: what stays zero in the
+            coarse steps that an optimizer is about to make.
 
     Raises:
         ValueError: for gates that other layers compute.
@@ -46,22 +48,23 @@ def staying(model: keras.Model, graph: keras.Model, zeros: Zeros) -> Plan:
             )
         if isinstance(site.rule, Multiplies):
             site.rule = site.rule.staying()
-    read = ops.convert_to_numpy if zeros == "all" else decided(model, traced)
+    read = ops.convert_to_numpy if zeros == "all" else decided(model, traced, zeros == "resting")
     return plan(traced, read, absorbs=False)
 
 
-def decided(model: keras.Model, traced: Trace) -> Read:
+def decided(model: keras.Model, traced: Trace, resting: bool = False) -> Read:
     """Return what reads weights of which only those are zero that stay so.
 
     These are closed groups of the optimizers of this package, weights that are not trained (`trainable=False`), and
-    gates that are fixed.
+    gates that are fixed; if asked for, also what rests in coarse steps.
     """
     closed: dict[int, np.ndarray] = {}
     for optimizer in optimizers_of(model) if model.compiled else ():
         for index, variable in enumerate(optimizer._trainable_variables) if optimizer.built else ():
             zero = optimizer.closed(index)
-            if zero is not None:
-                closed[id(variable)] = zero
+            rests = optimizer.resting(index) if resting and isinstance(optimizer, MirrorMap) else None
+            if zero is not None or rests is not None:
+                closed[id(variable)] = (False if zero is None else zero) | (False if rests is None else rests)
     fixed = {id(variable) for variable in compat.frozen_weights(model)}
     for site in traced.sites.values():
         if isinstance(site.rule, Multiplies):

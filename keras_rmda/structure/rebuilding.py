@@ -21,11 +21,11 @@ from keras_rmda.structure.verification import Values, VerificationError
 
 def rebuilt_without(
     model: keras.Model, plan: Plan, folding: Folding, original: keras.Model
-) -> tuple[keras.Model, Values]:
+) -> tuple[keras.Model, Values, dict[int, Any]]:
     """Return a copy of a model that holds only what the plan keeps, and no gates; it is saved where `original` is.
 
-    Also returned are the values of its weights before they were rounded, of those that were. The model has a graph,
-    which may be that of a subclassed `original`.
+    Also returned are the values of its weights before they were rounded, of those that were, and by `id` of layers what
+    was made of them. The model has a graph, which may be that of a subclassed `original`.
     """
     exact: Values = []
     small, made = remade(model, plan, folding)
@@ -37,7 +37,7 @@ def rebuilt_without(
                 exact.append((new_weight, value))
         graphs.finalize_states(new)
     made_savable(small, original, made)
-    return small, exact
+    return small, exact, made
 
 
 def remade(model: keras.Model, plan: Plan, folding: Folding) -> tuple[keras.Model, dict[int, Any]]:

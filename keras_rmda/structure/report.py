@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import keras
@@ -34,6 +34,7 @@ class LayerReport:
             Those of an opaque layer are an estimate: every weight of two axes and more, except embeddings, times the
             positions of its output, at every call.
         opaque: why the converter does not look into the layer, "" where it does.
+        milliseconds, milliseconds_after: of its operators in a file, by the profile of a device; None without one.
 
     Example:
         >>> layer = kr.analyze(model).layers[0]
@@ -50,6 +51,8 @@ class LayerReport:
     macs: int
     macs_after: int
     opaque: str = ""
+    milliseconds: float | None = None
+    milliseconds_after: float | None = None
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,7 @@ class Report:
     Attributes:
         model: the model's name.
         layers: one row for each layer that has weights or is opaque.
+        latency: milliseconds of the file of the model now and after `strip`, by the profile of a device; None without.
 
     Example:
         >>> report = kr.analyze(model)
@@ -70,6 +74,7 @@ class Report:
 
     model: str
     layers: tuple[LayerReport, ...]
+    latency: tuple[float, float] | None = None
 
     def _total(self, key: str) -> int:
         return sum(getattr(layer, key) for layer in self.layers)
@@ -115,6 +120,7 @@ class Report:
         return {
             "model": self.model,
             **{key: getattr(self, key) for key in totals},
+            "latency": self.latency,
             "layers": [asdict(layer) for layer in self.layers],
         }
 
@@ -152,7 +158,13 @@ class Report:
             for layer in self.layers
         ]
         total = ("total", "", "", "", self.parameters, self.parameters_after, self.macs, self.macs_after, "")
-        return header, [*rows, total]
+        rows = [*rows, total]
+        if self.latency is not None:  # the total has what belongs to no layer, and the call itself
+            times = [(each.milliseconds, each.milliseconds_after) for each in self.layers] + [self.latency]
+            words = [tuple("" if each is None else f"{each:.4f}".rjust(8) for each in pair) for pair in times]
+            header = (*header[:-1], "ms", "after", header[-1])
+            rows = [(*row[:-1], *pair, row[-1]) for row, pair in zip(rows, words)]
+        return header, rows
 
     def __str__(self) -> str:
         return f"{self.model}\n{table(*self._table())}"
@@ -181,7 +193,7 @@ def table(header: tuple, rows: list[tuple]) -> str:
     return "\n".join([lines[0], "-" * max(len(line) for line in lines), *lines[1:]])
 
 
-def analyze(model: keras.Model) -> Report:
+def analyze(model: keras.Model, profile: Any = None) -> Report:
     """Report, layer by layer, which channels `strip` would remove and why the others stay.
 
     Layers that the converter does not look into, the opaque ones, stay whole; their multiply-accumulates are estimates
@@ -190,6 +202,7 @@ def analyze(model: keras.Model) -> Report:
     Args:
         model: a built Sequential or Functional model, or a subclassed one whose `call` uses layers and `keras.ops`
             only. It is not changed.
+        profile: a `DeviceProfile`: the report then has milliseconds, of the first of its number formats.
 
     Returns:
         The report.
@@ -203,7 +216,19 @@ def analyze(model: keras.Model) -> Report:
     warn_of_hidden_zeros(model)
     with as_graph(model) as graph:
         finite.check_finite(model)
-        return report(plan(trace(graph), ops.convert_to_numpy), model.name)
+        decided = plan(trace(graph), ops.convert_to_numpy)
+        result = report(decided, model.name)
+        return result if profile is None else with_times(result, *profile.layers(model, graph, decided))
+
+
+def with_times(report: Report, times: dict[str, tuple[float, float]], latency: tuple[float, float]) -> Report:
+    """Return a report with the milliseconds of layers, by name, and those of the file."""
+    none = (0.0, 0.0)
+    layers = [
+        replace(each, milliseconds=times.get(each.name, none)[0], milliseconds_after=times.get(each.name, none)[1])
+        for each in report.layers
+    ]
+    return replace(report, layers=tuple(layers), latency=latency)
 
 
 def report(plan: Plan, name: str) -> Report:

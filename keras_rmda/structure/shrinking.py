@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_rmda.channels.sites import Site
 from keras_rmda.optimizers.joint import NEVER_AGAIN
 from keras_rmda.optimizers.models import optimizers_of
 from keras_rmda.platform import checks, compat, finite, fitting, graphs
@@ -18,6 +20,7 @@ from keras_rmda.structure.decisions import ZEROS, Zeros, staying
 from keras_rmda.structure.folding import Folding
 from keras_rmda.structure.kept import Kept, as_number, random_states
 from keras_rmda.structure.liveness import Plan
+from keras_rmda.structure.pairing import Shrunk
 from keras_rmda.structure.penalties import keep_own_penalties, losses_count_what_is_gone
 from keras_rmda.structure.rebuilding import is_whole, remade, with_weights
 from keras_rmda.structure.states import copied_optimizer, cut_state, inside, pairs
@@ -72,6 +75,20 @@ def shrink(
     checks.one_of("zeros", zeros, ZEROS)
     if tolerance is not None:
         checks.real("tolerance", tolerance, open_minimum=True)
+    made = shrunk(model, zeros, tolerance, inputs)
+    if (made.steps_count_what_is_gone or made.losses_count_what_is_gone) and zeros == "decided":
+        warnings.warn(
+            f"{model.name!r} has weights that act on nothing any more and are not zero, and its optimizer "
+            "counts them in norms: its steps are not quite those of the smaller model, which has none. "
+            "`keras_rmda.lift(model, small)` makes them zero.",
+            checks.SparsityWarning,
+            stacklevel=2,
+        )
+    return made.small
+
+
+def shrunk(model: keras.Model, zeros: Zeros = "decided", tolerance: float | None = None, inputs: Any = None) -> Shrunk:
+    """Return what `shrink` does, with the places of all weights."""
     check_trains(model)
     compat.take_state_back(model)
     if not model.optimizer.built:
@@ -89,15 +106,8 @@ def shrink(
             arguments = fitting.compile_arguments(model)
             optimizer = copied_optimizer(model.optimizer, kept, small)
             small.compile(**fitting.with_new_metrics(arguments) | {"optimizer": optimizer}, auto_scale_loss=False)
-            if take_state(model, small, kept) and zeros == "decided":
-                warnings.warn(
-                    f"{model.name!r} has weights that act on nothing any more and are not zero, and its optimizer "
-                    "counts them in norms: its steps are not quite those of the smaller model, which has none. "
-                    "`keras_rmda.lift(model, small)` makes them zero.",
-                    checks.SparsityWarning,
-                    stacklevel=2,
-                )
-    return small
+            counts = take_state(model, small, kept)
+            return Shrunk(model, small, kept, counts, losses_count_what_is_gone(model, kept))
 
 
 def check_trains(model: keras.Model) -> None:
@@ -118,8 +128,13 @@ def check_cut(model: keras.Model, graph: keras.Model, plan: Plan, zeros: Zeros) 
     if all(is_whole(site, plan.cut) for site in sites):
         why = "No channel is zero." if zeros == "all" else why_nothing_goes(model, graph)
         raise ValueError(f"Nothing of {model.name!r} can go while it trains. {why}")
-    for site in sites:
-        if getattr(site.layer, "activity_regularizer", None) is not None and not is_whole(site, plan.cut):
+    check_losses(model, [site for site in sites if not is_whole(site, plan.cut)])
+
+
+def check_losses(model: keras.Model, cut: Iterable[Site]) -> None:
+    """Refuse a model of whose loss a part would be missing, or another one, where these layers are cut."""
+    for site in cut:
+        if getattr(site.layer, "activity_regularizer", None) is not None:
             raise ValueError(
                 f"The layer {site.name!r} has an `activity_regularizer`, which counts channels that would go: the loss "
                 "would be another one. Take the regularizer away, or keep the channels."
@@ -189,11 +204,15 @@ def check_own_penalties(model: keras.Model, kept: Kept) -> None:
             )
 
 
-def take_state(model: keras.Model, small: keras.Model, kept: Kept) -> bool:
+def take_state(model: keras.Model, small: keras.Model, kept: Kept, tries: bool = True) -> bool:
     """Give the optimizer of a smaller model what stays of the state of the model's.
 
+    Args:
+        model, small, kept: both models, and the weights that both have.
+        tries: whether to try a step of both.
+
     Returns:
-        Whether steps of the model differ by weights that act on nothing.
+        Whether steps of the model differ by weights that act on nothing, which are not zero.
     """
     unknown = [each.path for each in model.optimizer._trainable_variables if id(each) not in kept.small]
     if unknown:
@@ -210,8 +229,7 @@ def take_state(model: keras.Model, small: keras.Model, kept: Kept) -> bool:
     strategy = getattr(model, "distribute_strategy", None) if keras.backend.backend() == "tensorflow" else None
     for old, new in found:
         cut_state(old, new, kept)
-    counts = counts_what_is_gone(model.optimizer, small.optimizer, kept, strategy)
-    return counts or losses_count_what_is_gone(model, kept)
+    return tries and counts_what_is_gone(model.optimizer, small.optimizer, kept, strategy)
 
 
 def follow_like(optimizer: Any, other: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -10,60 +10,88 @@ import numpy as np
 from keras import ops
 
 from keras_rmda.optimizers.assignment import axes_of_weights, is_kernel
-from keras_rmda.platform import checks
-from keras_rmda.regularizers import L1, GroupLasso, ProximalRegularizer, Tensor, as_type_of
+from keras_rmda.regularizers import CoupledGroups, Tensor
+from keras_rmda.structure.starts import (
+    check_shape,
+    checked,
+    checked_bias,
+    draw_biases,
+    drawn,
+    starts,
+    thin_coupled,
+    thinned,
+)
 
 
 def sparsify(
     model: keras.Model,
-    density: float,
-    by: str = "weight",
-    groups: str | int = "input",
+    density: float | Mapping[str, float],
+    by: str | Mapping[str, str] = "weight",
+    groups: str | int | CoupledGroups | Mapping[str, str | int] = "input",
     seed: int | None = None,
+    gain: float | Mapping[str, float] | None = None,
+    bias: tuple[float, float] | None = None,
 ) -> None:
     """Zero a random part of every kernel of a model, in place: the sparse start of Bregman training.
 
-    Formula: w <- m * w * sqrt(n / k) with a random mask m of zeros and ones that keeps k of the n weights, or of the
-    n groups of weights, k = max(1, round(density * n)). The factor keeps the variance of what the layer computes.
+    Formula: w <- m * w * gain with a random mask m of zeros and ones that keeps k of the n weights, or of the n groups
+    of weights, k = max(1, round(density * n)). gain = sqrt(n / k), unless another is given, keeps the variance of what
+    the layer computes. With `bias` = (low, high) biases are drawn from U(low / sqrt(f), high / sqrt(f)), where f is the
+    number of weights of each output of the kernel.
 
     Kernels are what the optimizers of this package penalize by default: no biases, scales and embeddings. Call it
     before training, once: every call takes its share of what is left.
 
     Args:
-        model: a built model. Only its trainable kernels change.
-        density: share of the weights or groups that stays, in (0, 1].
+        model: a built model. Only its trainable kernels change, and biases if that is asked for.
+        density: share of the weights or groups that stays, in (0, 1]. This, and each of the following but `seed` and
+            `bias`, may be a dictionary from patterns of variable paths to values: the path itself, or a regular
+            expression that matches all of it. Kernels without a density stay as they are.
         by: `"weight"` for single weights, `"group"` for whole groups.
         groups: what forms one group, as in `GroupLasso`: `"input"`, `"output"`, `"kernel"`, named by the layer table
-            where it knows the layer, or an axis. Only for `by="group"`.
-        seed: an integer that determines the masks; None to draw it from the generator of
+            where it knows the layer, or an axis; or `coupled_groups(model)`, of which the share stays in every layer,
+            in all of their variables and without a gain. Only for `by="group"`.
+        seed: an integer that determines the masks and biases; None to draw it from the generator of
             `keras.utils.set_random_seed`.
+        gain: number > 0 that multiplies what stays; None for the one that keeps the variance.
+        bias: bounds of new biases of the layers whose kernels become sparse; None keeps those that are there. A unit
+            without weights and bias has no gradient behind ReLU, and could never grow.
 
     Returns:
         None.
 
     Raises:
-        ValueError: for an argument out of range, if the model is not built or has no trainable kernel, and, naming
-            the variable, if a kernel has no axis of this name. Then no weight is changed.
+        ValueError: for an argument out of range, if the model is not built or has no trainable kernel, if a pattern
+            matches no kernel or several match one, and, naming the variable, if a kernel has no axis of this name. Then
+            no weight is changed.
 
     Example:
         >>> kr.sparsify(model, 0.1, by="group", groups="output")  # one filter or neuron in ten stays
+        >>> kr.sparsify(model, {".*kernel": 0.5}, gain=1.0, bias=(0.0, 1.0))
 
-    Source: Bungert et al. 2022, "A Bregman learning framework for sparse neural networks", arXiv:2105.04319.
+    Source: Bungert et al. 2022, "A Bregman learning framework for sparse neural networks", arXiv:2105.04319, and their
+    code.
     """
-    density, psi = _checked(density, by, groups, seed)
+    bias = checked_bias(bias)
     axes = axes_of_weights(_checked_model(model))
+    if isinstance(groups, CoupledGroups):
+        thin_coupled(model, density, by, groups, seed, gain, bias)
+        return
     kernels = [variable for variable in model.trainable_variables if is_kernel(variable)]
     if not kernels:
         raise ValueError(
             f"The model {model.name!r} has no trainable kernel, so that there is nothing to make sparse. "
             "Set `trainable` of its layers, or leave it as it is."
         )
-    bound = [psi.along(axes[id(kernel)]) if id(kernel) in axes else psi for kernel in kernels]
-    for kernel, each in zip(kernels, bound):
-        _check_shape(each, tuple(kernel.shape), kernel.path)
-    random = np.random.default_rng(_drawn(seed))
-    for kernel, each in zip(kernels, bound):
-        kernel.assign(thinned(ops.convert_to_tensor(kernel), density, each, random))
+    found = starts(model, kernels, seed=seed, density=density, by=by, groups=groups, gain=gain)
+    found = [(k, share, psi.along(axes[id(k)]) if id(k) in axes else psi, gain) for k, share, psi, gain in found]
+    for kernel, _, psi, _ in found:
+        check_shape(psi, tuple(kernel.shape), kernel.path)
+    random = np.random.default_rng(drawn(seed))
+    for kernel, share, psi, gain in found:
+        kernel.assign(thinned(ops.convert_to_tensor(kernel), share, psi, random, gain))
+    if bias is not None:
+        draw_biases(model, {id(kernel): kernel for kernel, *_ in found}, axes, bias, random)
 
 
 @keras.saving.register_keras_serializable(package="keras_rmda")
@@ -103,16 +131,16 @@ class SparseInitializer(keras.initializers.Initializer):
         groups: str | int = "input",
         seed: int | None = None,
     ):
-        self.density, self._psi = _checked(density, by, groups, seed)
+        self.density, self._psi = checked(density, by, groups, seed)
         self.initializer = _known(initializer)
         self.by = by
         self.groups = groups if isinstance(groups, str) else int(groups)
         self.seed = seed if seed is None else int(seed)
-        self._drawn_seed = _drawn(seed)
+        self._drawn_seed = drawn(seed)
 
     def __call__(self, shape: tuple[int, ...], dtype: str | None = None) -> Tensor:
         """Return a tensor of initial values."""
-        _check_shape(self._psi, tuple(shape), type(self).__name__)
+        check_shape(self._psi, tuple(shape), type(self).__name__)
         w = ops.convert_to_tensor(self.initializer(shape, dtype=dtype))
         return thinned(w, self.density, self._psi, np.random.default_rng(self._drawn_seed))
 
@@ -120,26 +148,6 @@ class SparseInitializer(keras.initializers.Initializer):
         """Return the constructor's arguments."""
         config = {name: getattr(self, name) for name in ("density", "by", "groups", "seed")}
         return {"initializer": keras.initializers.serialize(self.initializer)} | config
-
-
-def thinned(w: Tensor, density: float, psi: ProximalRegularizer, random: np.random.Generator) -> Tensor:
-    """Return `w` with a random share `density` of the groups of `psi`, scaled to keep the variance; the rest is 0."""
-    shape = tuple(psi.group_norms(w).shape)
-    n = math.prod(shape)
-    k = max(1, round(density * n))
-    keep = np.zeros(n, dtype=bool)
-    keep[random.choice(n, size=k, replace=False, shuffle=False)] = True
-    return ops.where(keep.reshape(shape), w * as_type_of(w, math.sqrt(n / k)), ops.zeros_like(w))
-
-
-def _checked(density: float, by: str, groups: str | int, seed: int | None) -> tuple[float, ProximalRegularizer]:
-    """Return the density, and the penalty whose groups stay or go as a whole; its strength is never used."""
-    density = checks.real("density", density, maximum=1.0, open_minimum=True)
-    checks.one_of("by", by, ("weight", "group"))
-    if seed is not None:
-        checks.whole("seed", seed)
-    by_group = GroupLasso(1.0, groups)
-    return density, by_group if by == "group" else L1(1.0)
 
 
 def _checked_model(model: keras.Model) -> keras.Model:
@@ -166,19 +174,3 @@ def _known(initializer: Any) -> Any:
             f"Received: initializer={initializer!r}"
         )
     return known
-
-
-def _check_shape(psi: ProximalRegularizer, shape: tuple[int, ...], name: str) -> None:
-    """Raise `ValueError`, naming the variable, unless the groups are axes of the shape."""
-    try:
-        psi.check_shape(shape, name)
-    except ValueError:
-        raise ValueError(
-            f"`groups` must name an axis of every kernel; {name!r} of shape {shape} has no such axis. Choose other "
-            f"groups, or `by='weight'`. Received: groups={psi.groups!r}"
-        ) from None
-
-
-def _drawn(seed: int | None) -> int:
-    """Return `seed`, or one from NumPy's generator, which `keras.utils.set_random_seed` seeds."""
-    return int(np.random.randint(2**31 - 1)) if seed is None else int(seed)

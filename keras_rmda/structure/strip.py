@@ -73,17 +73,25 @@ def strip(
     checks.whole("round_to", round_to, minimum=1)
     checks.truth("strict", strict)
     warn_of_hidden_zeros(model)
+    small = stripped(model, tolerance, inputs, round_to, strict)[0]
+    warn_of_lost_losses(model, small)
+    return small
+
+
+def stripped(
+    model: keras.Model, tolerance: float | None = None, inputs: Any = None, round_to: int = 1, strict: bool = False
+) -> tuple[keras.Model, dict[int, Any]]:
+    """Return what `strip` does, and by `id` of layers what was made of them."""
     with as_graph(model) as graph:
         finite.check_finite(model)
         decided = plan(trace(graph), ops.convert_to_numpy, round_to)
         if strict:
             refuse_opaque(graph, decided)
         folding = fold(decided)
-        small, exact = rebuilt_without(graph, decided, folding, model)
+        small, exact, made = rebuilt_without(graph, decided, folding, model)
         with compat.restored(model.non_trainable_variables):  # which code may assign to when it is called
             verify(graph, small, decided, folding, tolerance, inputs, model, exact)
-    warn_of_lost_losses(model, small)
-    return small
+    return small, made
 
 
 def copied(model: keras.Model) -> keras.Model:
@@ -92,15 +100,21 @@ def copied(model: keras.Model) -> keras.Model:
     Raises:
         ValueError, VerificationError: as `strip`.
     """
+    copy = copied_with_layers(model)[0]
+    warn_of_lost_losses(model, copy)
+    return copy
+
+
+def copied_with_layers(model: keras.Model) -> tuple[keras.Model, dict[int, Any]]:
+    """Return what `copied` does, and by `id` of layers what was made of them."""
     with as_graph(model) as graph:
         finite.check_finite(model)
         decided = plan(trace(graph), meaningless)
         folding = fold(decided)
-        copy, exact = rebuilt_without(graph, decided, folding, model)
+        copy, exact, made = rebuilt_without(graph, decided, folding, model)
         with compat.restored(model.non_trainable_variables):
             verify(graph, copy, decided, folding, None, None, model, exact)
-    warn_of_lost_losses(model, copy)
-    return copy
+    return copy, made
 
 
 def meaningless(variable: Any) -> np.ndarray:

@@ -9,7 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-SHARES = ("zero_groups", "zero_weights", "removable_macs", "removable_parameters", "macs_left", "open_gates")
+SHARES = (
+    *("zero_groups", "weighted_zero_groups", "zero_weights"),
+    *("removable_macs", "removable_parameters", "macs_left", "open_gates"),
+)
 """What is drawn of a log beside accuracy: all of them are shares."""
 
 

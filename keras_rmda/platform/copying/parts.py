@@ -93,8 +93,14 @@ class Part:
 
 
 def children(layer: Any) -> list:
-    """Return the layers that a layer holds, in the order in which it has got them."""
-    return list(layer._flatten_layers(include_self=False, recursive=False))
+    """Return the layers that a layer holds, in the order in which it has got them.
+
+    Without the input layer that a Sequential model makes in front when it is built: what is read is not built yet.
+    """
+    found = list(layer._flatten_layers(include_self=False, recursive=False))
+    if isinstance(layer, keras.Sequential):
+        return [each for each in found if not isinstance(each, keras.layers.InputLayer)]
+    return found
 
 
 def inside(layer: Any, path: list[int]) -> Any:

@@ -53,19 +53,9 @@ class Rebuilt(Functional):
 
     def get_config(self) -> dict[str, Any]:
         """Return the configuration, in which parts of a whole are written as such, and shared layers have numbers."""
-        parts = [each for each in self.operations if PART in vars(each) and "get_config" not in vars(each)]
-        for each in parts:
-            vars(each)["get_config"] = dict  # it has none, or one that would not be read
-        try:
+        with _without_configurations(self.operations):
             config = super().get_config()
-        finally:
-            for each in parts:
-                del vars(each)["get_config"]
-        for operation, entry in zip(self.operations, config["layers"], strict=True):
-            if PART in vars(operation):
-                entry.update(PART_OF_FILE, config=_as_it_is(operation).get_config())
-            if SHARED in vars(operation):
-                entry["shared_object_id"] = id(operation)
+        _tell_parts(self.operations, config["layers"])
         return config | {"ties": ties(self)}
 
     @classmethod
@@ -84,6 +74,46 @@ class Rebuilt(Functional):
                 if variable is not first:
                     compat.replace_variable(layer, variable, first)
         return model
+
+
+@keras.saving.register_keras_serializable(package="keras_rmda")
+class RebuiltSequential(keras.Sequential):
+    """The same of a Sequential model inside of another; no layer of it is in several graphs."""
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the configuration, in which parts of a whole are written as such."""
+        with _without_configurations(self.layers):
+            config = super().get_config()
+        _tell_parts(self.layers, [each for each in config["layers"] if each["class_name"] != "InputLayer"])
+        return config
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> RebuiltSequential:
+        """Return the model."""
+        with _reading(), taking_parts(), tolerant_symbols():
+            return super().from_config(config, custom_objects)
+
+
+@contextlib.contextmanager
+def _without_configurations(operations: list) -> Iterator[None]:
+    """Let parts of a whole have an empty configuration: they have none, or one that would not be read."""
+    parts = [each for each in operations if PART in vars(each) and "get_config" not in vars(each)]
+    for each in parts:
+        vars(each)["get_config"] = dict
+    try:
+        yield
+    finally:
+        for each in parts:
+            del vars(each)["get_config"]
+
+
+def _tell_parts(operations: list, entries: list[dict]) -> None:
+    """Write down which operations of a graph are parts of a whole, and which are in several graphs."""
+    for operation, entry in zip(operations, entries, strict=True):
+        if PART in vars(operation):
+            entry.update(PART_OF_FILE, config=_as_it_is(operation).get_config())
+        if SHARED in vars(operation):
+            entry["shared_object_id"] = id(operation)
 
 
 def ties(model: keras.Model) -> list[list[tuple[list, int]]]:
@@ -191,6 +221,17 @@ def made_savable(model: keras.Model, original: keras.Model, made: Mapping[int, l
     shared = {key for key, count in counts.items() if count > 1}
     with taking_parts():
         needy = {key for key, each in operations.items() if _needs_more(each, olds, sources, owned, shared)}
+    for graph in compat.layers_of(model):
+        if type(graph) is keras.Sequential and graph is not model and graphs.is_inner_graph(graph):
+            with taking_parts():
+                if any(
+                    [
+                        _needs_more(each, olds, sources, owned, set())
+                        for each in graph.layers
+                        if id(each) not in operations
+                    ]
+                ):
+                    graph.__class__ = RebuiltSequential
     for graph in inner:
         if any(id(each) in needy for each in graph.operations) or (graph is model and ties(model)):
             graph.__class__ = Rebuilt  # as Keras does it with a `keras.Model` that gets inputs and outputs

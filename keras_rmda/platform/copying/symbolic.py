@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,9 +13,11 @@ import keras
 from keras_rmda.platform import graphs
 from keras_rmda.platform.compat import layers_of
 from keras_rmda.platform.graphs import has_graph, nodes
+from keras_rmda.platform.hidden import carried_by, mask_of, masks_behind
 from keras_rmda.platform.runs import first_calls
 from keras_rmda.platform.tracing import Untraceable, dtype_for, traced, traced_model
 from keras_rmda.platform.tracing.containers import graph_of, is_container
+from keras_rmda.platform.tracing.tensorflow import tensorflow_as_operations
 
 IsKnown = Callable[[keras.Layer], bool]
 """Tells layers that must not be looked into, since it is known what they do."""
@@ -185,17 +188,36 @@ def _traced(calls: list, first: tuple[tuple, dict]) -> keras.Model:
     if layer.activity_regularizer is not None:
         raise Untraceable("it has an activity regularizer")
     given = [(node.arguments.args, dict(node.arguments.kwargs)) for node in calls]
+    if len({tuple(mask is None for mask in carried_by(each)) for each in given}) > 1:
+        raise Untraceable("it gets masks at some calls, and none at others")
     if any([keywords.pop("training", None) for _, keywords in given]):
         raise Untraceable("it is called with training=True")
     if len({_signature(each, layer) for each in given}) > 1:
         raise Untraceable("it is called in several ways, or on several shapes")
     arguments, keyword_arguments = first
-    trace = graph_of if is_container(layer) else traced
-    graph = trace(layer, arguments, {key: x for key, x in keyword_arguments.items() if key != "training"})
+    keyword_arguments = {key: x for key, x in keyword_arguments.items() if key != "training"}
+    if is_container(layer):
+        graph = graph_of(layer, arguments, keyword_arguments)
+    else:
+        masks = carried_by((arguments, keyword_arguments))
+        graph = traced(layer, arguments, keyword_arguments, masks)
+        if any(mask_of(y) is not None for node in calls for y in node.output_tensors):
+            graph.masks_behind = functools.partial(_masks_behind, layer)
+            graph.masks_behind(arguments, keyword_arguments, len(graph.outputs))
     made, declared = len(keras.tree.flatten(graph.outputs)), len(calls[0].output_tensors)
     if made != declared:
         raise Untraceable(f"it returns {made} tensors, and declares {declared}")
     return graph
+
+
+def _masks_behind(layer: keras.Layer, arguments: tuple, keyword_arguments: dict, count: int) -> list:
+    """Return the masks that the outputs of a block carry."""
+    try:
+        with tensorflow_as_operations():
+            return masks_behind(layer, arguments, keyword_arguments, count)
+    except Exception as error:  # whatever the user's code raises
+        reason = " ".join(str(error).split())[:200]
+        raise Untraceable(f"its `compute_mask` does not take symbolic tensors: {reason}") from error
 
 
 def _signature(arguments: Any, layer: keras.Layer) -> str:

@@ -18,6 +18,7 @@ import keras
 from keras import ops
 
 from keras_rmda.platform.graphs import Functional, name_apart
+from keras_rmda.platform.hidden import carry
 from keras_rmda.platform.tolerant import tolerant_symbols
 from keras_rmda.platform.tracing.graph import Graph
 from keras_rmda.platform.tracing.programs import (
@@ -31,7 +32,7 @@ from keras_rmda.platform.tracing.programs import (
     settings,
 )
 from keras_rmda.platform.tracing.ranges import PositionsUpTo, symbolic_ranges
-from keras_rmda.platform.tracing.tensorflow import tensorflow_as_operations
+from keras_rmda.platform.tracing.tensorflow import MISSED, tensorflow_as_operations
 from keras_rmda.platform.tracing.weights import (
     UsesWeight,
     borrows,
@@ -69,37 +70,39 @@ NUMBERS = (
     (Sizes(576, 64), Sizes(1152, 96)),
     (Sizes(784, 56), Sizes(1568, 112)),
     (Sizes(3, 16), Sizes(5, 24)),
+    (Sizes(3, 4), Sizes(5, 6)),
 )
 """Pairs that are tried one after the other: batches that nothing else has, then such as may consist of windows, 2, 3,
 4, 6 or 8 by as many, or 7 by 7; sizes that can be halved some times, which networks for images of any size want; and
-small ones, for code that takes no longer sequences."""
+small and very small ones, for code that takes no longer sequences."""
 
 MOST_THAT_DIFFER = 4
 """Of how many open axes all ways to differ are tried."""
 
 
-def traced(layer: keras.Layer, arguments: tuple, keyword_arguments: dict) -> Functional:
+def traced(layer: keras.Layer, arguments: tuple, keyword_arguments: dict, masks: tuple = ()) -> Functional:
     """Return what the `call` of a layer or model computes at inference, as a graph that has its layers and weights.
 
     Args:
         layer: a built layer or model.
         arguments: of the call, with symbolic tensors where there are tensors; no `training`.
         keyword_arguments: likewise.
+        masks: those that the tensors carry, None for one without.
 
     Returns:
-        A model, whose inputs are the tensors among the arguments in their order.
+        A model, whose inputs are the tensors among the arguments in their order, and then the masks.
 
     Raises:
         Untraceable: if the code does not say what it computes; the message says why.
     """
-    inputs = _inputs_like((arguments, keyword_arguments), layer, OPEN)
+    inputs = _inputs_like((arguments, keyword_arguments, list(masks)), layer, OPEN)
     tensors = _tensors_in(inputs)
     return _graph(layer, tensors[0] if len(tensors) == 1 else tensors, inputs)
 
 
 def traced_model(model: keras.Model, inputs: Any) -> Functional:
     """Return the same for the code of a model, with these inputs, structured as the code takes them."""
-    return _graph(model, inputs, ((inputs,), {}))
+    return _graph(model, inputs, ((inputs,), {}, []))
 
 
 def _graph(layer: keras.Layer, inputs: Any, given: tuple) -> Functional:
@@ -193,7 +196,7 @@ def _all_or_one(attempts: Iterable[Program | Untraceable]) -> list:
 def _takes_numbers(layer: keras.Layer, given: tuple, sizes: Sizes) -> bool:
     """Return whether code runs on numbers at these sizes; on symbolic tensors not every operation looks at them."""
     zeros = lambda x: ops.zeros(x.shape, x.dtype) if isinstance(x, keras.KerasTensor) else x  # noqa: E731
-    arguments, keyword_arguments = keras.tree.map_structure(zeros, _inputs_like(given, layer, sizes))
+    arguments, keyword_arguments, _ = keras.tree.map_structure(zeros, _inputs_like(given, layer, sizes))
     try:
         with keras.StatelessScope():  # where nothing is assigned
             layer.call(*arguments, **keyword_arguments)
@@ -243,7 +246,9 @@ def _run(layer: keras.Layer, given: tuple, sizes: Sizes, training: bool | None) 
     takes_training = "training" in inspect.signature(layer.call).parameters
     symbolic = tolerant_symbols(_refuse_read), symbolic_ranges(), tensorflow_as_operations()
     with weights_as_inputs(layer) as weights, symbolic[0], symbolic[1], symbolic[2]:
-        arguments, keyword_arguments = inputs
+        arguments, keyword_arguments, masks = inputs
+        for x, mask in zip(_tensors_in((arguments, keyword_arguments)), masks):
+            carry(x, mask)
         outputs = layer.call(*arguments, **keyword_arguments, **({"training": training} if takes_training else {}))
     return program(outputs, [*_tensors_in(inputs), *weights])
 
@@ -291,6 +296,8 @@ def _why(error: Exception) -> str:
     """Return what an error says, without what Keras puts around it; where a layer inside raised it, with its name."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split("\nArguments received by")[0]  # Keras prints in bold letters
     layers = re.findall(r"infer the output shape / dtype of ('[^']*' \(of type \w+\))", text)
+    if "KerasTensor cannot be used as input to a TensorFlow function" in text and MISSED:
+        return f"it calls `tf.{MISSED[-1]}`, which takes no symbolic tensors; `keras.ops` does"
     reason = re.split(r"Exception encountered when calling \S+\(\)\.|Error encountered:", text)[-1]
     named = f"Keras cannot run {layers[-1]} on symbolic tensors: " if layers else ""
     return named + " ".join(reason.split())[:200]

@@ -82,6 +82,13 @@ def for_each_sample(graph: Symbols, x: Symbol, a: Step, b: Step) -> Symbol:
     elif type(a.operation).__name__ == "BroadcastTo" and None not in inner:
         y = _aligned(x, len(inner) + 1, batched=True)
         y = ops.broadcast_to(with_axes(y, len(inner) + 1 - len(y.shape)), (1, *inner))
+    elif type(a.operation).__name__ == "BroadcastTo" and len(y.shape) == len(inner) + 2 and y.shape[1] == 1:
+        y = y[:, 0]  # has the axis for samples already
+        for axis, n in enumerate(inner, 1):
+            if y.shape[axis] == 1 != n:
+                if n is None:
+                    raise Untraceable(f"it repeats a weight of its own by {a.called}")
+                y = ops.repeat(y, n, axis=axis)
     else:
         raise Untraceable(f"it repeats a weight of its own by {a.called}")
     return Symbol(ForEachSample(name=graph.name("for_each_sample"))([y, graph.inputs[0]]))

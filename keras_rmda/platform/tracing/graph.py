@@ -8,20 +8,22 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_rmda.platform.hidden import carry
 from keras_rmda.platform.tracing.derived import KERNELS, derived, product
 from keras_rmda.platform.tracing.elementwise import ELEMENTWISE, elementwise, for_each_sample, with_axis_more
 from keras_rmda.platform.tracing.labels import EQUATIONS
-from keras_rmda.platform.tracing.leaves import Numbers
+from keras_rmda.platform.tracing.leaves import AsOneSample, ForEachSample, Numbers
 from keras_rmda.platform.tracing.products import PRODUCTS
 from keras_rmda.platform.tracing.programs import (
     Place,
     Step,
     Untraceable,
     config_but_name,
+    is_array,
     is_same,
     settings,
 )
-from keras_rmda.platform.tracing.ranges import PositionsUpTo, Range, RangeOfProgram
+from keras_rmda.platform.tracing.ranges import Count, PositionsUpTo, Range, RangeOfProgram, Size
 from keras_rmda.platform.tracing.reshapes import broadcast, reshaped
 from keras_rmda.platform.tracing.shapes import slice_key, with_axes
 from keras_rmda.platform.tracing.symbols import Symbol, Symbols
@@ -40,6 +42,9 @@ class Graph(Symbols):
                 self.known[Place(number, k)] = result
         found, others = (keras.tree.flatten(each.outputs) for each in (self.programs[0], self.programs[-1]))
         made = [self._output(x, y) for x, y in zip(found, others, strict=True)]
+        for place, mask in self.programs[0].masks.items():
+            if place in self.known and mask in self.known and self.programs[-1].masks.get(place) == mask:
+                carry(self.known[place].tensor, self.known[mask].tensor)
         return keras.tree.pack_sequence_as(self.programs[0].outputs, made)
 
     def symbol(self, place: Place) -> Symbol:
@@ -65,6 +70,31 @@ class Graph(Symbols):
         kept = (array.shape, array.reshape(-1).tolist(), keras.backend.standardize_dtype(x.dtype))
         return Numbers(*kept, name=self.name("numbers"))(self.inputs[0])
 
+    def _argument(self, x: Any, y: Any, step: Step) -> Any:
+        if isinstance(x, Size) and isinstance(y, Size) and x != y and type(step.operation).__name__ in ELEMENTWISE:
+            return self._size(x, y, step)
+        found = super()._argument(x, y, step)
+        if found is x or not is_array(found) or type(step.operation).__name__ in ELEMENTWISE:
+            return found
+        # One array for each sample: only numbers that are broadcast need no more than one of them.
+        numbers = ops.convert_to_numpy(found)
+        kept = (numbers.shape[1:], numbers.reshape(-1).tolist(), keras.backend.standardize_dtype(numbers.dtype))
+        one = AsOneSample(name=self.name("as_one_sample"))(Numbers(*kept, name=self.name("numbers"))(self.inputs[0]))
+        return ForEachSample(name=self.name("for_each_sample"))([one, self.inputs[0]])
+
+    def _size(self, x: Size, y: Size, step: Step) -> Place:
+        """Return the place of an open size, which the code computes with, as a tensor."""
+        tensor, other = (program.known.get(id(n.tensor)) for program, n in zip(self.programs, (x, y)))
+        if tensor is None or tensor != other or x.axis != y.axis or tensor not in self.known:
+            raise Untraceable(f"it gives {step.called} a size that depends on what is not used otherwise")
+        number_type = self.symbol(step.places[0]).tensor.dtype
+        number_type = "int32" if number_type == "bool" else number_type
+        place = Place(-2, x.axis + 100 * len(self.known))
+        symbol = self.known[tensor]
+        made = Count(x.axis + (not symbol.batched), number_type, name=self.name("count"))
+        self.known[place] = Symbol(made(symbol.tensor), batched=False)
+        return place
+
     def _made(self, a: Step, b: Step) -> list[Symbol]:
         """Return the outputs of a step, from what it is at the first and the last sizes."""
         operation = a.operation
@@ -79,6 +109,10 @@ class Graph(Symbols):
             return [Symbol(made(self.symbol(places[0]).tensor), batched=False)]
         if isinstance(operation, PositionsUpTo):
             return [self._part(a, b)]
+        if isinstance(operation, Numbers):
+            kept = (operation.shape, operation.numbers, operation.number_type)
+            one = AsOneSample(name=self.name("as_one_sample"))
+            return [Symbol(one(Numbers(*kept, name=self.name("numbers"))(self.inputs[0])), batched=False)]
         if isinstance(operation, keras.Layer):
             return self._call_of_layer(a, b)
         name = type(operation).__name__

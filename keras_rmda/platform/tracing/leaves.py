@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import keras
@@ -154,6 +155,36 @@ class PositionsLike(Rearranging):
 
     def get_config(self) -> dict[str, Any]:
         return super().get_config() | {"count": self.count}
+
+
+@keras.saving.register_keras_serializable(package="keras_rmda")
+class Regrouped(Rearranging):
+    """A reshape that keeps the samples, and makes neighbouring axes of others, whatever the open sizes are.
+
+    Args:
+        target_shape: the sizes without the samples, -1 where they are open.
+        segments: for axes that hold the same numbers: the first of them and how many, before and after; at most one
+            of those after is open. The axis of the samples counts.
+    """
+
+    def __init__(self, target_shape: tuple[int, ...], segments: list, **arguments: Any):
+        super().__init__(**arguments)
+        self.target_shape, self.segments = tuple(target_shape), [tuple(each) for each in segments]
+
+    def call(self, x: Any) -> Any:
+        given, asked, shape = ops.shape(x), (-1, *self.target_shape), []
+        for first, count, start, length in self.segments:
+            sizes = asked[start : start + length]
+            known = math.prod(n for n in sizes if n != -1)
+            shape += [n if n != -1 else math.prod(given[first : first + count]) // known for n in sizes]
+        return ops.reshape(x, shape)
+
+    def compute_output_spec(self, x: Any) -> keras.KerasTensor:
+        return keras.KerasTensor((x.shape[0], *(None if n == -1 else n for n in self.target_shape)), dtype=x.dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        config = {"target_shape": list(self.target_shape), "segments": [list(each) for each in self.segments]}
+        return super().get_config() | config
 
 
 def held(layer: keras.Layer, input_shape: Any, **weights: keras.Variable) -> keras.Layer:

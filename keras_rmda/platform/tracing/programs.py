@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
@@ -11,6 +11,8 @@ import numpy as np
 from keras.src.ops.operation import Operation
 
 from keras_rmda.platform.compat import layers_of
+from keras_rmda.platform.graphs import has_graph, tensors_in
+from keras_rmda.platform.hidden import mask_of, with_masks
 
 
 class Untraceable(Exception):
@@ -65,11 +67,15 @@ class Program:
         steps: in an order that depends on nothing but the code.
         outputs: structured as the code returns them, with places where it has tensors; arrays are what they are.
         shapes: of the inputs.
+        masks: of tensors that carry a mask, and where that is.
+        known: the places of tensors, by their ids.
     """
 
     steps: list[Step]
     outputs: Any
     shapes: list[tuple]
+    masks: dict[Place, Place] = field(default_factory=dict)
+    known: dict[int, Place] = field(default_factory=dict)
 
     def shape(self, place: Place) -> tuple:
         """Return the shape of a tensor."""
@@ -85,6 +91,7 @@ def program(outputs: Any, inputs: list) -> Program:
     if not all(isinstance(x._keras_history.operation, keras.layers.InputLayer) for x in inputs):
         raise Untraceable("it chooses by numbers, as `ops.cond` does")  # whose result is a branch's tensor itself
     places = {id(x): Place(-1, k) for k, x in enumerate(inputs)}
+    masks = {Place(-1, k): mask_of(x) for k, x in enumerate(inputs)}
     steps: list[Step] = []
     found = [x for x in keras.tree.flatten(outputs) if x is not None]
     waiting = [x for x in reversed(found) if not is_array(x)]
@@ -99,18 +106,36 @@ def program(outputs: Any, inputs: list) -> Program:
         if history is None or history.operation is None or isinstance(history.operation, keras.layers.InputLayer):
             raise Untraceable("it uses a symbolic tensor that is none of its inputs")
         node = history.operation._inbound_nodes[history.node_index]
-        missing = [each for each in node.input_tensors if id(each) not in places]
+        arguments, named = tuple(node.arguments.args), dict(node.arguments.kwargs)
+        masked = named if has_graph(node.operation) else with_masks(node.operation, arguments, named)
+        given = (arguments, masked)
+        hidden = [x for key in given[1].keys() - named.keys() for x in tensors_in(given[1][key])]
+        missing = [each for each in [*node.input_tensors, *hidden] if id(each) not in places]
         if missing:
             waiting += reversed(missing)
             continue
-        given = (tuple(node.arguments.args), dict(node.arguments.kwargs))
         arguments = keras.tree.map_structure(lambda each: places.get(id(each), each), given)
         made = Step(node.operation, arguments, [tuple(y.shape) for y in node.output_tensors])
         steps += in_pairs(made, len(steps), [tuple(each.shape) for each in node.input_tensors])
-        places.update((id(y), Place(len(steps) - 1, k)) for k, y in enumerate(node.output_tensors))
+        made = {id(y): Place(len(steps) - 1, k) for k, y in enumerate(node.output_tensors)}
+        places.update(made)
+        masks.update((made[id(y)], mask_of(y)) for y in node.output_tensors)
     whole = len(found) == len(keras.tree.flatten(outputs))
     outputs = keras.tree.map_structure(lambda x: x if is_array(x) else places[id(x)], outputs if whole else found)
-    return Program(steps, outputs, [tuple(x.shape) for x in inputs])
+    _leave_out_scores(steps, outputs)
+    masks = {place: places[id(mask)] for place, mask in masks.items() if id(mask) in places}
+    return Program(steps, outputs, [tuple(x.shape) for x in inputs], masks, places)
+
+
+def _leave_out_scores(steps: list[Step], outputs: Any) -> None:
+    """Let attention not return scores that nobody reads, as code does that only keeps them to be looked at."""
+    read = {place for step in steps for place in step.places}
+    read |= {x for x in keras.tree.flatten(outputs) if isinstance(x, Place)}
+    for number, step in enumerate(steps):
+        arguments, named = step.arguments
+        if named.get("return_attention_scores") is True and Place(number, 1) not in read:
+            step.arguments = arguments, {k: x for k, x in named.items() if k != "return_attention_scores"}
+            step.shapes = step.shapes[:1]
 
 
 def in_pairs(step: Step, number: int, shapes: list[tuple]) -> list[Step]:

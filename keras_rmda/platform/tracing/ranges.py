@@ -72,6 +72,17 @@ class Range(Rearranging):
         return super().get_config() | {"axis": self.axis, "number_type": self.number_type}
 
 
+@keras.saving.register_keras_serializable(package="keras_rmda")
+class Count(Range):
+    """The size of an axis of a tensor, as a vector of one number; args as of `Range`."""
+
+    def call(self, x: Any) -> Any:
+        return ops.reshape(ops.cast(ops.shape(x)[self.axis], self.number_type), (1,))
+
+    def compute_output_spec(self, x: Any) -> keras.KerasTensor:
+        return keras.KerasTensor((None,), dtype=self.number_type)
+
+
 class RangeOfProgram(Range):
     """The same without the first axis, as the code has it."""
 
@@ -120,6 +131,7 @@ def symbolic_ranges() -> Iterator[None]:
     shape, arange, minimum, cast = ops.shape, ops.arange, ops.minimum, ops.cast
     ndim, symbolic = ops.ndim, lambda x: isinstance(x, keras.KerasTensor)
     broadcast_to, take, getitem = ops.broadcast_to, ops.take, keras.KerasTensor.__getitem__
+    repeat, tile = ops.repeat, ops.tile
 
     def shape_of(x: Any) -> tuple:
         if not isinstance(x, keras.KerasTensor) or None in x.shape:
@@ -145,10 +157,10 @@ def symbolic_ranges() -> Iterator[None]:
         return x if isinstance(x, AtMost) and "int" in keras.backend.standardize_dtype(dtype) else cast(x, dtype)
 
     def filled(make: Any) -> Any:
-        def of(size: Any, *arguments: Any, **keyword_arguments: Any) -> Any:
-            sizes = size if isinstance(size, list | tuple) else (size,)
+        def of(shape: Any, *arguments: Any, **keyword_arguments: Any) -> Any:
+            sizes = shape if isinstance(shape, list | tuple) else (shape,)
             if not any(isinstance(n, Size) for n in sizes):
-                return make(size, *arguments, **keyword_arguments)
+                return make(shape, *arguments, **keyword_arguments)
             result = make([1 if isinstance(n, Size) else n for n in sizes], *arguments, **keyword_arguments)
             return repeated(result, sizes)
 
@@ -172,6 +184,21 @@ def symbolic_ranges() -> Iterator[None]:
             return broadcast_to(x, shape)
         return broadcast_to(repeated(x, shape), shape)
 
+    def repeat_of(x: Any, repeats: Any, axis: int | None = None) -> Any:
+        if not isinstance(repeats, Size) or axis is None or x.shape[axis] != 1:
+            return repeat(x, repeats, axis=axis)
+        return repeated(x, [repeats if k == axis % len(x.shape) else 1 for k in range(len(x.shape))])
+
+    def tile_of(x: Any, repeats: Any) -> Any:
+        sizes = repeats if isinstance(repeats, list | tuple) else ()
+        if not any(isinstance(n, Size) for n in sizes) or not hasattr(x, "shape"):
+            return tile(x, repeats)
+        shape = [1] * (len(sizes) - len(x.shape)) + list(x.shape)
+        if any(isinstance(n, Size) and m != 1 for n, m in zip(sizes, shape[len(shape) - len(sizes) :])):
+            return tile(x, repeats)
+        known = [1 if isinstance(n, Size) else n for n in sizes]
+        return repeated(x if set(known) == {1} else tile(x, known), sizes)
+
     def take_of(x: Any, indices: Any, axis: int | None = None) -> Any:
         made = getattr(getattr(indices, "_keras_history", None), "operation", None)
         if not isinstance(made, RangeOfProgram) or axis is None or (axis == 0 and len(x.shape) == 2):
@@ -194,7 +221,9 @@ def symbolic_ranges() -> Iterator[None]:
     changed = {"shape": shape_of, "arange": range_of, "minimum": minimum_of, "cast": cast_of}
     changed |= {
         "broadcast_to": broadcast_of,
+        "repeat": repeat_of,
         "take": take_of,
+        "tile": tile_of,
         "ndim": lambda x: len(x.shape) if symbolic(x) else ndim(x),
     }
     changed |= {name: filled(getattr(ops, name)) for name in FILLED}
@@ -202,9 +231,12 @@ def symbolic_ranges() -> Iterator[None]:
     for name, function in changed.items():
         setattr(ops, name, function)
     keras.KerasTensor.__getitem__ = getitem_of
+    keras.KerasTensor.__array_ufunc__ = None  # so that NumPy leaves `array * x` to `x`, as it does for a tensor
     try:
         yield
     finally:
         keras.KerasTensor.__getitem__ = getitem
+        if hasattr(keras.KerasTensor, "__array_ufunc__"):
+            del keras.KerasTensor.__array_ufunc__
         for name, function in before.items():
             setattr(ops, name, function)

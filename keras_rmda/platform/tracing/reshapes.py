@@ -7,7 +7,7 @@ from typing import Any
 
 from keras import ops
 
-from keras_rmda.platform.tracing.leaves import ForEachSample, PositionsLike, SamplesAsSteps, StepsAsSamples
+from keras_rmda.platform.tracing.leaves import ForEachSample, PositionsLike, Regrouped, SamplesAsSteps, StepsAsSamples
 from keras_rmda.platform.tracing.programs import Place, Step, Untraceable
 from keras_rmda.platform.tracing.shapes import open_shape
 from keras_rmda.platform.tracing.symbols import Symbol, Symbols
@@ -31,6 +31,8 @@ def reshaped(graph: Symbols, a: Step, b: Step, x: Symbol) -> Symbol:
     if keeps and (like := _with_positions(graph, before, after)) is not None and None not in x.tensor.shape[2:]:
         other, count = like
         return Symbol(PositionsLike(count, name=graph.name("positions_like"))([x.tensor, other]))
+    if keeps and (segments := _segments(before, after)):
+        return Symbol(Regrouped(sizes[1:], segments, name=graph.name("regrouped"))(x.tensor))
     if sizes.count(-1) > 1:
         raise Untraceable("it reshapes to several open sizes")
     return Symbol(ops.reshape(x.tensor, sizes))
@@ -51,6 +53,35 @@ def broadcast(graph: Symbols, a: Step, b: Step, x: Symbol) -> Symbol | None:
     if all((n, m) == (k, i) for n, m, k, i in axes) and axes[0][0] != axes[0][1]:
         raise Untraceable("it repeats along open sizes that may be 1 or not")  # the same here, by chance
     return Symbol(y)
+
+
+def _segments(before: list[tuple], after: list[tuple]) -> list[tuple[int, int, int, int]]:
+    """Return which neighbouring axes hold the same numbers before and after a reshape, as of `Regrouped`.
+
+    Nothing if two of those of one segment are open behind the reshape: it is not known how large each is.
+    """
+    old, new = ([(a, b) for a, b in zip(*each)] for each in ((before[0], before[-1]), (after[0], after[-1])))
+    segments, first, start = [], 0, 0
+    while first < len(old) or start < len(new):
+        i, k = first + 1, start + 1
+        while (have := _products(old[first:i])) != (want := _products(new[start:k])):
+            if i >= len(old) and k >= len(new):
+                return []
+            i, k = (i + 1, k) if i < len(old) and (have[0] < want[0] or k >= len(new)) else (i, k + 1)
+        while i == len(old) and k < len(new):  # ones at the end
+            k += 1
+        while k == len(new) and i < len(old):
+            i += 1
+        if sum(n != m for n, m in new[start:k]) > 1:
+            return []
+        segments.append((first, i - first, start, k - start))
+        first, start = i, k
+    return segments if segments[0] == (0, 1, 0, 1) else []
+
+
+def _products(sizes: list[tuple[int, int]]) -> tuple[int, int]:
+    """Return the product of sizes for each of two numbers."""
+    return math.prod(n for n, _ in sizes), math.prod(m for _, m in sizes)
 
 
 def _with_positions(graph: Symbols, before: list[tuple], after: list[tuple]) -> tuple[Any, int] | None:

@@ -14,6 +14,12 @@ from keras import ops
 
 from keras_rmda.platform.tracing.programs import Place, Program, Step, Untraceable, settings
 
+WITH_NUMBERS = frozenset([
+    "Celu", "Clip", "Elu", "Gelu", "HardShrink", "LeakyRelu", "NanToNum", "Round", "SoftShrink", "Squareplus",
+    "Threshold",
+])  # fmt: skip
+"""Operations that change each number by itself and have settings; others of one tensor that have none do, too."""
+
 
 def open_shape(shape: tuple, other: tuple) -> tuple:
     """Return a shape, open where it is another one at other sizes."""
@@ -118,6 +124,10 @@ def shifted(step: Step, shape: tuple, x: Any, arguments: tuple, name: Callable[[
         return x[(slice(None), *(key if isinstance(key, tuple) else (key,)))]
     if kind == "Take" and isinstance(axis, int):
         return ops.take(x, arguments[1], axis=axis + 1 if axis >= 0 else axis)
+    if kind == "Tile" and isinstance(operation.repeats, list | tuple) and len(operation.repeats) == rank:
+        return ops.tile(x, (1, *operation.repeats))
+    if kind == "Repeat" and isinstance(axis, int):
+        return ops.repeat(x, operation.repeats, axis=axis + 1 if axis >= 0 else axis)
     if (kind in ("Tril", "Triu") and rank > 1) or (kind == "Cumsum" and isinstance(axis, int) and axis < 0):
         return operation(x)
     if is_outer(operation) and rank == 1 and len(arguments) == 2 and len(step.places) == 1:
@@ -125,6 +135,6 @@ def shifted(step: Step, shape: tuple, x: Any, arguments: tuple, name: Callable[[
         if isinstance(first, Place):
             return x[:, :, None] * np.reshape(ops.convert_to_numpy(second), -1)
         return x[:, None, :] * np.reshape(ops.convert_to_numpy(first), (-1, 1))
-    if set(settings(operation)) <= {"dtype", "sparse", "ragged"} and len(arguments) < 2:  # each number by itself
+    if kind in WITH_NUMBERS or (set(settings(operation)) <= {"dtype", "sparse", "ragged"} and len(arguments) < 2):
         return operation(x)
     raise Untraceable(f"it uses a weight of its own in {step.called}")

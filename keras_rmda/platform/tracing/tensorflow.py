@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
+import math
+import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,6 +19,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_rmda.platform.tracing.leaves import Numbers
 from keras_rmda.platform.tracing.programs import Untraceable, is_array
 from keras_rmda.platform.tracing.ranges import Size
 
@@ -73,10 +77,18 @@ def gather(
     batch_dims: int = 0,
     name: Any = None,
 ) -> Any:
-    """`tf.gather` without axes that go along."""
-    if batch_dims:
-        raise Untraceable(f"it calls `tf.gather` with batch_dims={batch_dims}")
-    return ops.take(params, indices, axis=axis or 0)
+    """`tf.gather`; with axes that go along, of the axis behind them."""
+    batch_dims = batch_dims % (len(indices.shape) + 1) if batch_dims else 0
+    if not batch_dims:
+        return ops.take(params, indices, axis=axis or 0)
+    if axis not in (None, 0, batch_dims):
+        raise Untraceable(f"it calls `tf.gather` with batch_dims={batch_dims} and axis={axis}")
+    given, rest, count = ops.shape(indices), params.shape[batch_dims + 1 :], len(indices.shape) - batch_dims
+    places = indices if count == 1 else ops.reshape(indices, (*given[:batch_dims], math.prod(given[batch_dims:])))
+    for _ in rest:
+        places = ops.expand_dims(places, -1)
+    taken = ops.take_along_axis(params, places, axis=batch_dims)
+    return taken if count == 1 else ops.reshape(taken, (*given, *rest))
 
 
 def one_hot(
@@ -124,6 +136,40 @@ def band_part(input: Any, num_lower: int, num_upper: int, name: Any = None) -> A
 
 BEYOND_ALL = 2**30
 """More than any axis has."""
+
+
+def space_to_depth(input: Any, block_size: int, data_format: str = "NHWC", name: Any = None) -> Any:
+    """`tf.nn.space_to_depth`: the numbers of a block of positions as channels."""
+    if data_format != "NHWC":
+        raise Untraceable(f"it calls `tf.nn.space_to_depth` with data_format={data_format!r}")
+    samples, *sizes, channels = ops.shape(input)
+    height, width = (n // block_size for n in sizes)
+    x = ops.reshape(input, (samples, height, block_size, width, block_size, channels))
+    return ops.reshape(ops.transpose(x, (0, 1, 3, 2, 4, 5)), (samples, height, width, block_size**2 * channels))
+
+
+def depth_to_space(input: Any, block_size: int, data_format: str = "NHWC", name: Any = None) -> Any:
+    """`tf.nn.depth_to_space`: the reverse."""
+    if data_format != "NHWC":
+        raise Untraceable(f"it calls `tf.nn.depth_to_space` with data_format={data_format!r}")
+    samples, height, width, channels = ops.shape(input)
+    rest = channels // block_size**2
+    x = ops.transpose(ops.reshape(input, (samples, height, width, block_size, block_size, rest)), (0, 1, 3, 2, 4, 5))
+    return ops.reshape(x, (samples, height * block_size, width * block_size, rest))
+
+
+def pooling(function: Callable) -> Callable:
+    """Return `tf.nn.max_pool2d` or one like it."""
+
+    def pooled(input: Any, ksize: Any, strides: Any, padding: Any, data_format: Any = None, name: Any = None) -> Any:
+        inner = lambda x: tuple(x[1:-1]) if isinstance(x, list) and len(x) == len(input.shape) else x  # noqa: E731
+        alone = lambda x: x[0] if isinstance(x, list) and len(x) == 1 else x  # noqa: E731
+        if data_format not in (None, "NHWC", "NWC", "NDHWC") or not isinstance(padding, str):
+            raise Untraceable("it calls a pooling of TensorFlow with channels first, or its own padding")
+        size, steps = (alone(inner(numbers(x))) for x in (ksize, strides))
+        return function(input, size, steps, padding.lower(), "channels_last")
+
+    return pooled
 
 
 # ---- products and sums
@@ -259,6 +305,10 @@ FUNCTIONS: dict[str, Callable] = {
     "add_n": add_n,
     "argmax": argument(ops.argmax),
     "argmin": argument(ops.argmin),
+    "avg_pool": pooling(ops.average_pool),
+    "avg_pool1d": pooling(ops.average_pool),
+    "avg_pool2d": pooling(ops.average_pool),
+    "avg_pool3d": pooling(ops.average_pool),
     "band_part": band_part,
     "bias_add": bias_add,
     "broadcast_to": lambda input, shape, name=None: ops.broadcast_to(input, numbers(shape)),
@@ -271,8 +321,10 @@ FUNCTIONS: dict[str, Callable] = {
         value if dtype is None else ops.cast(value, dtype_of(dtype, ""))
     ),
     "cumsum": cumsum,
+    "depth_to_space": depth_to_space,
     "depthwise_conv2d": convolution(ops.depthwise_conv),
     "einsum": einsum,
+    "ensure_shape": lambda x, shape, name=None: x,
     "expand_dims": lambda input, axis, name=None: ops.expand_dims(input, axis),
     "gather": gather,
     "gelu": lambda features, approximate=False, name=None: ops.gelu(features, approximate),
@@ -281,6 +333,11 @@ FUNCTIONS: dict[str, Callable] = {
     "leaky_relu": lambda features, alpha=0.2, name=None: ops.leaky_relu(features, alpha),
     "log_softmax": lambda logits, axis=None, name=None: ops.log_softmax(logits, -1 if axis is None else axis),
     "matmul": matmul,
+    "matvec": lambda a, b, name=None: ops.squeeze(ops.matmul(a, ops.expand_dims(b, -1)), -1),
+    "max_pool": pooling(ops.max_pool),
+    "max_pool1d": pooling(ops.max_pool),
+    "max_pool2d": pooling(ops.max_pool),
+    "max_pool3d": pooling(ops.max_pool),
     "moments": moments,
     "one_hot": one_hot,
     "ones_like": lambda input, dtype=None, name=None: ops.ones_like(input, dtype_of(dtype, input.dtype)),
@@ -292,6 +349,7 @@ FUNCTIONS: dict[str, Callable] = {
     "shape": lambda input, out_type=None, name=None: ops.shape(input),
     "slice": sliced,
     "softmax": lambda logits, axis=None, name=None: ops.softmax(logits, -1 if axis is None else axis),
+    "space_to_depth": space_to_depth,
     "split": split,
     "squared_difference": lambda x, y, name=None: ops.square(ops.subtract(x, y)),
     "squeeze": lambda input, axis=None, name=None: ops.squeeze(input, numbers(axis)),
@@ -317,11 +375,58 @@ OF_SIZES: dict[str, Callable] = {
 """The same of functions that get no tensors, but sizes."""
 
 
+MISSED: list[str] = []
+"""Functions of TensorFlow that got symbolic tensors and for which nothing stands, since this was last emptied."""
+
+KEPT: dict[Callable, Callable] = {}
+"""What stands for functions now, where code has kept the functions themselves, as in `self.activation = tf.nn.relu`."""
+
+
+@functools.cache
+def dispatcher(tensorflow: Any) -> Any:
+    """Let TensorFlow ask `KEPT` before it raises since it cannot take a symbolic tensor of Keras; once."""
+
+    class OfKept(tensorflow.__internal__.dispatch.GlobalOpDispatcher):  # which is not public
+        def handle(self, op: Any, arguments: Any, keyword_arguments: Any) -> Any:
+            if (stand_in := KEPT.get(inspect.unwrap(op))) is not None:
+                return stand_in(*arguments, **keyword_arguments)
+            MISSED.append(re.sub(r"_v\d$", "", getattr(op, "__name__", "a function")))
+            return self.NOT_SUPPORTED
+
+    made = OfKept()
+    made.register()
+    return made
+
+
+def constant(x: Any, key: Any) -> Callable | None:
+    """Return what indexes an array by the size of an axis, as code does with a table of positions; None for others."""
+    sizes = [n for part in (key if isinstance(key, tuple) else (key,)) for n in bounds(part) if isinstance(n, Size)]
+    if not sizes or isinstance(x, keras.KerasTensor) or not hasattr(x, "numpy"):
+        return None
+
+    def indexed(x: Any, key: Any) -> Any:
+        array = x.numpy()
+        kept = (array.shape, array.reshape(-1).tolist(), keras.backend.standardize_dtype(x.dtype))
+        return Numbers(*kept)(sizes[0].tensor)[key]
+
+    return indexed
+
+
+def bounds(part: Any) -> tuple:
+    """Return where a slice begins and ends."""
+    return (part.start, part.stop) if isinstance(part, slice) else ()
+
+
 @contextlib.contextmanager
 def tensorflow_as_operations() -> Iterator[None]:
     """Let code call functions of TensorFlow on symbolic tensors, and on the sizes of open axes."""
     tensorflow = sys.modules.get("tensorflow") if keras.backend.backend() == "tensorflow" else None
+    if tensorflow:
+        dispatcher(tensorflow)
     changed: list[tuple[Any, str, Callable]] = []
+    getitem = getattr(getattr(tensorflow, "Tensor", None), "__getitem__", None)
+    kept = dict(KEPT)
+    MISSED.clear()
     inside: list[str] = []  # what stands in now, whose own calls of TensorFlow are meant as they are
 
     def instead(function: Callable, stand_in: Callable, kinds: tuple[type, ...]) -> Callable:
@@ -338,6 +443,9 @@ def tensorflow_as_operations() -> Iterator[None]:
 
         return called
 
+    if tensorflow:
+        changed.append((tensorflow.Tensor, "__getitem__", getitem))
+        tensorflow.Tensor.__getitem__ = lambda x, key: (constant(x, key) or getitem)(x, key)
     for path in MODULES if tensorflow else ():
         module = getattr(tensorflow, path) if path else tensorflow
         for functions, kinds in ((FUNCTIONS, (keras.KerasTensor,)), (OF_SIZES, (keras.KerasTensor, Size))):
@@ -345,8 +453,11 @@ def tensorflow_as_operations() -> Iterator[None]:
                 if callable(function := getattr(module, name, None)):
                     changed.append((module, name, function))
                     setattr(module, name, instead(function, stand_in, kinds))
+                    KEPT.setdefault(inspect.unwrap(function), stand_in)
     try:
         yield
     finally:
+        KEPT.clear()
+        KEPT.update(kept)
         for module, name, function in changed:
             setattr(module, name, function)

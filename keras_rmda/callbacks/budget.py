@@ -1,0 +1,252 @@
+"""Groups that are chosen by what the file of the model costs on a device."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_rmda.callbacks.choice import Groups
+from keras_rmda.callbacks.knapsack import Knapsack
+from keras_rmda.callbacks.ranking import KEPT, OF_THIN, thin, untouched
+from keras_rmda.channels.sites import Cut
+from keras_rmda.export.devices.costs import Costs
+from keras_rmda.export.devices.profile import DeviceProfile
+from keras_rmda.optimizers.joint import NEVER_AGAIN
+from keras_rmda.platform import checks
+from keras_rmda.structure.liveness import plan
+from keras_rmda.structure.report import amounts
+
+UNITS = {"ms": 1.0, "us": 1e-3, "s": 1e3, "B": 1.0, "KB": 1e3, "MB": 1e6, "KiB": 1024.0, "MiB": 1024.0**2}
+"""By their names: of times in milliseconds, of sizes in bytes."""
+
+ATTEMPTS = 5
+"""How many times a choice is made again where the file costs more than was guessed."""
+
+
+def amount(metric: str, target: Any) -> tuple[float, bool]:
+    """Return a target as a number, and whether that is a share.
+
+    Args:
+        metric: what it is of.
+        target: a number below 1, which is a share; another, which is in milliseconds or bytes; or text such as
+            "0.4 ms", "40 KB".
+    """
+    if not isinstance(target, str):
+        number = checks.real("target", target, open_minimum=True)
+        return number, number < 1
+    fits = ("ms", "us", "s") if metric == "latency" else ("B", "KB", "MB", "KiB", "MiB")
+    found = re.fullmatch(r"\s*([0-9.]+(?:e-?\d+)?)\s*([A-Za-z]+)\s*", target)
+    if not found or found[2] not in fits:
+        raise ValueError(
+            f"A target of {metric} is a share below 1, a number, or text with one of the units {', '.join(fits)}, such "
+            f'as "1.5 {fits[0]}". Received: {target!r}'
+        )
+    return float(found[1]) * UNITS[found[2]], False
+
+
+def checked_targets(
+    target: Any, metric: str, targets: Mapping[str, Any] | None, export: Any, profile: Any
+) -> dict[str, Any]:
+    """Return by metric what is to be left; raise `ValueError` for what cannot be.
+
+    Args:
+        target, metric, targets, export, profile: as of `TargetSparsity`.
+    """
+    checks.one_of("metric", metric, checks.METRICS)
+    if (target is None) == (targets is None):
+        raise ValueError(f"Give `target` or `targets`. Received: target={target!r}, targets={targets!r}")
+    several = targets is not None
+    targets = dict(targets) if several else {metric: target}
+    for each in targets:
+        checks.one_of("targets", each, checks.METRICS)
+    of_files = [each for each in targets if each in checks.FILE_METRICS]
+    if several and (not of_files or "groups" in targets):
+        raise ValueError(
+            f'`targets` needs one of {checks.FILE_METRICS}, and takes no "groups". Received: {sorted(targets)}'
+        )
+    for name, each in targets.items():
+        if of_files:
+            amount(name, each)
+        else:
+            targets[name] = checks.real("target", each, open_minimum=True)
+    if export and not of_files:
+        raise ValueError(f"`export` goes with the metrics {checks.FILE_METRICS}. Received: metric={metric!r}")
+    if ("latency" in targets) != (profile is not None):
+        raise ValueError(
+            '`profile` goes with metric="latency", which needs one: a `DeviceProfile`, as `keras-rmda profile` '
+            f"measures it. Received: metric={sorted(targets)}, profile={profile!r}"
+        )
+    if profile is not None and not isinstance(profile, DeviceProfile):
+        raise ValueError(f"`profile` must be a DeviceProfile. Received: {profile!r}")
+    return targets
+
+
+class Budget(Groups):
+    """The coupled groups of a model, chosen so that its file costs at most so much.
+
+    What is `left` here is one number: 1 for the whole, 0 where every cost is as wanted, (x - goal) / (1 - goal) of the
+    cost x that is farthest away, as a share of the whole's.
+
+    Args:
+        model: a compiled model.
+        targets: by metric what is to be left.
+        multiple_of, ranking: as of TargetSparsity.
+        export: arguments of `export_tflite` for the file.
+        profile: of the device, for times.
+    """
+
+    def __init__(
+        self,
+        model: keras.Model,
+        targets: Mapping[str, Any],
+        multiple_of: int,
+        ranking: str,
+        export: Mapping[str, Any],
+        profile: DeviceProfile | None,
+    ):
+        self._targets, self._export, self._profile = targets, dict(export), profile
+        if "arena" in targets:
+            self._export.setdefault("micro", True)
+        super().__init__(model, "macs", multiple_of, ranking)
+        sizes = self._all_amounts(Cut(self._trace.ties, np.ones(len(self._trace.ties.parent), dtype=bool)))
+        self.wholes = {metric: sizes[metric] for metric in targets}
+        self._goals = {metric: self._goal_of(metric, each) for metric, each in targets.items()}
+        self._prepare()
+
+    def _see(self, model: keras.Model, graph: keras.Model) -> None:
+        self._costs_of = Costs(model, graph, self._trace, self._export, self._profile)
+
+    def _goal_of(self, metric: str, target: Any) -> float:
+        number, is_share = amount(metric, target)
+        goal = number if is_share else number / self.wholes[metric]
+        if goal > 1:
+            raise ValueError(
+                f"The file of the model has {shown(metric, self.wholes[metric])} of {metric}: a target is a share of "
+                f"that, less than 1, or at most as much. Received: target={target!r}"
+            )
+        return goal
+
+    def _all_amounts(self, cut: Cut) -> dict[str, float]:
+        """Return what is left where this stays, exactly."""
+        result: dict[str, float] = {}
+        for metric in self._targets:
+            if metric in checks.FILE_METRICS:
+                result[metric] = self._costs_of.measured(metric, cut)
+            else:
+                result[metric] = amounts(self._plan, cut)[metric]
+        return result
+
+    def _prepare(self) -> None:
+        """Find what stays of every axis, as a function of the widths of layers: a line in each of them."""
+        self._sizes = np.bincount(self._layers)
+        self._all = self._counts(np.zeros(self.count, dtype=bool))
+        slopes = []
+        for k, size in enumerate(self._sizes):
+            zero = np.zeros(self.count, dtype=bool)
+            zero[np.flatnonzero(self._layers == k)[: size // 2]] = True
+            slopes.append((self._all - self._counts(zero)) / max(size // 2, 1))
+        self._slopes = np.array(slopes).reshape(len(self._sizes), -1)
+
+    def _cut(self, zero: np.ndarray) -> Cut:
+        alive = np.bincount(self._names, ~zero) > 0
+        return Cut(self._trace.ties, np.append(alive, True)[self._name_of_atom])
+
+    def _counts(self, zero: np.ndarray) -> np.ndarray:
+        return self._costs_of.file.sizes.of(self._cut(zero)).astype("float64")
+
+    def _guesses(self, widths: np.ndarray) -> np.ndarray:
+        """Return for rows of widths of layers each cost, as a share of the whole's."""
+        counts = self._all - (self._sizes - widths) @ self._slopes
+        return np.stack([self._guess(metric, counts, widths) / self.wholes[metric] for metric in self._targets], axis=1)
+
+    def _guess(self, metric: str, counts: np.ndarray, widths: np.ndarray) -> np.ndarray:
+        if metric in checks.FILE_METRICS:
+            return self._costs_of.guessed(metric, counts)
+        return np.array([amounts(self._plan, self._cut(self._thinned(row)))[metric] for row in widths])
+
+    def _thinned(self, widths: np.ndarray) -> np.ndarray:
+        """Return as many groups of each layer as are gone where so many stay."""
+        zero = np.zeros(self.count, dtype=bool)
+        for k, width in enumerate(widths):
+            zero[np.flatnonzero(self._layers == k)[int(width) :]] = True
+        return zero
+
+    def _excess(self, shares: Mapping[str, float]) -> float:
+        return max((shares[metric] - goal) / max(1.0 - goal, 1e-9) for metric, goal in self._goals.items())
+
+    def _guessed(self, zero: np.ndarray) -> float:
+        widths = np.bincount(self._layers, ~zero, minlength=len(self._sizes))
+        return self._excess(dict(zip(self._targets, self._guesses(widths[None])[0])))
+
+    def lefts(self, zero: np.ndarray | None = None) -> dict[str, float]:
+        read = self._read if zero is None else partial(self._read, zero=np.append(zero, False))
+        found = self._all_amounts(plan(self._trace, read).cut)
+        return {metric: value / self.wholes[metric] for metric, value in found.items()}
+
+    def left(self, zero: np.ndarray | None = None) -> float:
+        return self._excess(self.lefts(zero))
+
+    def told(self, left: float) -> str:
+        return ", ".join(f"{goal + left * (1.0 - goal):.1%} of the {metric}" for metric, goal in self._goals.items())
+
+    def possible(self, least: float) -> str:
+        shares = self.lefts(self._thinned(self._least_widths()))
+        return " and ".join(
+            f"{np.ceil(1000 * share) / 1000:g} of {metric}, or {shown(metric, share * self.wholes[metric])}"
+            for metric, share in shares.items()
+        )
+
+    def share_of(self, target: Any) -> float:
+        return 0.0
+
+    def _least_widths(self) -> np.ndarray:
+        return np.maximum(1, np.round(self._least * self._sizes)).astype(int)
+
+    def aim(self, goal: float) -> None:
+        self._least = KEPT if self._ranking == "magnitude" else OF_THIN * thin(self._layers, 0.0, self._guessed)
+
+    def least(self) -> tuple[float, list[str]]:
+        zero = self._thinned(self._least_widths())
+        left, decided = self.left(zero), plan(self._trace, partial(self._read, zero=np.append(zero, False)))
+        self._without_zeros.clear()
+        return left, untouched(decided, "macs")
+
+    def smallest(self, wanted: float, nearest: bool = False) -> np.ndarray:
+        gone = self.factors == NEVER_AGAIN
+        worth = self._worth(gone)
+        orders, worths, start = [], [], []
+        for k in range(len(self._sizes)):
+            [own] = np.nonzero(self._layers == k)
+            order = own[np.lexsort((self._norms[own], worth[own], ~gone[own]))]
+            orders.append(order)
+            worths.append(np.where(gone[order], 0.0, np.maximum(worth[order], 1e-30)))
+            start.append(np.count_nonzero(~gone[own]))
+        start, least = np.array(start), self._least_widths()
+        limits = np.array([goal + (1.0 - goal) * wanted for goal in self._goals.values()])
+        allowed = limits.copy()
+        for _ in range(ATTEMPTS):
+            costs = lambda widths, allowed=allowed: self._guesses(widths) / allowed  # noqa: E731
+            widths = Knapsack(worths, np.minimum(least, start), costs, self._multiple).chosen(start)
+            zero = np.zeros(self.count, dtype=bool)
+            for order, width in zip(orders, widths):
+                zero[order[: len(order) - width]] = True
+            found = np.array(list(self.lefts(zero).values()))
+            if (found <= limits + 1e-9).all():
+                break
+            allowed = allowed * np.where(found > limits, 0.999 * limits / found, 1.0)
+        self._without_zeros.clear()
+        return zero
+
+    def _worth(self, gone: np.ndarray) -> np.ndarray:
+        found = super()._worth(gone)
+        return found * np.maximum(self._costs, 1e-30) if self._ranking == "fisher" else found
+
+
+def shown(metric: str, value: float) -> str:
+    """Return a cost in words."""
+    return f"{value:.4g} ms" if metric == "latency" else f"{round(value):,} bytes" if metric != "macs" else f"{value:,}"

@@ -1,0 +1,103 @@
+"""The files that a profile is measured with: operators of a model, and the model itself, at some widths."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_rmda.export.devices.elastic import Elastic
+from keras_rmda.export.devices.operators import Kind, alone, shapes_of
+from keras_rmda.export.flat import written
+from keras_rmda.platform import files
+from keras_rmda.structure.trace import as_graph, trace
+
+FORMAT = 1
+"""Of the files that profiles are kept in."""
+
+WIDTHS = 16
+"""How many choices of widths there are."""
+
+SMALLEST = 0.06
+"""The smallest share of its groups that a layer has in them."""
+
+SCRIPT = Path(__file__).with_name("measure.py")
+
+
+def check_folder(folder: Path) -> None:
+    """Raise `ValueError` if a folder is none, or not empty."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"The folder for a profile must be a new or an empty one. Received: {str(folder)!r}")
+
+
+def write_files(
+    model: keras.Model,
+    folder: Path,
+    quantizations: Sequence[str | None] = (None, "int8"),
+    say: Callable[[str], None] = lambda text: None,
+) -> int:
+    """Write the files that a device is to measure, what is in them, and the script that does it.
+
+    Args:
+        model: the model.
+        folder: where to; made if missing.
+        quantizations: number formats, as of `export_tflite`.
+        say: receives lines of progress.
+
+    Returns:
+        How many files there are.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    listed: list[dict[str, Any]] = []
+    with as_graph(model) as graph:
+        traced = trace(graph)
+        for quantization in quantizations:
+            name = quantization or "float32"
+            say(f"writing the layers of {model.name} in {name}")
+            elastic = Elastic(model, graph, traced, {"quantization": quantization, "batch": 1})
+            listed += written_of(elastic, folder, name)
+    (folder / "files.json").write_text(json.dumps({"format": FORMAT, "model": model.name, "files": listed}))
+    shutil.copy(SCRIPT, folder / "measure.py")
+    return len(listed)
+
+
+def written_of(elastic: Elastic, folder: Path, prefix: str) -> list[dict[str, Any]]:
+    """Write the files of a model in one format; return what is in them."""
+    listed: list[dict[str, Any]] = []
+    seen: dict[Kind, set[tuple[int, ...]]] = {}
+    for k, kept in enumerate(chosen_widths(elastic.layers.sizes)):
+        model = elastic.at(elastic.sizes.of(elastic.layers.plan(kept).cut))
+        parts = []
+        for operator, kind in zip(model.subgraphs[0].operators, elastic.kinds):
+            widths = kind.widths(shapes_of(model, operator))
+            parts.append([asdict(kind), widths])
+            points = seen.setdefault(kind, set())
+            if widths not in points and len(points) < WIDTHS:
+                points.add(widths)
+                name = f"{prefix}-{len(listed):04}-{kind.name.lower()}.tflite"
+                put(folder / name, alone(model, operator))
+                listed.append({"file": name, "quantization": prefix, "kind": asdict(kind), "widths": widths})
+        name = f"{prefix}-whole-{k:02}.tflite"
+        put(folder / name, written(model, 0))
+        listed.append({"file": name, "quantization": prefix, "operators": parts})
+    return listed
+
+
+def chosen_widths(sizes: np.ndarray) -> list[np.ndarray]:
+    """Return choices of widths: the whole model, and for each layer the same shares in another order."""
+    random = np.random.default_rng(0)
+    shares = np.exp(np.linspace(np.log(SMALLEST), 0.0, WIDTHS))
+    rows = np.stack([np.append(random.permutation(shares[:-1]), 1.0) for _ in sizes], axis=1)
+    return [np.maximum(np.round(row * sizes), 1).astype(int) for row in rows[::-1]]
+
+
+def put(path: Path, content: bytes) -> None:
+    """Write a file, whole or not at all."""
+    with files.replacing(path) as temporary:
+        temporary.write_bytes(content)
