@@ -67,7 +67,7 @@ class PutBack(keras.callbacks.Callback):
 
 
 def test_the_last_word_is_of_the_weights_that_are_there():
-    with pytest.warns(kr.SparsityWarning, match="100.0% .*, not with 50.0% of the macs: a callback has put back"):
+    with pytest.warns(kr.SparsityWarning, match=r"100.0% of the macs, not with 50.0%: a callback has put back"):
         fit(coupled(), TargetSparsity(0.5), PutBack())
 
 

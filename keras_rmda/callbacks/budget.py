@@ -194,6 +194,9 @@ class Budget(Groups):
     def told(self, left: float) -> str:
         return ", ".join(f"{goal + left * (1.0 - goal):.1%} of the {metric}" for metric, goal in self._goals.items())
 
+    def wanted(self, goal: float) -> str:
+        return self.told(goal)
+
     def possible(self, least: float) -> str:
         shares = self.lefts(self._thinned(self._least_widths()))
         return " and ".join(

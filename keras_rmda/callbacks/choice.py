@@ -99,6 +99,10 @@ class Groups:
         """Return in words how much is left."""
         return f"{left:.1%} of the {self._metric}"
 
+    def wanted(self, goal: float) -> str:
+        """Return in words how much is to be left, behind how much is."""
+        return f"{goal:.1%}"
+
     def possible(self, least: float) -> str:
         """Return in words the smallest target."""
         return f"{possible(least, self.whole)} {self._metric}"
@@ -109,7 +113,7 @@ class Groups:
         if goal > 1:
             raise ValueError(
                 f"The model has {self.whole:,} {self._metric}: a target is a share of them, less than 1, or a number, "
-                f"at most that. Received: target={target!r}"
+                f"at most that. Received: target={float(target)!r}"
             )
         return goal
 

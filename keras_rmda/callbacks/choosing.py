@@ -126,7 +126,7 @@ class Choosing:
                 why = f"a callback has put back weights of another time, after {groups.told(logged)} were left"
             else:
                 why = f"single groups are large, or multiple_of={self.settings.multiple_of} is"
-            message = f"Training ended with {groups.told(left)}, not with {groups.told(self.goal)}: {why}."
+            message = f"Training ended with {groups.told(left)}, not with {groups.wanted(self.goal)}: {why}."
             warnings.warn(message, checks.SparsityWarning, stacklevel=3)
 
     @property
