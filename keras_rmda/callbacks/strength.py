@@ -104,6 +104,8 @@ class MovingStrength:
         law: how.
     """
 
+    groups = None  # nothing is chosen
+
     def __init__(self, target: float, metric: str, begin: float, end: float, law: StrengthLaw):
         self.target, self.metric, self.begin, self.end, self.law = target, metric, begin, end, law
 
