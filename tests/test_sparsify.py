@@ -254,7 +254,7 @@ def layered():
     model = keras.Sequential([*layers, L.Flatten(), L.Dense(20, name="dense"), L.Dense(5, name="last")], name="net")
     for layer in model.layers:
         if hasattr(layer, "kernel"):
-            layer.kernel.assign(keras.ops.ones_like(layer.kernel))
+            layer.kernel.assign(keras.ops.ones(layer.kernel.shape))
     return model
 
 
@@ -326,7 +326,7 @@ def test_coupled_groups(parts):
     model = layered()
     groups = kr.coupled_groups(model, parts=parts)
     for variable in model.trainable_variables:
-        variable.assign(keras.ops.ones_like(variable))
+        variable.assign(keras.ops.ones(variable.shape))
     sparsify(model, 0.5, by="group", groups=groups, seed=0)
     zeros = {}
     for path, ids in groups.members.items():
