@@ -9,7 +9,7 @@ from backend import number, only_tensorflow
 from training import RUNS, SOME_ZEROS, X, Y, every_optimizer, every_optimizer_and, maker, train, weights
 
 import keras_rmda as kr
-from keras_rmda.optimizers.joint import together
+from keras_rmda.optimizers.joint import answered_jointly
 from keras_rmda.regularizers import CoupledGroups
 
 WIDTHS = {"b": 2, "c": 1}
@@ -161,7 +161,7 @@ def test_arrays_side_by_side_are_mapped_as_each_alone(psi):
 def test_several_questions_are_answered_one_after_the_other():
     joint = kr.GroupLasso(1.0, groups=CoupledGroups({"x": [0], "y": [0]}, [1.0], ["a"])).among(["x", "y"])
     twice = [lambda psi, w=w: psi.prox(psi.prox(keras.ops.array([w]), 1.0), 1.0) for w in (3.0, 4.0)]
-    np.testing.assert_allclose([number(w)[0] for w in together(twice, joint)], [1.8, 2.4], rtol=1e-6)
+    np.testing.assert_allclose([number(w)[0] for w in answered_jointly(twice, joint)], [1.8, 2.4], rtol=1e-6)
 
 
 def test_config_round_trip():

@@ -61,14 +61,14 @@ class Groups:
                 f"Received: optimizer={type(model.optimizer).__name__}"
             )
         for _, coupling in self._parts:
-            if coupling.shares[0].strength == 0:
+            if coupling.parts[0].strength == 0:
                 raise ValueError(
                     "TargetSparsity multiplies the strength of groups, which must be more than 0; 1e-4 is a good "
-                    f"beginning. Received: {coupling.shares[0].penalty!r}"
+                    f"beginning. Received: {coupling.penalty!r}"
                 )
         self._metric, self._multiple, self._ranking, self._least = metric, multiple_of, ranking, KEPT
         self._shrunk: Shrunk | None = None
-        names = [coupling.shares[0].penalty.groups.names for _, coupling in self._parts]
+        names = [coupling.groups.names for _, coupling in self._parts]
         self._ends = np.cumsum([len(each) for each in names])
         self.count = int(self._ends[-1])
         # A group is called by the layer that writes its channels, and a number.
@@ -78,7 +78,7 @@ class Groups:
             self._trace = trace(graph)
             self._see(model, graph)
         self._names, self._name_of_atom = self._named_atoms(names)
-        self.look()
+        self.refresh()
         self._plan = plan(self._trace, self._read)
         whole = amounts(self._plan, everything(self._plan))
         self.whole = self.count if metric == "groups" else whole[metric]
@@ -166,8 +166,8 @@ class Groups:
         """Whether `finish` has chosen."""
         return bool(np.isin(self.factors, (0.0, NEVER_AGAIN)).all())
 
-    def look(self, structured: bool = True) -> None:
-        """Read the weights and their structured values, which all measures are of until the next look.
+    def refresh(self, structured: bool = True) -> None:
+        """Read the weights and their structured values, which all measures are of until the next call.
 
         Args:
             structured: whether to read structured values, or the weights alone.
@@ -181,11 +181,11 @@ class Groups:
             variables = [optimizer._trainable_variables[index] for index in coupling.indices]
             found = optimizer.structured_values(variables) if structured else variables
             values = [ops.cast(value, "float32") for value in found]
-            joint = coupling.joint(coupling.shares[0])
+            joint = coupling.joint(coupling.parts[0])
             structured_norms.append(ops.convert_to_numpy(joint.group_norms(values)))
             norms.append(ops.convert_to_numpy(joint.group_norms([ops.cast(v, "float32") for v in variables])))
-            for variable, value, share in zip(variables, values, coupling.shares):
-                ids = share.penalty.groups.members[share.path]
+            for variable, value, part in zip(variables, values, coupling.parts):
+                ids = part.penalty.groups.members[part.path]
                 self._values[id(variable)] = ops.convert_to_numpy(value)
                 self._numbers[id(variable)] = np.where(ids < 0, self.count, ids + start)
             start += len(norms[-1])
@@ -285,4 +285,4 @@ class Groups:
         for optimizer in dict.fromkeys(optimizer for optimizer, _ in self._parts):
             optimizer.restart()
         self._hand_down()
-        self.look()
+        self.refresh()

@@ -77,7 +77,7 @@ class Choosing:
         if note:
             self._decisions = int(note["decisions"])
             self._go_on(epoch / self._params["epochs"])  # if the copy is of the moment before
-            self.groups.look()
+            self.groups.refresh()
         self._take_a_note(epoch)
         if not self._settled:
             forget_best(callbacks)
@@ -106,7 +106,7 @@ class Choosing:
                 stacklevel=3,
             )
         self._take_a_note(epoch + 1)
-        self.groups.look()
+        self.groups.refresh()
         if logs is not None:
             logs.update({f"{metric}_left": left for metric, left in self.groups.lefts().items()})
 
@@ -116,7 +116,7 @@ class Choosing:
             return
         groups = self.groups
         logged = groups.left()
-        groups.look(structured=False)
+        groups.refresh(structured=False)
         left = groups.left()
         # A file that costs less than it may is none to warn of.
         if left - self.goal > TOLERANCE or (self.goal - left > TOLERANCE and not isinstance(groups, Budget)):
@@ -152,7 +152,7 @@ class Choosing:
             return
         self._decisions = int(min(progress, 1.0) * DECISIONS) + 1
         self._take_a_note(self._epoch)
-        groups.look()
+        groups.refresh()
         if progress >= 1:
             groups.finish(self.goal)
             return

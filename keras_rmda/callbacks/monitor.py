@@ -16,7 +16,7 @@ from keras_rmda.optimizers.base import SparseOptimizer
 from keras_rmda.optimizers.models import optimizers_of
 from keras_rmda.platform import finite, nested
 from keras_rmda.platform.checks import SparsityWarning
-from keras_rmda.regularizers import GroupLasso, Joint, ProximalRegularizer, Tensor
+from keras_rmda.regularizers import GroupLasso, JointPenalty, ProximalRegularizer, Tensor
 from keras_rmda.structure.coupling import tie_what_goes_together
 from keras_rmda.structure.liveness import plan
 from keras_rmda.structure.report import amounts, everything
@@ -74,7 +74,7 @@ class SparsityMonitor(Companion):
         penalty = 0.0
         for psi, variables, ws in penalized(self.model):
             ws = [ops.cast(w, "float32") for w in ws]  # NumPy does not know bfloat16
-            of = ws if isinstance(psi, Joint) else ws[0]
+            of = ws if isinstance(psi, JointPenalty) else ws[0]
             norms = ops.convert_to_numpy(psi.group_norms(of))
             zero_groups, groups = zero_groups + int((norms == 0).sum()), groups + norms.size
             size = group_sizes(psi, ws, norms)
@@ -127,15 +127,17 @@ class SparsityMonitor(Companion):
             ) from error
 
 
-def group_sizes(psi: ProximalRegularizer | Joint, ws: list[Tensor], norms: np.ndarray) -> np.ndarray:
+def group_sizes(psi: ProximalRegularizer | JointPenalty, ws: list[Tensor], norms: np.ndarray) -> np.ndarray:
     """Return how many weights each group has."""
-    if isinstance(psi, Joint):
+    if isinstance(psi, JointPenalty):
         found = psi.grouping.sum([ops.ones_like(w) for w in ws])[: psi.grouping.count]
         return ops.convert_to_numpy(found).reshape(norms.shape)
     return np.full(norms.shape, np.prod(ws[0].shape) / norms.size)
 
 
-def penalized(model: keras.Model) -> Iterator[tuple[ProximalRegularizer | Joint, list[keras.Variable], list[Tensor]]]:
+def penalized(
+    model: keras.Model,
+) -> Iterator[tuple[ProximalRegularizer | JointPenalty, list[keras.Variable], list[Tensor]]]:
     """Yield every penalty of a model with its variables, and their structured values under an optimizer of ours."""
     ours, others = optimizers_of(model), []
     trainer = nested.trainer_of(getattr(model, "optimizer", None))

@@ -17,7 +17,7 @@ from keras_rmda.optimizers.bregman import MirrorMap
 from keras_rmda.optimizers.models import optimizers_of
 from keras_rmda.optimizers.notes import notes_of
 from keras_rmda.platform import checks, compat, finite
-from keras_rmda.regularizers import Joint
+from keras_rmda.regularizers import JointPenalty
 from keras_rmda.regularizers.base import Strength
 from keras_rmda.structure.liveness import plan
 from keras_rmda.structure.report import amounts, everything
@@ -62,7 +62,7 @@ class Densities:
     @property
     def strengths(self) -> list[Strength]:
         """The strengths of all penalties, each once."""
-        penalties = [psi.penalty if isinstance(psi, Joint) else psi for psi, _ in self._penalties()]
+        penalties = [psi.penalty if isinstance(psi, JointPenalty) else psi for psi, _ in self._penalties()]
         return list({id(psi._strength): psi._strength for psi in penalties}.values())
 
     def left(self, structured: bool = True) -> float:
@@ -83,7 +83,7 @@ class Densities:
                     part += sum(int(ops.convert_to_numpy(ops.count_nonzero(value))) for value in found)
                     whole += sum(int(np.prod(value.shape)) for value in found)
                 elif self._metric == "groups":
-                    norms = ops.convert_to_numpy(psi.group_norms(found if isinstance(psi, Joint) else found[0]))
+                    norms = ops.convert_to_numpy(psi.group_norms(found if isinstance(psi, JointPenalty) else found[0]))
                     part, whole = part + np.count_nonzero(norms), whole + norms.size
                 else:
                     values |= {id(v): ops.convert_to_numpy(value) for v, value in zip(variables, found)}

@@ -12,7 +12,7 @@ import keras
 from keras_rmda.channels.table import axes_of
 from keras_rmda.platform import compat, graphs
 from keras_rmda.platform.checks import SparsityWarning
-from keras_rmda.regularizers import ProximalRegularizer, Share
+from keras_rmda.regularizers import PenaltyPart, ProximalRegularizer
 
 Regularizers = ProximalRegularizer | Mapping[str, ProximalRegularizer | None] | None
 """What an optimizer takes: one penalty for every kernel, or penalties by patterns of variable paths."""
@@ -170,13 +170,13 @@ def chosen(regularizers: Regularizers, variable: keras.Variable, names: tuple[st
     else:
         applies = is_kernel(variable)
     bound = regularizers and regularizers.bound_to(names)
-    return bound if applies or isinstance(bound, Share) else None
+    return bound if applies or isinstance(bound, PenaltyPart) else None
 
 
 def check_complete(regularizers: Regularizers, assigned: Sequence[ProximalRegularizer | None]) -> None:
     """Raise `ValueError` if a part of coupled groups has no variable, so that they could never be removed."""
     for psi in regularizers.values() if isinstance(regularizers, Mapping) else [regularizers]:
-        bound = [each.path for each in assigned if isinstance(each, Share) and each.penalty is psi]
+        bound = [each.path for each in assigned if isinstance(each, PenaltyPart) and each.penalty is psi]
         missing = [path for path in getattr(psi, "parts", ()) if path not in bound]
         if missing:
             raise ValueError(

@@ -15,7 +15,7 @@ from keras_rmda.optimizers.assignment import Regularizers, own_regularizer
 from keras_rmda.optimizers.constants import Constants
 from keras_rmda.optimizers.shown import Shown
 from keras_rmda.platform import checks, hooks
-from keras_rmda.regularizers import Joint, ProximalRegularizer
+from keras_rmda.regularizers import JointPenalty, ProximalRegularizer
 
 
 class SparseOptimizer(Constants, Shown):
@@ -88,7 +88,7 @@ class SparseOptimizer(Constants, Shown):
         index = self._trainable_variables_indices[self._var_key(variable)] if self._regularizes(variable) else None
         return None if index is None else self._strengths.penalty(index, self._strengths.last())
 
-    def penalties(self) -> list[tuple[ProximalRegularizer | Joint, list[keras.Variable]]]:
+    def penalties(self) -> list[tuple[ProximalRegularizer | JointPenalty, list[keras.Variable]]]:
         """Return every penalty, at the strength of the last step, with the variables that it is a function of."""
         self._check_built()
         found = []

@@ -15,7 +15,15 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_rmda.regularizers import GroupLasso, Joint, ProximalRegularizer, Share, SparseGroupLasso, Tensor
+from keras_rmda.regularizers import (
+    CoupledGroups,
+    GroupLasso,
+    JointPenalty,
+    PenaltyPart,
+    ProximalRegularizer,
+    SparseGroupLasso,
+    Tensor,
+)
 
 NEVER_AGAIN = 2.0**66
 """The factor of the strength of groups that are to stay zero: larger than all that comes, exact in every dtype."""
@@ -27,27 +35,36 @@ class Coupling:
 
     Attributes:
         indices: the numbers of the variables.
-        shares: the penalty on each of them.
+        parts: the penalty on each of them.
         factors: a number >= 0 for each group, that multiplies its strength; 1 at first.
         importance: for each group the running mean of sum (w g)^2; None where nobody has asked for it.
         absent: for each group the squares of weights that rest in a larger model; None where there is none.
     """
 
     indices: list[int]
-    shares: list[Share]
+    parts: list[PenaltyPart]
     factors: keras.Variable | None = None
     importance: keras.Variable | None = None
     absent: keras.Variable | None = None
 
-    def joint(self, share: Share) -> Joint:
-        """Return the penalty on all variables, at the strength of this share."""
+    @property
+    def penalty(self) -> ProximalRegularizer:
+        """The penalty that all of them are parts of."""
+        return self.parts[0].penalty
+
+    @property
+    def groups(self) -> CoupledGroups:
+        """The groups of their weights."""
+        return self.penalty.groups
+
+    def joint(self, part: PenaltyPart) -> JointPenalty:
+        """Return the penalty on all variables, at the strength of this part."""
         absent = None if self.absent is None else ops.convert_to_tensor(self.absent)
-        return share.penalty.among([each.path for each in self.shares], ops.convert_to_tensor(self.factors), absent)
+        return part.penalty.among([each.path for each in self.parts], ops.convert_to_tensor(self.factors), absent)
 
     def groups_of(self, index: int) -> np.ndarray:
         """Return the number of the group of each weight of a variable, in a shape that broadcasts; -1 for none."""
-        share = self.shares[self.indices.index(index)]
-        return share.penalty.groups.members[share.path]
+        return self.groups.members[self.parts[self.indices.index(index)].path]
 
     def is_open(self, index: int) -> Tensor:
         """Return for each weight of a variable whether its group may be something else than zero."""
@@ -60,10 +77,10 @@ def couplings(penalties: Sequence[ProximalRegularizer | None]) -> list[Coupling]
     """Return which of the variables with these penalties are coupled."""
     found: dict[int, Coupling] = {}
     for index, psi in enumerate(penalties):
-        if isinstance(psi, Share):
+        if isinstance(psi, PenaltyPart):
             coupling = found.setdefault(id(psi.penalty), Coupling([], []))
             coupling.indices.append(index)
-            coupling.shares.append(psi)
+            coupling.parts.append(psi)
     return list(found.values())
 
 
@@ -105,7 +122,7 @@ class Respondent:
         return self._respond("subgradient", w)
 
 
-def together(functions: Sequence[Callable[[Respondent], Any]], joint: Joint) -> list[Any]:
+def answered_jointly(functions: Sequence[Callable[[Respondent], Any]], joint: JointPenalty) -> list[Any]:
     """Return what pure functions of a penalty return, if all of them ask it the same questions, answered jointly."""
     answers: list[list[Tensor]] = [[] for _ in functions]
     while True:

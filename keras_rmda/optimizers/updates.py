@@ -17,10 +17,10 @@ from keras import ops
 
 from keras_rmda.optimizers import assignment
 from keras_rmda.optimizers.binding import model_of
-from keras_rmda.optimizers.joint import alike, couplings, together
+from keras_rmda.optimizers.joint import alike, answered_jointly, couplings
 from keras_rmda.optimizers.strengths import Strengths
 from keras_rmda.platform import arithmetic, compat, replicas
-from keras_rmda.regularizers import Joint, ProximalRegularizer, Tensor, as_type_of
+from keras_rmda.regularizers import JointPenalty, ProximalRegularizer, Tensor, as_type_of
 
 Scalars = dict[str, Tensor]
 Slots = dict[str, Tensor]
@@ -92,7 +92,7 @@ class Updates(keras.optimizers.Optimizer):
         self._strengths = Strengths(self._penalties, dtypes, self._new_scalar)
         self.couplings = couplings(self._penalties)
         for coupling in self.couplings:
-            count = (len(coupling.shares[0].penalty.groups),)
+            count = (len(coupling.groups),)
             coupling.factors = self.add_variable(count, "ones", name="group_factors", aggregation="only_first_replica")
         self._alike = alike(self._penalties, dtypes)
         self._coupling_of = {index: coupling for coupling in self.couplings for index in coupling.indices}
@@ -198,7 +198,7 @@ class Updates(keras.optimizers.Optimizer):
         for coupling in self.couplings:
             if coupling.importance is not None and gradients.keys() >= set(coupling.indices):
                 products = [self._precisely(index) * gradients[index] for index in coupling.indices]
-                found = coupling.joint(coupling.shares[0]).grouping.sum([ops.square(each) for each in products])
+                found = coupling.joint(coupling.parts[0]).grouping.sum([ops.square(each) for each in products])
                 known, count = ops.convert_to_tensor(coupling.importance), coupling.importance.shape[0]
                 found = known + (1.0 - REMEMBERS) * (ops.cast(found[:count], known.dtype) - known)
                 _assign_unless_skipped(coupling.importance, found, is_finite)
@@ -254,13 +254,13 @@ class Updates(keras.optimizers.Optimizer):
             if joint is None:
                 yield index, function(index, self._strengths.penalty(index, strengths))
             else:
-                yield from zip(several, together([partial(function, each) for each in several], joint))
+                yield from zip(several, answered_jointly([partial(function, each) for each in several], joint))
             for each in several:
                 del waiting[each]
 
     def _together_with(
         self, index: int, waiting: Iterable[int], strengths: Sequence[Tensor]
-    ) -> tuple[list[int], Joint | None]:
+    ) -> tuple[list[int], JointPenalty | None]:
         """Return which variables are updated with this one, and the penalty on all of them; None if it is alone."""
         coupling = self._coupling_of.get(index)
         if coupling is not None:

@@ -5,7 +5,7 @@ answers what proximal algorithms ask: `prox`, `prox_in_metric` and `subgradient`
 """
 
 from keras_rmda.regularizers.base import ProximalRegularizer, Tensor, as_type_of
-from keras_rmda.regularizers.coupled import CoupledGroups, Joint, Share
+from keras_rmda.regularizers.coupled import CoupledGroups, JointPenalty, PenaltyPart
 from keras_rmda.regularizers.elementwise import L1, ElasticNet, NonNegativeL1
 from keras_rmda.regularizers.groups import GroupLasso, SparseGroupLasso
 from keras_rmda.regularizers.nuclear import NuclearNorm
@@ -15,11 +15,11 @@ __all__ = [
     "CoupledGroups",
     "ElasticNet",
     "GroupLasso",
-    "Joint",
+    "JointPenalty",
     "NonNegativeL1",
     "NuclearNorm",
+    "PenaltyPart",
     "ProximalRegularizer",
-    "Share",
     "SparseGroupLasso",
     "Tensor",
     "as_type_of",

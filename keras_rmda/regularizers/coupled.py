@@ -78,7 +78,7 @@ class CoupledGroups:
             )
 
 
-class Among:
+class AcrossVariables:
     """The `Grouping` of the weights of several variables.
 
     Args:
@@ -125,7 +125,7 @@ class Among:
         return [ops.take(numbers, ids, axis=0) for ids in self.ids]
 
 
-class Joint:
+class JointPenalty:
     """A penalty of groups on several variables: the same maps, of a list for every argument.
 
     Args:
@@ -158,7 +158,7 @@ class Joint:
         return self.penalty._group_norms(ws, self.grouping)[: self.grouping.count]
 
 
-class Share(ProximalRegularizer):
+class PenaltyPart(ProximalRegularizer):
     """The part of a penalty of coupled groups that concerns one variable; it has no map of its own.
 
     Args:
@@ -174,8 +174,8 @@ class Share(ProximalRegularizer):
     def _strength(self) -> Strength:
         return self.penalty._strength
 
-    def at(self, strength: Tensor) -> Share:
-        return Share(self.penalty.at(strength), self.path)
+    def at(self, strength: Tensor) -> PenaltyPart:
+        return PenaltyPart(self.penalty.at(strength), self.path)
 
     def group_norms(self, w: Tensor) -> Tensor:
         """Return, in the shape of the group numbers, the norm of the part of each group in this variable."""

@@ -21,7 +21,7 @@ from keras_rmda.regularizers.base import (
     soft_threshold,
     threshold,
 )
-from keras_rmda.regularizers.coupled import Among, CoupledGroups, Joint, Share
+from keras_rmda.regularizers.coupled import AcrossVariables, CoupledGroups, JointPenalty, PenaltyPart
 from keras_rmda.regularizers.norms import AlongAxes, Grouping, SideBySide, directions, norms, shrink, shrink_in_metric
 
 Groups = str | int | CoupledGroups
@@ -107,9 +107,11 @@ class GroupLasso(ProximalRegularizer):
         return AlongAxes(shape, self._kept_axes(), self.scale_by_size, self.size)
 
     @staticmethod
-    def beside(penalties: Sequence[GroupLasso], shapes: Sequence[tuple[int, ...]]) -> Joint:
+    def beside(penalties: Sequence[GroupLasso], shapes: Sequence[tuple[int, ...]]) -> JointPenalty:
         """Return penalties that differ by `along` only as one, on arrays of these shapes."""
-        return Joint(penalties[0], SideBySide([psi.grouping(tuple(shape)) for psi, shape in zip(penalties, shapes)]))
+        return JointPenalty(
+            penalties[0], SideBySide([psi.grouping(tuple(shape)) for psi, shape in zip(penalties, shapes)])
+        )
 
     def along(self, axes: str) -> GroupLasso:
         other = copy.copy(self)
@@ -124,14 +126,14 @@ class GroupLasso(ProximalRegularizer):
         if not isinstance(self.groups, CoupledGroups):
             return self
         path = self.groups.path_among(names)
-        return path and Share(self, path)
+        return path and PenaltyPart(self, path)
 
-    def among(self, paths: Sequence[str], factors: Tensor | None = None, absent: Tensor | None = None) -> Joint:
+    def among(self, paths: Sequence[str], factors: Tensor | None = None, absent: Tensor | None = None) -> JointPenalty:
         """Return this penalty of coupled groups on the members of these paths, with a factor for each group.
 
         `absent` are the squares of weights of the groups that are elsewhere, as the proximal map counts them.
         """
-        return Joint(self, Among(self.groups, paths, self.scale_by_size, factors, absent))
+        return JointPenalty(self, AcrossVariables(self.groups, paths, self.scale_by_size, factors, absent))
 
     def check_shape(self, shape: tuple[int, ...], path: str) -> None:
         self._check_alone()

@@ -11,7 +11,7 @@ from keras import ops
 from keras_rmda.optimizers.base import SparseOptimizer
 from keras_rmda.optimizers.bregman import MirrorMap
 from keras_rmda.platform import compat, fitting
-from keras_rmda.regularizers import Share
+from keras_rmda.regularizers import PenaltyPart
 from keras_rmda.regularizers.elementwise import ElementwiseRegularizer
 from keras_rmda.structure.decisions import staying
 from keras_rmda.structure.folding import Folding
@@ -84,8 +84,8 @@ class CoarseModel:
                     variable = old._trainable_variables[index]
                     small = self._kept.small[id(variable)]
                     gone.append(self._kept.filled(variable, np.zeros(small.shape), ops.convert_to_numpy(x)))
-                penalty, step = coupling.shares[0].penalty, asked[0][1]
-                squares = coupling.joint(coupling.shares[0]).grouping.sum(
+                penalty, step = coupling.penalty, asked[0][1]
+                squares = coupling.joint(coupling.parts[0]).grouping.sum(
                     [
                         ops.square(penalty.soften(ops.convert_to_tensor(each, x.dtype), step))
                         for each, (x, _) in zip(gone, asked)
@@ -149,7 +149,7 @@ def check_has_coarse_steps(model: keras.Model) -> None:
     check_trains(model)
     for optimizer in ours(model.optimizer):
         for variable, psi in zip(optimizer._trainable_variables, optimizer._penalties):
-            counted = isinstance(psi, Share) and isinstance(optimizer, MirrorMap)
+            counted = isinstance(psi, PenaltyPart) and isinstance(optimizer, MirrorMap)
             if not (counted or psi is None or isinstance(psi, ElementwiseRegularizer)):
                 raise ValueError(
                     f"The groups of {psi!r} on {variable.path!r} under {type(optimizer).__name__} would lose weights "

@@ -14,7 +14,7 @@ from keras_rmda.optimizers.assignment import Regularizers, axes_of_weights, name
 from keras_rmda.optimizers.base import SparseOptimizer, applies_penalty_of
 from keras_rmda.optimizers.joint import Coupling
 from keras_rmda.platform import nested
-from keras_rmda.regularizers import CoupledGroups, GroupLasso, ProximalRegularizer, Share
+from keras_rmda.regularizers import CoupledGroups, GroupLasso, PenaltyPart, ProximalRegularizer
 from keras_rmda.structure.kept import Kept
 
 
@@ -29,13 +29,13 @@ def regularizers_of(optimizer: SparseOptimizer, kept: Kept, small: keras.Model) 
     pairs = dict(zip(map(id, penalties_in(optimizer.regularizer)), penalties_in(new)))
     names = names_in(small)
     for coupling in optimizer.couplings:
-        groups = coupling.shares[0].penalty.groups
-        pairs[id(coupling.shares[0].penalty)].groups = cut_groups(groups, coupling, optimizer, kept, names)
+        groups = coupling.groups
+        pairs[id(coupling.penalty)].groups = cut_groups(groups, coupling, optimizer, kept, names)
     sized: dict[str, ProximalRegularizer] = {}
     for variable, psi in zip(optimizer._trainable_variables, optimizer._penalties):
         if psi is None or own_regularizer(variable) is not None:
             continue
-        original = psi.penalty if isinstance(psi, Share) else source(psi, optimizer.regularizer)
+        original = psi.penalty if isinstance(psi, PenaltyPart) else source(psi, optimizer.regularizer)
         other = kept.small[id(variable)]
         sized[names[id(other)][0]] = with_size(pairs[id(original)], psi, variable, other)
     changed = any(psi not in pairs.values() for psi in sized.values())
@@ -125,9 +125,9 @@ def cut_groups(
     renumbered = np.full(len(groups) + 1, -1)  # the last is for -1
     renumbered[stays] = np.arange(len(stays))
     members = {}
-    for index, share in zip(coupling.indices, coupling.shares):
+    for index, part in zip(coupling.indices, coupling.parts):
         called = names[id(kept.small[id(optimizer._trainable_variables[index])])]
-        path = share.path if share.path in called else called[0]
+        path = part.path if part.path in called else called[0]
         members[path] = compact(renumbered[cut_numbers(coupling, index, optimizer, kept)])
     return CoupledGroups(members, groups.weights[stays], [groups.names[k] for k in stays])
 
