@@ -8,11 +8,11 @@ import keras
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
+from keras_rmda.optimizers.algorithm import Scalars, Slots
 from keras_rmda.optimizers.assignment import Regularizers
 from keras_rmda.optimizers.base import SparseOptimizer
 from keras_rmda.optimizers.bregman import ByPattern, MirrorMap, moved
 from keras_rmda.optimizers.constants import DECAY, POSITIVE
-from keras_rmda.optimizers.updates import Scalars, Slots
 from keras_rmda.regularizers import Tensor, as_type_of
 
 

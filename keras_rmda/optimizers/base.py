@@ -22,7 +22,7 @@ class SparseOptimizer(Constants, Shown):
     """Base class of the optimizers that keep structured zeros exactly.
 
     A subclass states `slots`, `scalars` and `hyperparameters`, and defines `init`, `advance`, `step` and `structured`
-    of `Updates`. What is set after the first step acts, as the learning rate, a momentum and the `strength` of
+    of `Algorithm`. What is set after the first step acts, as the learning rate, a momentum and the `strength` of
     penalties do, or raises.
 
     Args:

@@ -9,10 +9,10 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_rmda.optimizers.algorithm import Slots
 from keras_rmda.optimizers.assignment import numbers_for
 from keras_rmda.optimizers.binding import model_of
 from keras_rmda.optimizers.constants import POSITIVE, by_pattern, whole
-from keras_rmda.optimizers.updates import Slots
 from keras_rmda.platform import replicas
 from keras_rmda.regularizers import ProximalRegularizer, Tensor
 

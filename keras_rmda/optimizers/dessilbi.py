@@ -8,10 +8,10 @@ import keras
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
+from keras_rmda.optimizers.algorithm import Slots, on_support
 from keras_rmda.optimizers.assignment import Regularizers
 from keras_rmda.optimizers.constants import POSITIVE, number
 from keras_rmda.optimizers.momentum import DECAY, MomentumOptimizer
-from keras_rmda.optimizers.updates import Slots, on_support
 from keras_rmda.platform import checks
 from keras_rmda.regularizers import Tensor
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from keras import ops
 
-from keras_rmda.optimizers.updates import precise
+from keras_rmda.optimizers.algorithm import precise
 from keras_rmda.regularizers import Tensor
 
 SAME = 1e-5

@@ -7,10 +7,10 @@ from typing import Any
 import keras
 from keras.optimizers.schedules import LearningRateSchedule
 
+from keras_rmda.optimizers.algorithm import Slots
 from keras_rmda.optimizers.assignment import Regularizers
 from keras_rmda.optimizers.bregman import ByPattern, MirrorMap, moved
 from keras_rmda.optimizers.momentum import DECAY, MomentumOptimizer
-from keras_rmda.optimizers.updates import Slots
 from keras_rmda.regularizers import Tensor
 
 

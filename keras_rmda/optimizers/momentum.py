@@ -10,9 +10,9 @@ import keras
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
+from keras_rmda.optimizers.algorithm import on_support
 from keras_rmda.optimizers.assignment import Regularizers
 from keras_rmda.optimizers.base import SparseOptimizer
-from keras_rmda.optimizers.updates import on_support
 from keras_rmda.platform import checks
 from keras_rmda.regularizers import ProximalRegularizer, Tensor
 

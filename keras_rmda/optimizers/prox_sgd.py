@@ -7,9 +7,9 @@ from typing import Any
 import keras
 from keras.optimizers.schedules import LearningRateSchedule
 
+from keras_rmda.optimizers.algorithm import Slots
 from keras_rmda.optimizers.assignment import Regularizers
 from keras_rmda.optimizers.momentum import MomentumOptimizer
-from keras_rmda.optimizers.updates import Slots
 from keras_rmda.regularizers import Tensor
 
 

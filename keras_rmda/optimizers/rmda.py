@@ -8,9 +8,9 @@ import keras
 from keras import ops
 from keras.optimizers.schedules import LearningRateSchedule
 
+from keras_rmda.optimizers.algorithm import Scalars, Slots
 from keras_rmda.optimizers.assignment import Regularizers
 from keras_rmda.optimizers.momentum import AveragingOptimizer
-from keras_rmda.optimizers.updates import Scalars, Slots
 from keras_rmda.regularizers import ProximalRegularizer, Tensor
 
 

@@ -17,9 +17,10 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_rmda.optimizers.algorithm import Algorithm, precise
 from keras_rmda.optimizers.likeness import are_same, distance, is_equal, sums_of
 from keras_rmda.optimizers.notes import Notes
-from keras_rmda.optimizers.updates import Updates, precise
+from keras_rmda.optimizers.updates import Updates
 from keras_rmda.platform import checks, compat, replicas
 from keras_rmda.regularizers import Tensor
 
@@ -230,7 +231,7 @@ class Shown(Updates):
     @property
     def _separates(self) -> bool:
         """Whether the structured values are others than the iterate."""
-        return type(self).structured is not Updates.structured
+        return type(self).structured is not Algorithm.structured
 
     @property
     def _penalized(self) -> list[int]:
