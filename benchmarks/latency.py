@@ -26,7 +26,7 @@ from keras_rmda.export.devices.elastic import Elastic
 from keras_rmda.export.devices.profile import spread, time_of
 from keras_rmda.export.devices.writing import FORMAT, SCRIPT, write_files
 from keras_rmda.export.flat import written
-from keras_rmda.structure.report import table
+from keras_rmda.structure.pictures import table
 from keras_rmda.structure.trace import as_graph, trace
 
 COUNT = 100

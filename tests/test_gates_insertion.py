@@ -16,8 +16,8 @@ from keras_rmda.gates.generator import GateGenerator
 from keras_rmda.gates.places import places_in
 from keras_rmda.gates.training import expected_macs
 from keras_rmda.platform.compat import layers_of
+from keras_rmda.structure.amounts import amounts
 from keras_rmda.structure.liveness import plan
-from keras_rmda.structure.report import amounts
 from keras_rmda.structure.trace import trace
 
 EVERY_KIND = pytest.mark.parametrize(

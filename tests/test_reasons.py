@@ -18,7 +18,7 @@ from keras_rmda.platform import graphs
 from keras_rmda.structure.coupling import NoGroupsError
 from keras_rmda.structure.inputs import random_inputs
 from keras_rmda.structure.liveness import plan
-from keras_rmda.structure.report import STRUCTURAL, reasons_of
+from keras_rmda.structure.rows import STRUCTURAL, reasons_of
 from keras_rmda.structure.trace import as_graph, trace
 
 READERS = (

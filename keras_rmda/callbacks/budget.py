@@ -18,8 +18,8 @@ from keras_rmda.export.devices.costs import Costs
 from keras_rmda.export.devices.profile import DeviceProfile
 from keras_rmda.optimizers.joint import NEVER_AGAIN
 from keras_rmda.platform import checks
+from keras_rmda.structure.amounts import amounts
 from keras_rmda.structure.liveness import plan
-from keras_rmda.structure.report import amounts
 
 UNITS = {"ms": 1.0, "us": 1e-3, "s": 1e3, "B": 1.0, "KB": 1e3, "MB": 1e6, "KiB": 1024.0, "MiB": 1024.0**2}
 """By their names: of times in milliseconds, of sizes in bytes."""

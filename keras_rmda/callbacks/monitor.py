@@ -17,9 +17,9 @@ from keras_rmda.optimizers.models import optimizers_of
 from keras_rmda.platform import finite, nested
 from keras_rmda.platform.checks import SparsityWarning
 from keras_rmda.regularizers import GroupLasso, JointPenalty, ProximalRegularizer, Tensor
+from keras_rmda.structure.amounts import amounts, everything
 from keras_rmda.structure.coupling import tie_what_goes_together
 from keras_rmda.structure.liveness import plan
-from keras_rmda.structure.report import amounts, everything
 from keras_rmda.structure.trace import Trace, as_graph, trace
 
 OF_PENALTIES = ("zero_groups", "weighted_zero_groups", "zero_weights", "penalty")

@@ -10,8 +10,8 @@ import keras
 import numpy as np
 
 from keras_rmda.platform import compat
+from keras_rmda.structure.amounts import amounts_of, everything
 from keras_rmda.structure.liveness import Plan
-from keras_rmda.structure.report import amounts_of, everything
 
 KEPT = 0.1
 """The share of the groups of every layer that are not chosen, so that no layer is cut off."""

@@ -19,8 +19,8 @@ from keras_rmda.optimizers.notes import notes_of
 from keras_rmda.platform import checks, compat, finite
 from keras_rmda.regularizers import JointPenalty
 from keras_rmda.regularizers.base import Strength
+from keras_rmda.structure.amounts import amounts, everything
 from keras_rmda.structure.liveness import plan
-from keras_rmda.structure.report import amounts, everything
 from keras_rmda.structure.trace import as_graph, trace
 
 METRICS = ("weights", *checks.METRICS)

@@ -25,7 +25,7 @@ from keras_rmda.optimizers.models import optimizers_of
 from keras_rmda.platform import arrays, checks, files
 from keras_rmda.platform.loading import load
 from keras_rmda.structure import analyze, strip
-from keras_rmda.structure.report import table
+from keras_rmda.structure.pictures import table
 
 RUNS = 100
 """Measurements of the latency of a file."""

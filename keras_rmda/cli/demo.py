@@ -21,7 +21,7 @@ from keras_rmda.export.benchmark import interleaved
 from keras_rmda.export.interpreter import Interpreter
 from keras_rmda.platform import files
 from keras_rmda.structure import Report, analyze, lift
-from keras_rmda.structure.report import table
+from keras_rmda.structure.pictures import table
 
 EPOCHS = 30
 TARGET = 0.1

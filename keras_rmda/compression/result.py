@@ -11,8 +11,9 @@ import keras
 from keras_rmda.compression.scores import Scores
 from keras_rmda.export import export_tflite
 from keras_rmda.export.tflite import TFLiteFile
-from keras_rmda.structure.pictures import draw_training, html_table
-from keras_rmda.structure.report import LayerReport, Report, table
+from keras_rmda.structure.pictures import draw_training, html_table, table
+from keras_rmda.structure.report import Report
+from keras_rmda.structure.rows import LayerReport
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from keras_rmda.compression.run import Run
 from keras_rmda.compression.scores import Score, Scores
 from keras_rmda.compression.steps import copy_of
 from keras_rmda.platform import checks
+from keras_rmda.structure.amounts import amounts, everything
 from keras_rmda.structure.coupling import coupled_groups
 from keras_rmda.structure.liveness import plan
-from keras_rmda.structure.report import amounts, everything
 from keras_rmda.structure.strip import meaningless
 from keras_rmda.structure.trace import as_graph, trace
 

@@ -13,7 +13,7 @@ from keras_rmda.export.flat import read
 from keras_rmda.export.micro import buffers, persistent_bytes, planned
 from keras_rmda.export.operations import multiply_accumulates
 from keras_rmda.platform import checks
-from keras_rmda.structure.report import table
+from keras_rmda.structure.pictures import table
 
 
 @dataclass(frozen=True)

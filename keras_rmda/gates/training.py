@@ -15,8 +15,8 @@ from keras_rmda.gates.generator import GateGenerator
 from keras_rmda.gates.layer import FREE
 from keras_rmda.gates.penalty import ChainPenalty
 from keras_rmda.platform import checks
+from keras_rmda.structure.amounts import amounts
 from keras_rmda.structure.liveness import plan
-from keras_rmda.structure.report import amounts
 from keras_rmda.structure.trace import Trace, as_graph, trace
 
 WEIGHTS_OF_GATES = r"(.*/)?log_alpha(_kernel_\d+|_bias_\d+)?"

@@ -7,6 +7,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
+def table(header: tuple, rows: list[tuple]) -> str:
+    """Return text columns: numbers with thousands separators to the right, words to the left.
+
+    Args:
+        header: the column titles.
+        rows: cells of any type; floats are expected as text, formatted by the caller.
+
+    Returns:
+        Lines joined by newlines, a rule below the header.
+    """
+    cells = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in [header, *rows]]
+    widths = [max(len(row[k]) for row in cells) for k in range(len(header))]
+    numeric = [any(isinstance(row[k], int) for row in rows) for k in range(len(header))]
+    lines = [
+        "  ".join(c.rjust(w) if right else c.ljust(w) for c, w, right in zip(row, widths, numeric)).rstrip()
+        for row in cells
+    ]
+    return "\n".join([lines[0], "-" * max(len(line) for line in lines), *lines[1:]])
+
+
 def html_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     """Return an HTML table: numbers with thousands separators to the right, words to the left."""
 

@@ -2,57 +2,18 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import keras
-import numpy as np
 from keras import ops
 
-from keras_rmda.channels.sites import WRITTEN, Cut, Site
-from keras_rmda.channels.tensors import varying
 from keras_rmda.optimizers.models import warn_of_hidden_zeros
 from keras_rmda.platform import finite
-from keras_rmda.structure.liveness import OTHER_WIDTH, Plan, plan
-from keras_rmda.structure.pictures import draw_widths, html_table
+from keras_rmda.structure.liveness import Plan, plan
+from keras_rmda.structure.pictures import draw_widths, html_table, table
+from keras_rmda.structure.rows import LayerReport, layer_row
 from keras_rmda.structure.trace import as_graph, trace
-
-
-@dataclass(frozen=True)
-class LayerReport:
-    """One layer's row.
-
-    Attributes:
-        name, type: of the layer.
-        channels: output channels; 0 where the layer has no weights to say so.
-        removable: output channels that `strip` would remove.
-        reasons: why the others stay: reason -> number of channels.
-        parameters, parameters_after: numbers of weights, before and after `strip`.
-        macs, macs_after: multiply-accumulate operations per sample in the kernels of layers; an open axis counts as 1.
-            Those of an opaque layer are an estimate: every weight of two axes and more, except embeddings, times the
-            positions of its output, at every call.
-        opaque: why the converter does not look into the layer, "" where it does.
-        milliseconds, milliseconds_after: of its operators in a file, by the profile of a device; None without one.
-
-    Example:
-        >>> layer = kr.analyze(model).layers[0]
-        >>> f"{layer.name}: {layer.removable} of {layer.channels} channels can go; {layer.reasons}"
-    """
-
-    name: str
-    type: str
-    channels: int
-    removable: int
-    reasons: dict[str, int]
-    parameters: int
-    parameters_after: int
-    macs: int
-    macs_after: int
-    opaque: str = ""
-    milliseconds: float | None = None
-    milliseconds_after: float | None = None
 
 
 @dataclass(frozen=True)
@@ -173,26 +134,6 @@ class Report:
         return html_table(*self._table())
 
 
-def table(header: tuple, rows: list[tuple]) -> str:
-    """Return text columns: numbers with thousands separators to the right, words to the left.
-
-    Args:
-        header: the column titles.
-        rows: cells of any type; floats are expected as text, formatted by the caller.
-
-    Returns:
-        Lines joined by newlines, a rule below the header.
-    """
-    cells = [[f"{cell:,}" if isinstance(cell, int) else str(cell) for cell in row] for row in [header, *rows]]
-    widths = [max(len(row[k]) for row in cells) for k in range(len(header))]
-    numeric = [any(isinstance(row[k], int) for row in rows) for k in range(len(header))]
-    lines = [
-        "  ".join(c.rjust(w) if right else c.ljust(w) for c, w, right in zip(row, widths, numeric)).rstrip()
-        for row in cells
-    ]
-    return "\n".join([lines[0], "-" * max(len(line) for line in lines), *lines[1:]])
-
-
 def analyze(model: keras.Model, profile: Any = None) -> Report:
     """Report, layer by layer, which channels `strip` would remove and why the others stay.
 
@@ -235,83 +176,3 @@ def report(plan: Plan, name: str) -> Report:
     """Return the report of a plan; layers that are called several times have one row."""
     rows = [layer_row(plan, site) for site in plan.trace.sites.values() if site.weights() or site.opaque]
     return Report(name, tuple(rows))
-
-
-def amounts(plan: Plan, cut: Cut | None = None) -> dict[str, int]:
-    """Return how many `parameters`, `macs` and `bytes` of weights a plan leaves, or another cut of the same model."""
-    cut = plan.cut if cut is None else cut
-    found = {"parameters": 0, "macs": 0, "bytes": 0}
-    for site in plan.trace.sites.values():
-        for key, value in amounts_of(site, cut).items():
-            found[key] += value
-    return found
-
-
-def amounts_of(site: Site, cut: Cut) -> dict[str, int]:
-    """Return the same of one layer."""
-    counts = [(math.prod(cut.shape(site, name, tuple(v.shape))), bytes_of(v)) for name, v in site.counted()]
-    return {
-        "parameters": sum(count for count, _ in counts),
-        "bytes": sum(count * size for count, size in counts),
-        "macs": sum(call.macs(cut) for call in site.calls),
-    }
-
-
-def bytes_of(variable: keras.Variable) -> int:
-    """Return the bytes of one number of a variable."""
-    return int("".join(each for each in variable.dtype if each.isdigit()) or 8) // 8
-
-
-def everything(plan: Plan) -> Cut:
-    """Return the cut that takes nothing."""
-    return Cut(plan.trace.ties, np.ones_like(plan.cut.keep))
-
-
-def layer_row(plan: Plan, site: Site) -> LayerReport:
-    """Return a layer's row."""
-    shapes = [tuple(variable.shape) for _, variable in site.counted()]
-    after = [plan.cut.shape(site, name, shape) for (name, _), shape in zip(site.counted(), shapes)]
-    find, written = plan.trace.ties.find, [own for key, own in site.own.items() if key in WRITTEN]
-    written = [own[0] if own.ndim > 1 and 0 not in varying(find(own)) else own.reshape(-1) for own in written]
-    atoms = np.concatenate([*written, np.zeros(0, int)])
-    atoms = np.zeros(0, int) if site.opaque else atoms
-    stays = plan.cut.stays(atoms)
-    whole = everything(plan)
-    return LayerReport(
-        name=site.name,
-        type=type(site.layer).__name__,
-        channels=len(atoms),
-        removable=int((~stays).sum()),
-        reasons=dict(Counter(reasons_of(plan, site, atoms[stays]))),
-        parameters=sum(math.prod(shape) for shape in shapes),
-        parameters_after=sum(math.prod(shape) for shape in after),
-        macs=sum(call.macs(whole) for call in site.calls),
-        macs_after=sum(call.macs(plan.cut) for call in site.calls),
-        opaque=site.opaque,
-    )
-
-
-def reasons_of(plan: Plan, site: Site, atoms: np.ndarray) -> list[str]:
-    """Return why each of the channels that a layer writes stays; "tied:" where only what it is added to has to."""
-    find, size = plan.trace.ties.find, len(plan.cut.keep)
-    made, whys, of_roots = np.zeros(size, bool), np.full(size, -1), np.full(size, -1)
-    pins: dict[int, str] = {}
-    for call in site.calls:
-        for y in call.outputs:
-            needed = plan.state.needed(y)
-            made[y.atoms] = True
-            for array, numbers in ((whys, y.atoms[needed]), (of_roots, find(y.atoms[needed]))):
-                array[numbers] = np.where(array[numbers] < 0, plan.whys[y.index][needed], array[numbers])
-            if y.index in plan.trace.pins:
-                pins = dict.fromkeys(y.atoms.reshape(-1).tolist(), plan.trace.pins[y.index]) | pins
-    texts = []
-    for atom, root in zip(atoms.tolist(), find(atoms)):
-        # The units of a direction are no channels of the output where both directions are added.
-        why, tied = whys[atom] if made[atom] else of_roots[root], plan.texts[plan.reasons[root]]
-        text = plan.texts[why] if why >= 0 else pins.get(atom)
-        texts.append(text or (tied if tied.startswith(STRUCTURAL) else f"tied: {tied}"))
-    return texts
-
-
-STRUCTURAL = ("last channel", "groups of", "multiples of", OTHER_WIDTH)
-"""How reasons begin that are none of a single channel."""
