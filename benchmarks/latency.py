@@ -23,7 +23,7 @@ from networks import residual
 import keras_rmda as kr
 from keras_rmda.cli.demo import network
 from keras_rmda.export.devices.elastic import Elastic
-from keras_rmda.export.devices.profile import spread, time_of
+from keras_rmda.export.devices.fit import spread, time_of
 from keras_rmda.export.devices.writing import FORMAT, SCRIPT, write_files
 from keras_rmda.export.flat import written
 from keras_rmda.structure.pictures import table

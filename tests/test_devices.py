@@ -19,11 +19,11 @@ from keras_rmda.cli import main
 from keras_rmda.export import tflm
 from keras_rmda.export.contents import parsed, read_contents
 from keras_rmda.export.devices.elastic import Elastic
+from keras_rmda.export.devices.fit import spread, time_of
 from keras_rmda.export.devices.laws import Law, fitted, terms_of
 from keras_rmda.export.devices.measure import read_log
 from keras_rmda.export.devices.operators import Kind
 from keras_rmda.export.devices.probes import give_numbers
-from keras_rmda.export.devices.profile import spread, time_of
 from keras_rmda.export.devices.writing import write_files
 from keras_rmda.export.micro import buffers, planned
 from keras_rmda.structure.folding import fold
@@ -396,4 +396,4 @@ def test_the_command_writes_files_and_measures(tmp_path, capsys):
     [row] = json.loads(capsys.readouterr().out)["files"]
     assert row["predicted_ms"] == pytest.approx(profile.milliseconds(file))
     assert read_contents(file).operators
-    assert isinstance(next(iter(profile._laws["float32"].values())), Law)
+    assert isinstance(next(iter(profile._fits["float32"].laws.values())), Law)

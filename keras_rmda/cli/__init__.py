@@ -1,4 +1,4 @@
-"""The command line: `keras-rmda demo | compress | inspect | strip | export | bench | report`."""
+"""The command line: `keras-rmda demo | compress | inspect | strip | export | profile | bench | report`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = parser().parse_args(arguments)
         with compat.quiet_tensorflow():
-            getattr(commands, f"run_{options.command}")(options)
+            commands.COMMANDS[options.command](options)
     except (UsageError, ValueError, OSError, RuntimeError, ModuleNotFoundError) as error:
         return complain(error)
     except KeyboardInterrupt:

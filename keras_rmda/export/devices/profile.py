@@ -15,7 +15,8 @@ import numpy as np
 from keras_rmda.channels.sites import Cut
 from keras_rmda.export.contents import content_of
 from keras_rmda.export.devices.costs import Costs, milliseconds_of_layers
-from keras_rmda.export.devices.laws import Law, fitted, terms_of
+from keras_rmda.export.devices.fit import fit, spread
+from keras_rmda.export.devices.laws import Law
 from keras_rmda.export.devices.operators import Kind, described, shapes_of
 from keras_rmda.export.devices.writing import FORMAT, SCRIPT, check_folder, write_files
 from keras_rmda.export.flat import read
@@ -64,8 +65,6 @@ class DeviceProfile:
     system: str = ""
 
     def __post_init__(self):
-        object.__setattr__(self, "_laws", {})
-        object.__setattr__(self, "_scales", {})
         spreads = [spread(each["milliseconds"]) for each in self.measured]
         if not spreads:
             raise ValueError("The profile has no measurements.")
@@ -74,8 +73,7 @@ class DeviceProfile:
                 f"The profile is too noisy: half of its files took times that differ by more than {NOISE:.0%} from "
                 f"round to round ({np.median(spreads):.0%}). Measure again while nothing else runs on the device."
             )
-        for quantization in self.quantizations:
-            self._fit(quantization)
+        object.__setattr__(self, "_fits", {each: fit(self.measured, each) for each in self.quantizations})
 
     @property
     def quantizations(self) -> tuple[str, ...]:
@@ -222,7 +220,7 @@ class DeviceProfile:
 
     def _alone(self, described: tuple, shapes: list[tuple[int, ...]], quantization: str) -> float:
         """Return the time of the file of an operator, which is found by what it is and its shapes."""
-        for kind, law in self._laws[quantization].items():
+        for kind, law in self._fits[quantization].laws.items():
             widths = kind.widths(shapes) if (kind.name, kind.options, kind.types) == described else None
             if widths is not None:
                 return float(law.milliseconds(np.array([widths]).reshape(1, -1))[0])
@@ -237,68 +235,24 @@ class DeviceProfile:
         Raises:
             MissingOperatorError: if it was not measured.
         """
-        if quantization not in self._laws:
+        if quantization not in self._fits:
             raise MissingOperatorError(
                 f"The profile of {self.device!r} has {', '.join(self.quantizations)}, not {quantization}: measure that "
                 "too, by `keras-rmda profile`."
             )
-        if kind not in self._laws[quantization]:
+        if kind not in self._fits[quantization].laws:
             raise MissingOperatorError(
                 f"The profile of {self.device!r} lacks an operator of the model: {kind.name} of the shapes "
                 f"{kind.shapes}. Measure it too, by `keras-rmda profile` of this model."
             )
-        return self._laws[quantization][kind]
+        return self._fits[quantization].laws[kind]
 
     def whole(self, quantization: str) -> tuple[float, float]:
         """Return the milliseconds of a call, and by what operators are scaled beside each other."""
-        return self._scales[quantization]
+        found = self._fits[quantization]
+        return found.call, found.scale
 
     def total(self, parts: Iterable[float], quantization: str) -> float:
         """Return the milliseconds of a file whose operators take so long alone."""
         call, scale = self.whole(quantization)
         return call + scale * sum(max(part - call, 0.0) for part in parts)
-
-    def _fit(self, quantization: str) -> None:
-        """Find the laws, and what holds for whole files."""
-        mine = [each for each in self.measured if each["quantization"] == quantization]
-        points: dict[Kind, dict[tuple, float]] = {}
-        for each in mine:
-            if "kind" in each:
-                points.setdefault(kind_of(each["kind"]), {})[tuple(each["widths"])] = time_of(each)
-        names = sorted({(kind.name, len(kind.letters)) for kind in points})
-        laws: dict[Kind, Law] = {}
-        for name in names:
-            kinds = [kind for kind in points if (kind.name, len(kind.letters)) == name]
-            cases = []
-            for kind in kinds:
-                widths = np.array(list(points[kind]), dtype="float64").reshape(len(points[kind]), len(kind.letters))
-                cases.append((terms_of(kind.shapes), kind.letters, widths, np.array(list(points[kind].values()))))
-            laws |= dict(zip(kinds, fitted(cases)))
-        self._laws[quantization] = laws
-        call = min((time for each in points.values() for time in each.values()), default=0.0)
-        known, seen = [], []
-        for each in mine:
-            for_all = [(kind_of(kind), widths) for kind, widths in each.get("operators", ())]
-            if for_all and all(kind in laws for kind, _ in for_all):
-                parts = [laws[kind].milliseconds(np.array([widths]).reshape(1, -1))[0] for kind, widths in for_all]
-                if (beyond := sum(max(part - call, 0.0) for part in parts)) > 0.0:
-                    known.append(beyond)
-                    seen.append(time_of(each))
-        scale = float(np.median((np.array(seen) - call) / np.array(known))) if known else 1.0
-        self._scales[quantization] = (call, max(scale, 0.05))
-
-
-def kind_of(plain: dict[str, Any]) -> Kind:
-    """Return an operator that is given as plain data."""
-    return Kind(plain["name"], plain["options"], tuple(plain["types"]), tuple(tuple(each) for each in plain["shapes"]))
-
-
-def time_of(each: dict[str, Any]) -> float:
-    """Return the milliseconds of a file: of the round that was disturbed the least."""
-    return float(min(each["milliseconds"]))
-
-
-def spread(times: Sequence[float]) -> float:
-    """Return how far rounds are from each other, relative to the time: the two that are nearest to the fastest."""
-    near = sorted(times)[:2]
-    return (near[-1] - near[0]) / near[0]
