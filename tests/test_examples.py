@@ -47,6 +47,7 @@ def test_a_model_for_a_microcontroller(tmp_path):
     ("name", "settings"),
     [
         ("compress_mobilenet", {"EPOCHS": 2, "IMAGES": 64}),
+        ("find_a_bottleneck", {"EPOCHS": 2, "IMAGES": 64}),
         ("what_happens_in_rmda", {"EPOCHS": 4, "STEPS": 40}),
     ],
 )
