@@ -34,9 +34,19 @@ OPTIMIZERS = {"Adam (Keras)": (lambda jit, model: keras.optimizers.Adam(1e-3), 7
 }
 
 
+def perceptron(width):
+    """Return four dense layers."""
+    return keras.Sequential([keras.Input((width,)), *(keras.layers.Dense(width) for _ in range(4))])
+
+
 NETWORKS = {
+    "mlp": lambda: perceptron(512),
+    "mlp_small": lambda: perceptron(256),
+    "mobilenet": lambda: keras.applications.MobileNetV2((96, 96, 3), alpha=0.35, weights=None),
     "resnet18": lambda: residual((64, 128, 256, 512), 2),
     "resnet20": lambda: residual((16, 32, 64), 3),
+    "resnet20_wide": lambda: residual((32, 64, 128), 3),
+    "resnet20_wider": lambda: residual((24, 48, 96), 3),
     "resnet50": lambda: keras.applications.ResNet50(weights=None),
 }
 
@@ -54,6 +64,28 @@ def measure(model, names, jit_update, rounds):
     return times
 
 
+def compare_compiled(model, names, rounds):
+    """Print the times of updates with and without XLA, all of them taking turns."""
+    steps, adam = {}, update(keras.optimizers.Adam(1e-3), model.trainable_variables)
+    adam()
+    for name in names:
+        pair = [update(OPTIMIZERS[name][0](jit, model), model.trainable_variables) for jit in (False, True)]
+        first, compiled = [seconds(step) for step in pair]
+        print(f"  {name}: {compiled - first:.1f} s to compile", flush=True)
+        steps[name] = pair
+    times = {name: [] for name in names}
+    of_adam = []
+    for _ in range(rounds):
+        of_adam.append(seconds(adam))
+        for name, pair in steps.items():
+            times[name].append([seconds(step) for step in pair])
+    print("| optimizer | graph | XLA | XLA / graph | of Adam |\n|---|---|---|---|---|")
+    for name, each in times.items():
+        graph, compiled = np.median(each, axis=0)
+        ratio = min(graph, compiled) / np.median(of_adam)
+        print(f"| {name} | {graph * 1e3:.2f} | {compiled * 1e3:.2f} | {compiled / graph:.2f} | {ratio:.2f} |")
+
+
 def training_step(model, batch_size):
     """Return the median time of a compiled training step."""
     model.compile(OPTIMIZERS["RMDA, coupled"][0]("auto", model), "mse")
@@ -67,6 +99,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--network", choices=tuple(NETWORKS), default="resnet50")
     parser.add_argument("--jit-update", choices=("auto", "true", "false"), default="auto")
+    parser.add_argument("--compare-compiled", action="store_true", help="time each update with and without XLA")
     parser.add_argument("--rounds", type=int, default=21)
     parser.add_argument("--batch-size", type=int, default=32, help="of a whole training step; 0 for none")
     parser.add_argument("--only", nargs="*", default=list(OPTIMIZERS), help="names of rows")
@@ -78,6 +111,9 @@ if __name__ == "__main__":
     count = len(model.trainable_variables)
     print(f"{arguments.network}: {size:,} parameters in {count} variables; bandwidth {speed / 1e9:.1f} GB/s")
     names = ["Adam (Keras)", *(name for name in arguments.only if name != "Adam (Keras)")]
+    if arguments.compare_compiled:
+        compare_compiled(model, names[1:], arguments.rounds)
+        raise SystemExit
     times = measure(model, names, jit, arguments.rounds)
     adam = np.median(times["Adam (Keras)"])
     print("| optimizer | ms | of Adam | floor ms |\n|---|---|---|---|")

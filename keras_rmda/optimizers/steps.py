@@ -16,8 +16,7 @@ from keras_rmda.platform import replicas
 from keras_rmda.regularizers import JointPenalty, ProximalRegularizer, Tensor, as_type_of
 
 COMPILE_FROM = 1_000_000
-"""Parameters from which `jit_update="auto"` compiles; see `benchmarks/README.md`, update cost."""
-
+"""Parameters from which `jit_update="auto"` compiles; see `benchmarks/README.md`, "Compiled or not"."""
 
 REMEMBERS = 0.99
 """The share of the importance of groups that is of the steps before."""
