@@ -34,7 +34,7 @@ class SparseOptimizer(Constants, Shown):
         skip_nonfinite: whether a step with a NaN or infinity in any gradient, after clipping, leaves weights and
             state as they were and is only counted, in `skipped_steps`.
         jit_update: whether XLA compiles the update on TensorFlow, whether the model is compiled by it or not; "auto"
-            does so for models of a million parameters and more.
+            does so for models of half a million parameters and more.
         **keras_optimizer_arguments: `clipnorm`, `gradient_accumulation_steps`, `name`, ... of Keras. `use_ema` is
             refused; `weight_decay` too where the algorithm would undo it.
 

@@ -15,7 +15,7 @@ from keras_rmda.optimizers.joint import answered_jointly
 from keras_rmda.platform import replicas
 from keras_rmda.regularizers import JointPenalty, ProximalRegularizer, Tensor, as_type_of
 
-COMPILE_FROM = 1_000_000
+COMPILE_FROM = 500_000
 """Parameters from which `jit_update="auto"` compiles; see `benchmarks/README.md`, "Compiled or not"."""
 
 REMEMBERS = 0.99
