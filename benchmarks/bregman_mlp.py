@@ -17,7 +17,7 @@ from typing import Any
 
 import keras
 import numpy as np
-from experiment import Experiment, Plateau, accuracy, command_line, percent, print_table
+from experiment import Experiment, Plateau, accuracy, command_line, run_all
 
 import keras_rmda as kr
 
@@ -80,11 +80,4 @@ def train(experiment: Experiment, method: str, seed: int) -> dict[str, Any]:
 
 if __name__ == "__main__":
     experiment = Experiment.start(__file__, command_line(__doc__.splitlines()[0], list(METHODS), epochs=30))
-    rows = []
-    for method in experiment.selected(METHODS):
-        runs = [train(experiment, method, seed) for seed in experiment.arguments.seeds]
-        final = {key: [run["final"][key] for run in runs] for key in runs[0]["final"]}
-        seconds = f"{sum(run['seconds'] for run in runs) / len(runs):.0f}"
-        rows.append([method, percent(final["test_accuracy"]), percent(final["nonzero_weights"]), seconds])
-    header = ["method", "test accuracy %", "nonzero weights %", "seconds"]
-    print_table(f"{experiment.arguments.epochs} epochs, seeds {experiment.arguments.seeds}", header, rows)
+    run_all(experiment, METHODS, train, {"test_accuracy": "test accuracy", "nonzero_weights": "nonzero weights"})

@@ -271,6 +271,29 @@ def command_line(description: str, methods: Sequence[str], epochs: int) -> argpa
     return parser
 
 
+def run_all(
+    experiment: Experiment,
+    methods: Iterable[str],
+    train: Callable[[Experiment, str, int], dict[str, Any]],
+    titles: Mapping[str, str],
+) -> None:
+    """Make all runs, and print a table of their final numbers, which are shares, in percent.
+
+    Args:
+        experiment: the benchmark.
+        methods: names, from which `--only` chooses.
+        train: returns a run, by experiment, method and seed.
+        titles: for each final number that is shown, the title of its column.
+    """
+    rows = []
+    for method in experiment.selected(methods):
+        runs = [train(experiment, method, seed) for seed in experiment.arguments.seeds]
+        final = [percent([run["final"][key] for run in runs]) for key in titles]
+        rows.append([method, *final, f"{sum(run['seconds'] for run in runs) / len(runs):.0f}"])
+    header = ["method", *(f"{title} %" for title in titles.values()), "seconds"]
+    print_table(f"{experiment.arguments.epochs} epochs, seeds {experiment.arguments.seeds}", header, rows)
+
+
 def milestones(epochs: int, *shares: float) -> list[int]:
     """Return the epochs, at least 1 and increasing, before which stages begin: `epochs` times each share."""
     return sorted({max(1, int(epochs * share + 1e-9)) for share in shares})

@@ -25,8 +25,7 @@ from experiment import (
     command_line,
     decayed,
     milestones,
-    percent,
-    print_table,
+    run_all,
     steps_per_epoch,
     zero_share,
 )
@@ -131,11 +130,5 @@ def train(experiment: Experiment, method: str, seed: int) -> dict[str, Any]:
 
 if __name__ == "__main__":
     experiment = Experiment.start(__file__, command_line(__doc__.splitlines()[0], list(METHODS), epochs=12))
-    rows = []
-    for method in experiment.selected(METHODS):
-        runs = [train(experiment, method, seed) for seed in experiment.arguments.seeds]
-        final = {key: [run["final"][key] for run in runs] for key in runs[0]["final"]}
-        seconds = f"{sum(run['seconds'] for run in runs) / len(runs):.0f}"
-        rows.append([method, percent(final["test_accuracy"]), percent(final["nonzero_weights"]), seconds])
-    header = ["method", "test accuracy %", "nonzero weights of kernels %", "seconds"]
-    print_table(f"{experiment.arguments.epochs} epochs, seeds {experiment.arguments.seeds}", header, rows)
+    titles = {"test_accuracy": "test accuracy", "nonzero_weights": "nonzero weights of kernels"}
+    run_all(experiment, METHODS, train, titles)
