@@ -35,14 +35,17 @@ def network(mean: float, deviation: float, alive: float) -> keras.Model:
     values = keras.initializers.VarianceScaling(2 * GAIN**2 * alive, "fan_in", "untruncated_normal")
     kernels = kr.SparseInitializer(values, alive, by="group", groups="kernel")
 
-    def convolution(channels: int, name: str, **arguments: Any) -> L.Layer:
-        return L.Conv2D(channels, 3, padding="same", kernel_initializer=kernels, name=name, **arguments)
+    def convolution(x: Any, channels: int, name: str, **arguments: Any) -> Any:
+        bound = (9 * x.shape[-1]) ** -0.5  # PyTorch's; zero biases would leave units without kernels without gradients
+        biases = keras.initializers.RandomUniform(-bound, bound)
+        given = {"padding": "same", "kernel_initializer": kernels, "bias_initializer": biases, "name": name}
+        return L.Conv2D(channels, 3, **given, **arguments)(x)
 
     inputs = L.Input((28, 28, 1))
-    x = convolution(PLANES, "stem", use_bias=False)(L.Rescaling(1 / deviation, -mean / deviation)(inputs))
+    x = convolution(L.Rescaling(1 / deviation, -mean / deviation)(inputs), PLANES, "stem", use_bias=False)
     for k in range(DEPTH):
-        x = L.Concatenate()([x, convolution(PLANES, f"block{k + 1}", activation="relu")(x)])
-    x = L.Flatten()(convolution(1, "last", activation="relu")(x))
+        x = L.Concatenate()([x, convolution(x, PLANES, f"block{k + 1}", activation="relu")])
+    x = L.Flatten()(convolution(x, 1, "last", activation="relu"))
     he = keras.initializers.VarianceScaling(2 * GAIN**2, "fan_in", "untruncated_normal")
     bias = keras.initializers.RandomUniform(0.0, 1 / 28)
     outputs = L.Dense(10, "relu", kernel_initializer=he, bias_initializer=bias, name="classes")(x)
