@@ -291,6 +291,20 @@ def test_models_without_a_place_for_gates():
         kr.gates.freeze(only)
 
 
+def test_where_gates_could_stand_is_said():
+    inputs = keras.Input((8, 8, 3))
+    x = keras.layers.Conv2D(4, 1, name="stem")(inputs)
+    x = keras.layers.Add()([x, keras.layers.Conv2D(4, 1, name="block")(x)])
+    model = keras.Model(inputs, keras.layers.Dense(2)(keras.layers.Flatten()(x)))
+    with pytest.raises(ValueError, match=r'Several layers write .*: stem, block. `where="everywhere"`'):
+        kr.gates.insert(model)
+    assert any("gate" in layer.name for layer in kr.gates.insert(model, where="everywhere").layers)
+    recurrent = keras.Sequential([keras.Input((5, 3)), keras.layers.LSTM(4), keras.layers.Dense(2)])
+    for where in ("inside", "everywhere"):
+        with pytest.raises(ValueError, match="units of recurrent layers and heads get none"):
+            kr.gates.insert(recurrent, where=where)
+
+
 # ---- Dep-L0
 
 

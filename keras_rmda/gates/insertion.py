@@ -180,8 +180,14 @@ def chosen(model: keras.Model, places: list[Place], where: str | Sequence[str]) 
             raise ValueError(f"`where` names no layer that can have gates: {unused!r}. Those are: {names!r}")
         result = [place for place in places if any(matches(pattern, place) for pattern in where)]
     if not result:
+        others = ", ".join(site.name for place in places for site in place.writers)
+        way_out = (
+            f'Several layers write each of those that can: {others}. `where="everywhere"` puts gates behind these, too.'
+            if places
+            else "Gates stand behind layers with a kernel whose channels nothing needs as a whole; units of recurrent "
+            "layers and heads get none. `keras_rmda.analyze(model)` says which channels zeros can remove."
+        )
         raise ValueError(
-            f"No channel of the model {model.name!r} can be removed by gates with where={where!r}. "
-            "`keras_rmda.analyze(model)` says why they stay."
+            f"No channel of the model {model.name!r} can be removed by gates with where={where!r}. {way_out}"
         )
     return result
