@@ -34,7 +34,7 @@ test-oldest: .venv-oldest/installed
 	$(OLDEST)/$(PYTEST)
 
 # What does not need TensorFlow, on the other backends of Keras.
-BACKEND_TESTS := $(addprefix tests/test_,regularizers.py reference.py optimizers.py algorithms.py path.py callbacks.py backup.py sparsify.py coupled.py target.py target_choice.py opaque.py saving.py gates.py gates_insertion.py structured.py session.py numbers.py finite.py binding.py settings.py compress.py)
+BACKEND_TESTS := $(addprefix tests/test_,regularizers.py reference.py optimizers.py algorithms.py path.py callbacks.py backup.py sparsify.py coupled.py target.py target_choice.py opaque.py saving.py gates.py gates_insertion.py structured.py session.py numbers.py finite.py binding.py settings.py compress.py compress_callbacks.py)
 
 test-jax: .venv/installed
 	KERAS_BACKEND=jax $(BIN)/$(PYTEST) $(BACKEND_TESTS)
@@ -54,9 +54,10 @@ docs: .venv/installed-docs
 test-browser: .venv/installed-browser docs
 	$(BIN)/python -m pytest tests/test_browser.py
 
-# Two thousand random models; FUZZ="--first 5000 --count 100" chooses others.
+# Two thousand random models, and four hundred with blocks as people write them; FUZZ="--first 5000 --count 100" chooses others.
 fuzz: .venv/installed
 	$(BIN)/python tests/graphs.py --first 1000 $(FUZZ)
+	$(BIN)/python tests/graphs.py --first 1000 --count 400 --people $(FUZZ)
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -30,14 +30,17 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import everyday
 import keras
-from everyday import TASKS, Task
+import sequences
+from everyday import Task
 from experiment import mean_sd, milestones, print_table, write_json
 
 import keras_rmda as kr
 from keras_rmda.compression.data import Data
 from keras_rmda.compression.statistics import BATCHES, recalibrate
 
+TASKS = everyday.TASKS | sequences.TASKS
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results" / "compress"
 METHODS = ("dense", "thin", "compress", "within", "RMDA", "RAMDA", "ProxSGD", "ProxAdamW")
@@ -127,7 +130,7 @@ def run(name: str, method: str, start: str, target: float | None, seed: int, dat
 def main() -> None:
     """Make the runs that are missing, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tasks", nargs="+", choices=sorted(TASKS), default=list(TASKS))
+    parser.add_argument("--tasks", nargs="+", choices=sorted(TASKS), default=list(everyday.TASKS))
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--starts", nargs="+", choices=("fresh", "trained"), default=["fresh", "trained"])
     parser.add_argument("--targets", nargs="+", type=float, default=[0.5, 0.25])

@@ -7,6 +7,7 @@ import traceback
 
 import keras
 import numpy as np
+from graph_kinds import KINDS
 from keras import layers as L
 from keras import ops
 
@@ -106,11 +107,16 @@ class Tied(L.Layer):
 
 
 class Graph:
-    """Grows a random graph; `self.tensors` holds what has not been used as the last of its branch."""
+    """Grows a random graph; `self.tensors` holds what has not been used as the last of its branch.
 
-    def __init__(self, seed):
+    Args:
+        seed: of all choices.
+        people: whether there are blocks as people write them, `graph_kinds.KINDS`; `reached` has those that there are.
+    """
+
+    def __init__(self, seed, people=False):
         self.random = np.random.default_rng(seed)
-        self.made = []
+        self.made, self.people, self.reached = [], people, set()
 
     def pick(self, *choices):
         return choices[self.random.integers(len(choices))]
@@ -481,6 +487,11 @@ class Graph:
 
     def step(self, x):
         rank = len(x.shape) - 2
+        if self.people and rank < 3 and self.some(0.4):
+            kind = self.pick(*KINDS)
+            y = KINDS[kind](self, x)
+            self.reached |= set() if y is None else {kind}
+            return y
         if rank == 0:
             n = x.shape[-1]
             kind = self.pick("any", "any", "any", "reshape", "repeat", "single")
@@ -552,19 +563,24 @@ class Graph:
             weight.assign(value.astype(weight.dtype))
 
 
-def check(seed, size=10):
-    """Strip one random graph and check everything that has to hold; return how many parameters went."""
+def check(seed, size=10, people=False):
+    """Strip one random graph and check everything that has to hold.
+
+    Returns:
+        How many parameters went, the reasons of opaque layers by name, and which kinds of blocks were reached.
+    """
     keras.utils.set_random_seed(seed)
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float64")
+    graph = Graph(seed, people)
     try:
-        model = Graph(seed).build(size)
+        model = graph.build(size)
     finally:
         keras.config.set_dtype_policy(policy)
     try:
         outputs(model, random_inputs(model))
     except Exception:
-        return 0, {}  # Keras builds what it cannot run
+        return 0, {}, set()  # Keras builds what it cannot run
     before = [w.copy() for w in model.get_weights()]
     small = kr.strip(model, tolerance=TOLERANCE)
     report = kr.analyze(model)
@@ -578,7 +594,7 @@ def check(seed, size=10):
     assert all(m in (n, None) for y, x in shapes for n, m in zip(y.shape, x.shape, strict=True)), "other outputs"
     wide = kr.strip(model, tolerance=TOLERANCE, round_to=4)
     assert wide.count_params() >= small.count_params(), "wider, but smaller"
-    return report.parameters - report.parameters_after, report.opaque
+    return report.parameters - report.parameters_after, report.opaque, graph.reached
 
 
 def only_unneeded_goes(model):
@@ -634,12 +650,14 @@ if __name__ == "__main__":
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--size", type=int, default=10)
+    parser.add_argument("--people", action="store_true", help="with blocks as people write them")
     arguments = parser.parse_args()
-    start, failed, removed, opaque = time.time(), 0, 0, {}
+    start, failed, removed, opaque, reached = time.time(), 0, 0, {}, {}
     for seed in range(arguments.first, arguments.first + arguments.count):
         try:
-            went, unknown = check(seed, arguments.size)
+            went, unknown, kinds = check(seed, arguments.size, arguments.people)
             removed += went > 0
+            reached |= {kind: reached.get(kind, 0) + 1 for kind in kinds}
             for why in unknown.values():
                 opaque[why] = opaque.get(why, 0) + 1
         except Exception as error:
@@ -650,6 +668,8 @@ if __name__ == "__main__":
         if seed % 100 == 99:
             keras.backend.clear_session()
     print(f"{arguments.count} graphs, {failed} failures, {removed} became smaller, {time.time() - start:.0f} s")
+    if reached:
+        print("  reached: " + ", ".join(f"{kind} {count}" for kind, count in sorted(reached.items())))
     for why, count in sorted(opaque.items(), key=lambda item: -item[1])[:20]:
         print(f"  opaque {count} times: {why}")
     sys.exit(bool(failed))

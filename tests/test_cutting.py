@@ -13,7 +13,7 @@ import pytest
 from backend import BACKEND, only_tensorflow
 
 import keras_rmda as kr
-from keras_rmda.compression import cutting, recipe, run
+from keras_rmda.compression import cutting, run
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(96, 8)).astype("float32")
@@ -41,12 +41,7 @@ class Eager(cutting.Cuts):
 
 @pytest.fixture(autouse=True)
 def always(monkeypatch):
-    """Let cuts cost nothing, so that they pay wherever anything is gone.
-
-    Norms of groups count weights that act on nothing, as a bias of a channel that nobody reads any more. At the
-    strength of `compress` that makes 1e-8 in a step, which a few steps of Adam may multiply.
-    """
-    monkeypatch.setattr(recipe, "STRENGTH", 1e-12)
+    """Let cuts cost nothing, so that they pay wherever anything is gone."""
     monkeypatch.setattr(cutting, "PAYS", 0.0)
     monkeypatch.setattr(run, "Cuts", Eager)
     monkeypatch.setattr(Eager, "_learn", lambda self: None)

@@ -1,5 +1,6 @@
 """Kinds of models that become files: recurrent ones, other types of floats, open sizes, names, integers, states."""
 
+import re
 import sys
 
 import keras
@@ -90,10 +91,17 @@ def test_a_crash_of_the_converter_is_one_sentence(tmp_path):
     model = keras.Sequential([keras.Input((None, 4)), L.LSTM(3)])
     path = tmp_path / "m.tflite"
     path.write_bytes(b"old")
-    with pytest.raises(RuntimeError, match=r"its process ended \(SIG[A-Z]+\).*samples of one length") as error:
-        kr.export_tflite(model, path, "int8", [np.ones((1, length, 4), "float32") for length in (5, 6)])
-    assert "\n" not in str(error.value)
-    assert path.read_bytes() == b"old"
+    random = np.random.default_rng(0)
+    data = [random.normal(size=(1, length, 4)).astype("float32") for length in (5, 6) * 20]
+    try:
+        file = kr.export_tflite(model, path, "int8", data)
+    except RuntimeError as error:
+        refused = str(error)
+        assert re.search(r"its process ended \(SIG[A-Z]+\).*samples of one length", refused)
+        assert "\n" not in refused
+        assert path.read_bytes() == b"old"
+    else:  # the calibrator came through
+        assert file.max_difference < 0.2
     assert [p.name for p in tmp_path.iterdir()] == ["m.tflite"]
 
 
@@ -447,7 +455,7 @@ def test_a_fixed_batch(tmp_path, rng):
 def test_what_the_converter_has_no_operators_for(tmp_path):
     words = keras.Input((4,), dtype="int32")
     model = keras.Model(words, ops.bitwise_and(words, words))
-    with pytest.raises(RuntimeError, match=r"no operators for BitwiseAnd\.$"):
+    with pytest.raises(RuntimeError, match=r"no operators for BitwiseAnd\. Take other layers, or"):
         kr.export_tflite(model, tmp_path / "m.tflite")
 
 

@@ -265,6 +265,13 @@ def test_distillation_is_a_part_of_the_loss_of_keras():
         kr.compress(compiled(graph()), X, Y, distillation=0.5, **CALL)
 
 
+def test_optimizers_that_compile_has_named_are_all_named():
+    model = Two()
+    model.compile()  # Keras then has an RMSprop, which nobody uses
+    with pytest.raises(ValueError, match="Two has more optimizers than one, 'critic_optimizer'"):
+        kr.compress(model, X, Y, **CALL)
+
+
 def test_half_of_the_groups_are_closed():
     model = inner()
     groups = coupled_groups(model, parts="all")

@@ -101,7 +101,7 @@ def test_what_is_chosen_stays_and_the_rest_is_no_longer_penalized():
     [coupling] = model.optimizer.couplings
     factors = number(coupling.factors)
     assert sorted(set(factors.tolist())) == [0.0, NEVER_AGAIN]
-    chosen = coupling.shares[-1].penalty.groups.members["last/kernel"].reshape(-1)
+    chosen = coupling.groups.members["last/kernel"].reshape(-1)
     for now in alive[4:]:
         assert not now[factors[chosen] > 0].any()
     np.testing.assert_array_equal(alive[-1], factors[chosen] == 0)

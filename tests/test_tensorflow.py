@@ -9,14 +9,8 @@ from keras import ops
 from zoo import randomize
 
 import keras_rmda as kr
-from keras_rmda.platform.tracing.tensorflow import (
-    BINARY,
-    FUNCTIONS,
-    OF_SIZES,
-    REDUCTIONS,
-    UNARY,
-    tensorflow_as_operations,
-)
+from keras_rmda.platform.tracing.tensorflow import tensorflow_as_operations
+from keras_rmda.platform.tracing.tensorflow.table import BINARY, FUNCTIONS, OF_SIZES, REDUCTIONS, UNARY
 from keras_rmda.structure.verification import difference
 
 pytestmark = only_tensorflow
@@ -32,6 +26,7 @@ CALLS = {
     "atan": [lambda x, f: f(x)],
     "atan2": [lambda x, f: f(x, 2.0)],
     "add_n": [lambda x, f: f([x, x, x])],
+    "argsort": [lambda x, f: f(x), lambda x, f: f(x, axis=0, direction="DESCENDING")],
     "argmax": [lambda x, f: f(x), lambda x, f: f(x, axis=1, output_type="int32")],
     "argmin": [lambda x, f: f(x, -1)],
     **{
@@ -45,6 +40,10 @@ CALLS = {
     **{f"{kind}_pool1d": [lambda x, f: f(tf.reshape(x, (1, 3, 4)), 2, 2, "SAME")] for kind in ("avg", "max")},
     **{f"{kind}_pool3d": [lambda x, f: f(tf.reshape(x, (1, 3, 2, 2, 1)), 2, 1, "VALID")] for kind in ("avg", "max")},
     "band_part": [lambda x, f: f(x, 1, 0), lambda x, f: f(x, -1, 1), lambda x, f: f(x, num_lower=0, num_upper=-1)],
+    "batch_normalization": [
+        lambda x, f: f(x, x[0], x[1], x[2], x[0], 1e-3),
+        lambda x, f: f(x, 1.0, x[1], None, None, variance_epsilon=1e-3),
+    ],
     "bias_add": [lambda x, f: f(x, np.arange(4, dtype="float32")), lambda x, f: f(value=x, bias=x[0])],
     "broadcast_to": [lambda x, f: f(x, [2, 3, 4])],
     "cast": [lambda x, f: f(x, tf.int32)],
@@ -53,11 +52,13 @@ CALLS = {
     "conv1d": [lambda x, f: f(tf.reshape(x, (1, 3, 4)), np.ones((2, 4, 3), "float32"), 1, "SAME")],
     "conv2d": [lambda x, f: f(tf.reshape(x, (1, 3, 4, 1)), np.ones((2, 2, 1, 3), "float32"), [1, 2, 2, 1], "VALID")],
     "convert_to_tensor": [lambda x, f: f(x)],
+    "crelu": [lambda x, f: f(x - 1), lambda x, f: f(x - 1, axis=0)],
     "cumsum": [lambda x, f: f(x), lambda x, f: f(x, axis=1)],
     "depth_to_space": [lambda x, f: f(tf.reshape(x, (1, 1, 1, 12)), 2)],
     "depthwise_conv2d": [
         lambda x, f: f(tf.reshape(x, (1, 3, 4, 1)), np.ones((2, 2, 1, 3), "float32"), [1, 1, 1, 1], "SAME")
     ],
+    "divide_no_nan": [lambda x, f: f(x, tf.nn.relu(x - 1))],
     "einsum": [lambda x, f: f("ab,cb->ac", x, x)],
     "ensure_shape": [lambda x, f: f(x, (None, 4))],
     "expand_dims": [lambda x, f: f(x, 1), lambda x, f: f(input=x, axis=-1)],
@@ -81,22 +82,41 @@ CALLS = {
     "logical_or": [lambda x, f: f(x > 1, x < 2)],
     "logical_xor": [lambda x, f: f(x > 1, x < 2)],
     "matvec": [lambda x, f: f(x, np.ones(4, "float32"))],
-    "matmul": [lambda x, f: f(x, x, transpose_b=True), lambda x, f: f(x, x, transpose_a=True)],
+    "matmul": [
+        lambda x, f: f(x, x, transpose_b=True),
+        lambda x, f: f(x, x, transpose_a=True),
+        lambda x, f: f([x, x], [x, x], transpose_b=True),
+    ],
     "minimum": [lambda x, f: f(x, 1.0)],
     "mod": [lambda x, f: f(x, 0.3)],
     "moments": [lambda x, f: f(x, axes=[1])[1], lambda x, f: f(x, [0, 1], keepdims=True)[0]],
+    "norm": [
+        lambda x, f: f(x),
+        lambda x, f: f(x, axis=1, keepdims=True),
+        lambda x, f: f(x, 1, -1),
+        lambda x, f: f(x, ord=float("inf"), axis=-1),
+        lambda x, f: f(x, axis=[0, 1]),
+    ],
     "one_hot": [lambda x, f: f(tf.cast(x, "int32"), 3), lambda x, f: f(tf.cast(x, "int32"), depth=3, axis=1)],
     "ones_like": [lambda x, f: f(x), lambda x, f: f(x, tf.int32)],
     "pad": [lambda x, f: f(x, [[0, 1], [2, 0]], constant_values=3), lambda x, f: f(x, [[0, 1], [1, 1]], "REFLECT")],
     "pow": [lambda x, f: f(x, 2.0)],
+    "reduce_euclidean_norm": [lambda x, f: f(x), lambda x, f: f(x, axis=1, keepdims=True)],
     "reduce_all": [lambda x, f: f(x > 1, axis=1)],
     "reduce_any": [lambda x, f: f(x > 1)],
     "repeat": [lambda x, f: f(x, 2, axis=1), lambda x, f: f(x, [1, 2, 0], axis=0)],
     "reshape": [lambda x, f: f(x, [2, -1]), lambda x, f: f(tensor=x, shape=tf.constant([6, 2]))],
+    "rank": [lambda x, f: x * tf.cast(f(x), "float32")],
+    "image.resize": [
+        lambda x, f: f(tf.reshape(x, (1, 3, 4, 1)), (6, 2)),
+        lambda x, f: f(tf.reshape(x, (1, 3, 4, 1)), [6, 8], method="nearest"),
+        lambda x, f: f(tf.reshape(x, (1, 3, 4, 1)), (2, 2), "bilinear", antialias=True),
+    ],
     "reverse": [lambda x, f: f(x, axis=[0, 1])],
     "roll": [lambda x, f: f(x, 1, 1), lambda x, f: f(x, [1, 2], [0, 1])],
     "shape": [lambda x, f: x * tf.cast(f(x)[1], "float32")],
     "slice": [lambda x, f: f(x, [1, 0], [2, 3]), lambda x, f: f(x, [0, 1], [-1, -1])],
+    "sort": [lambda x, f: f(x), lambda x, f: f(x, axis=0, direction="DESCENDING")],
     "softmax": [lambda x, f: f(x), lambda x, f: f(x, axis=0)],
     "space_to_depth": [lambda x, f: f(tf.reshape(x, (1, 2, 2, 3)), 2)],
     "split": [lambda x, f: f(x, 2, axis=1)[1], lambda x, f: f(x, [1, -1, 1], 1)[1]],
@@ -104,10 +124,20 @@ CALLS = {
     "squeeze": [lambda x, f: f(tf.reshape(x, (1, 3, 4))), lambda x, f: f(tf.reshape(x, (1, 3, 1, 4)), axis=[0])],
     "stack": [lambda x, f: f([x, x], axis=1)],
     "swish": [lambda x, f: f(x), lambda x, f: f(x, beta=2.0)],
-    "tensordot": [lambda x, f: f(x, x, [[1], [1]])],
+    "tensordot": [
+        lambda x, f: f(x, x, [[1], [1]]),
+        lambda x, f: f(x, tf.transpose(x), axes=(-1, 0)),
+        lambda x, f: f(x, x, 0),
+        lambda x, f: f(x, x, [1, 1]),
+    ],
     "tile": [lambda x, f: f(x, [2, 1])],
+    "top_k": [lambda x, f: f(x, 2)[0], lambda x, f: f(x, k=3)[1]],
     "transpose": [lambda x, f: f(x), lambda x, f: f(tf.reshape(x, (1, 3, 4)), perm=[0, 2, 1])],
     "truediv": [lambda x, f: f(x, 3.0)],
+    "unsorted_segment_sum": [
+        lambda x, f: f(x, np.array([1, 0, 1]), 2),
+        lambda x, f: f(x, segment_ids=tf.constant([2, 2, 0]), num_segments=4),
+    ],
     "unstack": [lambda x, f: f(x, axis=1)[2]],
     "where": [lambda x, f: f(x > 1, x, 0.0)],
     "zeros_like": [lambda x, f: f(x)],
@@ -137,7 +167,9 @@ def test_equality_is_one_of_numbers():
 
 def all_of_a_name(name):
     """Return what TensorFlow has of a name, each function once."""
-    found = [getattr(module, name, None) for module in (tf, tf.math, tf.nn, tf.linalg)]
+    *module, name = name.split(".")
+    modules = [getattr(tf, *module)] if module else (tf, tf.math, tf.nn, tf.linalg)
+    found = [getattr(each, name, None) for each in modules]
     return list({id(each): each for each in found if callable(each)}.values())
 
 

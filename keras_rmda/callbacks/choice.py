@@ -276,13 +276,23 @@ class Groups:
         """Let the smallest groups stay zero for good, penalize no others, and begin a new stage."""
         chosen = self.smallest(goal, nearest=True)
         self.factors = np.where(chosen, NEVER_AGAIN, 0.0)
-        for optimizer, coupling in self._parts:
-            for index in coupling.indices:
-                variable = optimizer._trainable_variables[index]
-                zero = np.append(chosen, False)[self._numbers[id(variable)]]
-                w = ops.convert_to_tensor(variable)
-                variable.assign(ops.where(zero, ops.zeros_like(w), w))
+        self.clear()
         for optimizer in dict.fromkeys(optimizer for optimizer, _ in self._parts):
             optimizer.restart()
         self._hand_down()
         self.refresh()
+
+    def clear(self) -> None:
+        """Make the weights of all groups zero that are to be."""
+        self.gather()
+        gone = np.append(self.factors == NEVER_AGAIN, False)
+        for optimizer, coupling in self._parts:
+            for index in coupling.indices:
+                variable = optimizer._trainable_variables[index]
+                w = ops.convert_to_tensor(variable)
+                variable.assign(ops.where(gone[self._numbers[id(variable)]], ops.zeros_like(w), w))
+        self._hand_down()
+
+    def are_clear(self) -> bool:
+        """Return whether the weights of all groups that are to be zero were that at the last look."""
+        return not self._norms[self.factors == NEVER_AGAIN].any()

@@ -124,6 +124,8 @@ class Choosing:
                 why = f"it stopped before end={self.settings.end} of the epochs"
             elif abs(left - logged) > TOLERANCE:
                 why = f"a callback has put back weights of another time, after {groups.told(logged)} were left"
+            elif not groups.are_clear():
+                why = "a callback has changed weights of groups that were zero for good"
             else:
                 why = f"single groups are large, or multiple_of={self.settings.multiple_of} is"
             message = f"Training ended with {groups.told(left)}, not with {groups.wanted(self.goal)}: {why}."

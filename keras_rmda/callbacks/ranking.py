@@ -134,7 +134,10 @@ def impossible(model: keras.Model, smallest: str, whole: list[str], given: str) 
         why += f", and all of layers of which no channel can go, most of it in {', '.join(whole[:3])}"
     frozen = [each.path for each in compat.frozen_weights(model)]
     if frozen:
-        why += f"; weights with `trainable=False`, such as {frozen[0]!r}, are not chosen"
+        why += (
+            f"; weights with `trainable=False`, such as {frozen[0]!r}, are not chosen: layers that are to get smaller "
+            "must train, so set their `trainable` to True and compile anew"
+        )
     return (
         f"The smallest possible target is {smallest}, where {why}. `keras_rmda.analyze` shows what is left. "
         f"Received: {given}"

@@ -7,10 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+import keras
 import numpy as np
+from keras import ops
 
 from keras_rmda.channels.functions import ARITHMETIC, COMPARISONS, UNARY
-from keras_rmda.channels.tensors import Atoms
+from keras_rmda.channels.tensors import Atoms, along, varying
 from keras_rmda.platform.tracing.labels import EQUATIONS
 
 KEEPS_ZEROS = frozenset(
@@ -89,6 +91,8 @@ class Axes:
         shape = tuple(node.output_tensors[0].shape)
         if kind in ("GetItem", "Reshape") and len(xs) == 1 and only_adds_axes(node, given):
             return self.moved(operation, node, xs[0])
+        if kind in ("GetItem", "Split", "Unstack", "Take", "Flip") and len(xs) == 1 and isinstance(given[0], Labels):
+            return self.picked(node, xs[0], (arguments, named))
         if len(node.output_tensors) == 1 and len(xs) + sum(np.ndim(x) == 0 for x in given if x not in xs) == len(given):
             if kind in UNARY and len(xs) == 1:
                 return Labels(xs[0].axes, xs[0].zero if kind in KEEPS_ZEROS else set())
@@ -109,6 +113,31 @@ class Axes:
         for each in results:
             self.fixed.update(label for label in each.axes if label is not None)
             each.zero = set()
+        return results if len(results) > 1 else results[0]
+
+    def picked(self, node: Any, x: Labels, given: tuple[tuple, dict]) -> Any:
+        """Return what is taken out of a tensor: axes of which all is taken are what they were, others lose nothing."""
+        results = [self.fresh(tuple(y.shape)) for y in node.output_tensors]
+        kept = [[None] * len(each.axes) for each in results]
+        before = tuple(node.arguments.keras_tensors[0].shape)
+        for axis, label in enumerate(x.axes):
+            if label is None:
+                continue
+            order = np.arange(before[axis])
+            places = np.broadcast_to(along(order, len(before), axis), before)
+            arguments, named = keras.tree.map_structure(lambda each, new=places: new if each is x else each, given)
+            for known, y in zip(kept, keras.tree.flatten(node.operation(*arguments, **named)), strict=True):
+                y = ops.convert_to_numpy(y)
+                [place] = changing if len(changing := varying(y)) == 1 else [None]
+                if place is not None and np.array_equal(
+                    np.moveaxis(y, place, -1).reshape(-1, y.shape[place])[0], order
+                ):
+                    known[place] = label
+                else:
+                    self.fixed.add(label)
+        for each, known in zip(results, kept):
+            self.fixed.update(new for new, old in zip(each.axes, known) if old is None and new is not None)
+            each.axes, each.zero = [new if old is None else old for new, old in zip(each.axes, known)], self.zeros(x)
         return results if len(results) > 1 else results[0]
 
     def merge(self, labels: list) -> int | None:

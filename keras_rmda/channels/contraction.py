@@ -1,4 +1,4 @@
-"""Sums of products of tensors: `ops.matmul`, `einsum`, `dot`, `tensordot`, the layer `Dot`, sums over channels."""
+"""Sums of products of tensors: `ops.matmul`, `einsum`, `dot`, `tensordot`, the layer `Dot`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_rmda.channels.equations import Equation, of_sum
+from keras_rmda.channels.equations import Equation
 from keras_rmda.channels.merges import operands
 from keras_rmda.channels.rule import Demand, Rule, State
 from keras_rmda.channels.sites import Block, Call, Cut
@@ -248,21 +248,3 @@ class Contracts(Rule):
 
 def _or(array: np.ndarray | None, x: Any) -> Any:
     return x if array is None else array
-
-
-@dataclass(frozen=True)
-class Sums(Contracts):
-    """`ops.sum` over positions or channels."""
-
-    equation: Callable[[Call], Equation] = of_sum
-
-    def constants(self, call: Call, state: State) -> list[np.ndarray]:
-        """A constant is one times the number of positions."""
-        [zero], factor, out = super().constants(call, state), *self._factors(call)
-        summed = [k for k, label in enumerate(out.labels) if label not in out.axes]
-        values = factor.laid(state.constants(factor.x))
-        counts = [factor.x.full[factor.axes.index(out.labels[k])] or np.nan for k in summed]
-        if any(values.shape[k] > 1 for k in summed):
-            return [zero]
-        values = values.squeeze(tuple(summed)).transpose(out.order(out.labels))
-        return [np.where(values == 0, 0.0, values * np.prod(counts))]

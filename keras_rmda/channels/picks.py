@@ -8,10 +8,15 @@ from typing import Any
 import numpy as np
 
 from keras_rmda.channels.moves import Move, Moves, full_axis, inner_axis, linked
-from keras_rmda.channels.positions import axis_of, first_half, index_of, key_of, shifts_of
+from keras_rmda.channels.positions import axis_of, first_half, index_of, key_of, shifts_of, taken
 from keras_rmda.channels.rule import Demand, Rule, State
 from keras_rmda.channels.sites import Block, Call, Cut, Site
 from keras_rmda.channels.tensors import Atoms, NotCovered, along, matrix
+
+
+def of_take(operation: Any) -> Rule:
+    """Return the rule of an `ops.take`: by numbers that are given, or that are a tensor."""
+    return Takes(taken) if len(operation._inbound_nodes[-1].input_tensors) < 2 else TakesRows()
 
 
 def staying(call: Call, cut: Cut, axis: int) -> np.ndarray | None:
@@ -65,6 +70,51 @@ class Takes(Moves):
         new = np.cumsum(stays)[index[stays[index]] if index.ndim else index] - 1
         arguments, keyword_arguments = given
         return ((arguments or (keyword_arguments["x"],))[0], new.astype("int32")), {}
+
+
+@dataclass(frozen=True)
+class TakesRows(Rule):
+    """`ops.take` of rows that are the same for all samples, by numbers of each sample, as an embedding does."""
+
+    def batch_axes(self, call: Call) -> list[int | None]:
+        return [0]
+
+    def atoms(self, call: Call, ties: Atoms) -> list[np.ndarray]:
+        [x, places] = call.inputs
+        if x.batched or places.batch != 0 or call.layer.axis != 0 or x.atoms.shape[0] > 1 or places.index == x.index:
+            raise NotCovered("an index that the model computes")
+        ties.tie(places.atoms.reshape(-1)[:1], places.atoms)
+        return [x.atoms.reshape(*[1] * len(places.shape), *x.atoms.shape[1:])]
+
+    def constants(self, call: Call, state: State) -> list[np.ndarray]:
+        return [state.constants(call.inputs[0]).reshape(call.outputs[0].atoms.shape)]
+
+    def demands(self, call: Call, state: State) -> list[Demand]:
+        [x, places], needed, why = call.inputs, state.needed(call.outputs[0]), f"read by {call.site.name}"
+        return [(x, needed.reshape(x.atoms.shape), why), (places, np.full(places.atoms.shape, needed.any()), why)]
+
+
+@dataclass(frozen=True)
+class Segments(Rule):
+    """`ops.segment_sum` along an axis of positions, the first, by numbers that are given: zeros have no part in it."""
+
+    def batch_axes(self, call: Call) -> list[int | None]:
+        x = call.inputs[0]
+        if len(call.inputs) != 1 or x.batch == 0:
+            raise NotCovered("segments of samples, or that the model computes")
+        return [x.batch]
+
+    def atoms(self, call: Call, ties: Atoms) -> list[np.ndarray]:
+        [x] = call.inputs
+        ties.tie(x.atoms[:1], x.atoms)
+        return [x.atoms[:1]]
+
+    def constants(self, call: Call, state: State) -> list[np.ndarray]:
+        return [np.where((state.constants(call.inputs[0]) == 0).all(axis=0, keepdims=True), 0.0, np.nan)]
+
+    def demands(self, call: Call, state: State) -> list[Demand]:
+        [x], needed = call.inputs, state.needed(call.outputs[0])
+        return [(x, np.broadcast_to(needed, x.atoms.shape), f"read by {call.site.name}")]
 
 
 @dataclass(frozen=True)

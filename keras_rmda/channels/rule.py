@@ -12,6 +12,7 @@ import numpy as np
 
 from keras_rmda.channels.sites import Block, Call, Cut, Site, sizes, weight_named
 from keras_rmda.channels.tensors import Atoms, Axes, NotCovered, Tensor
+from keras_rmda.platform.compat import layers_of
 
 Read = Callable[[Any], np.ndarray]
 """Returns the value of a variable."""
@@ -169,9 +170,23 @@ class Rule:
         if reason is None:
             known = {id(weight_named(layer, name)) for name in self.letters(layer)}
             strange = [weight.path for weight in getattr(layer, "weights", []) if id(weight) not in known]
-            reason = f"weights that its rule does not name: {', '.join(strange)}" if strange else None
+            reason = _unnamed(layer, strange) if strange else None
         if reason is not None:
             raise NotCovered(reason)
+
+
+def _unnamed(layer: Any, paths: list[str]) -> str:
+    """Return why a layer of the table has more weights than its rule names, or others."""
+    inside = layers_of(layer)
+    if any(getattr(each, "lora_enabled", False) for each in inside):
+        return (
+            "weights of `enable_lora`, which are added to its kernel: `save_weights`, and `load_weights` of a model "
+            "without them, makes them part of it"
+        )
+    modes = [mode for mode in (getattr(each, "quantization_mode", None) for each in inside) if mode is not None]
+    if modes:
+        return f"weights that `quantize({modes[0]!r})` has rounded: train and strip the model before"
+    return f"weights that its rule does not name: {', '.join(paths)}"
 
 
 class Opaque(Rule):

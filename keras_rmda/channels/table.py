@@ -10,7 +10,7 @@ import numpy as np
 from keras import layers as L
 
 from keras_rmda.channels.attention import Attends
-from keras_rmda.channels.borders import Pads, Resizes, of_samples, resized, spatial_padding
+from keras_rmda.channels.borders import Resizes, of_pad, of_samples, resized
 from keras_rmda.channels.callables import at_inference, is_elementwise_at_inference, of_activation, of_lambda
 from keras_rmda.channels.constants import (
     activated,
@@ -25,7 +25,7 @@ from keras_rmda.channels.constants import (
     scaled,
     unchanged,
 )
-from keras_rmda.channels.contraction import Contracts, Sums
+from keras_rmda.channels.contraction import Contracts
 from keras_rmda.channels.convolutions import Separates, convolution, depthwise, overlaps, pads, separable
 from keras_rmda.channels.derived import of_derived
 from keras_rmda.channels.einsum import WritesEinsum
@@ -41,7 +41,7 @@ from keras_rmda.channels.keras_hub import row_of as row_of_keras_hub
 from keras_rmda.channels.linear import LooksUp, Reverses, Writes
 from keras_rmda.channels.merges import Merges
 from keras_rmda.channels.moves import Accumulates, Joins, Moments, Moves, Patches, Reduces, Reshapes
-from keras_rmda.channels.picks import Halves, Indexes, Repeats, Rolls, Splits, Spreads, Takes, TakesAlong
+from keras_rmda.channels.picks import Halves, Indexes, Repeats, Rolls, Segments, Splits, Spreads, TakesAlong, of_take
 from keras_rmda.channels.positions import (
     broadcasted,
     concatenated,
@@ -54,7 +54,6 @@ from keras_rmda.channels.positions import (
     rolled,
     split,
     stacked,
-    taken,
     tiled,
     transposed,
     triangular,
@@ -67,6 +66,7 @@ from keras_rmda.channels.scores import Scores
 from keras_rmda.channels.simple import Carries, Mixes
 from keras_rmda.channels.slopes import Slopes
 from keras_rmda.channels.tensors import NotCovered
+from keras_rmda.channels.totals import Means, Norms, Sums, of_matrices
 from keras_rmda.channels.weights import (
     Counts,
     ForEach,
@@ -83,6 +83,7 @@ from keras_rmda.platform import compat, graphs
 from keras_rmda.platform.copying.symbolic import UNTRACEABLE
 from keras_rmda.platform.tracing import (
     AsOneSample,
+    Exchanged,
     ForEachSample,
     Numbers,
     PositionsLike,
@@ -208,7 +209,7 @@ RULES: dict[type, Rule | Callable[[Any], Rule]] = {
     L.Concatenate: CONCATENATES,
     L.Dot: Contracts(of_batch_dot, refusal=lambda layer: "normalize=True" if layer.normalize else None),
     L.Flatten: Moves(flattened),
-    **dict.fromkeys((L.Reshape, Regrouped), Reshapes(target="target_shape")),
+    **dict.fromkeys((L.Reshape, Regrouped, Exchanged), Reshapes(target="target_shape")),
     L.Permute: Moves(permuted),
     L.RepeatVector: Moves(vector_repeated),
 }
@@ -223,7 +224,7 @@ for name in (f"Adaptive{kind}Pooling{n}D" for kind in ("Average", "Max") for n i
     if hasattr(L, name):  # Keras 3.13
         RULES[getattr(L, name)] = Carries(mixes_positions=True, constant=unchanged)
 
-OPERATIONS: dict[str, Rule] = {
+OPERATIONS: dict[str, Rule | Callable[[Any], Rule]] = {
     **dict.fromkeys([*ARITHMETIC, *COMPARISONS], Merges()),
     **MERGES,
     "TrueDivide": Merges(lambda layer, xs: xs[0] / xs[1]),
@@ -242,6 +243,7 @@ OPERATIONS: dict[str, Rule] = {
     "Concatenate": CONCATENATES,
     **dict.fromkeys(("Matmul", "Einsum", "Dot", "Tensordot"), Contracts(of_operation)),
     "Sum": Sums(),
+    "Norm": Norms(refusal=of_matrices),
     "Reshape": Reshapes(target="newshape"),
     "ExpandDims": Reshapes(),
     "Squeeze": Reshapes(),
@@ -254,7 +256,8 @@ OPERATIONS: dict[str, Rule] = {
     "Repeat": Spreads(Repeats(repeated), "repeats").rule,
     "Tile": Spreads(Moves(tiled), "repeats").rule,
     "GetItem": Indexes(indexed),
-    "Take": Takes(taken),
+    "Take": of_take,
+    "SegmentSum": Segments(),
     "TakeAlongAxis": TakesAlong(),
     "Split": Splits(split),
     "Unstack": Splits(unstacked),
@@ -264,12 +267,13 @@ OPERATIONS: dict[str, Rule] = {
     **dict.fromkeys(("AdaptiveAveragePool", "AdaptiveMaxPool"), Carries(mixes_positions=True, constant=unchanged)),
     "AveragePool": Carries(mixes_positions=True, constant=pooled),
     "MaxPool": Carries(mixes_positions=True, constant=pooled),
-    **dict.fromkeys(("Mean", "Max", "Min", "Amax", "Amin"), Reduces()),
+    "Mean": Means(),
+    **dict.fromkeys(("Max", "Min", "Amax", "Amin"), Reduces()),
     **dict.fromkeys(("Var", "Std", "Prod", "Logsumexp", "Any", "All", "Argmax", "Argmin"), Reduces(keeps=False)),
     "Moments": Moments(),
     "Resize": Carries(mixes_positions=True, constant=resized, refusal=of_samples),
     "ExtractPatches": Patches(patched),
-    "Pad": Pads(mixes_positions=True, constant=unchanged, refusal=spatial_padding),
+    "Pad": of_pad,
 }
 """Rules of the operations of `keras.ops` that are no layers, by the names of their classes."""
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -95,7 +96,7 @@ def run(
         model.compile(keras.optimizers.Adam(1e-3), "sparse_categorical_crossentropy", metrics=["accuracy"])
         return model
 
-    dense, keeps = fresh(), FirstModel()
+    dense, kept = fresh(), SimpleNamespace(model=None)
     steps = -(-len(train[0]) // BATCH_SIZE)
     rates = keras.optimizers.schedules.CosineDecay(1e-3, epochs * steps)
     dense.compile(keras.optimizers.Adam(rates), dense.loss, metrics=["accuracy"])
@@ -104,9 +105,9 @@ def run(
     ).history
     result = compress(
         fresh(), *train, target=target_macs, epochs=epochs, batch_size=BATCH_SIZE, validation_data=test, verbose=0,
-        callbacks=[keeps, Progress(say=say, title="compressed", epochs=epochs)],
+        callbacks=[FirstModel(kept), Progress(say=say, title="compressed", epochs=epochs)],
     )  # fmt: skip
-    structured, stripped, history = keeps.first, result.model, result.history
+    structured, stripped, history = kept.model, result.model, result.history
     lift(structured, stripped)
     say("exporting to TensorFlow Lite")
     models = {"dense": dense, "structured": structured, "stripped": stripped}
@@ -128,13 +129,20 @@ def run(
 
 
 class FirstModel(keras.callbacks.Callback):
-    """Keeps the first model that is trained: the whole one."""
+    """Keeps the first model that is trained: the whole one.
 
-    first: keras.Model | None = None
+    Args:
+        kept: gets it as `model`. An attribute of the callback would be lost: where the model gets smaller, `compress`
+            lets callbacks that hold it begin anew.
+    """
+
+    def __init__(self, kept: SimpleNamespace):
+        super().__init__()
+        self._kept = kept
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Keep it."""
-        self.first = self.first or self.model
+        self._kept.model = self._kept.model or self.model
 
 
 def save_uncompiled(model: keras.Model, path: Path) -> None:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_rmda.callbacks import BackupAndRestore, TargetSparsity
 from keras_rmda.callbacks.best import forget_best
-from keras_rmda.platform import compat
+from keras_rmda.compression.rates import OF_KERAS, elements, has_any, name_of_any
+from keras_rmda.platform import checks, compat
+
+Attributes = dict[str, Any]
 
 
 def checked(callbacks: Any) -> list[keras.callbacks.Callback]:
@@ -49,9 +54,10 @@ def remembers(callback: keras.callbacks.Callback, model: keras.Model) -> bool:
     """Return whether a callback holds variables or layers of a model, or arrays of the shapes of its weights."""
     parts = {id(each) for each in (*model.weights, *compat.layers_of(model)) if each is not model}
     shapes = [[tuple(each.shape) for each in held] for held in (model.weights, model.trainable_weights)]
-    for value in vars(callback).values():
-        held = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else [value]
-        if any(id(each) in parts for each in held) or [getattr(each, "shape", None) for each in held] in shapes:
+    for name, value in vars(callback).items():
+        if name in OF_KERAS:
+            continue
+        if has_any(parts, value) or [getattr(each, "shape", None) for each in elements(value) or [value]] in shapes:
             return True
     return False
 
@@ -59,38 +65,124 @@ def remembers(callback: keras.callbacks.Callback, model: keras.Model) -> bool:
 class GoOn(keras.callbacks.Callback):
     """Lets no other callback end the choice before it is final: what is to be stopped is the training after it.
 
-    One that stops at a score would else stop at once where the model was trained, with nothing removed.
+    One that stops at a score would else stop at once where the model was trained, with nothing removed. What others do
+    to the weights of groups that are zero for good is undone.
+
+    Args:
+        choice: what chooses.
     """
+
+    def __init__(self, choice: TargetSparsity):
+        super().__init__()
+        self._choice = choice
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        """Know the optimizer."""
+        self._optimizer = self.model.optimizer
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Refuse another optimizer."""
+        if self.model.optimizer is not self._optimizer:
+            raise ValueError(
+                f"A callback has compiled the model anew in epoch {epoch + 1}, while groups are chosen by the "
+                "optimizer of `compress`. Compile the model before, as it is to be trained, or call `compress` without "
+                "that callback, and train its result on with it."
+            )
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Go on, unless the training has failed."""
+        self.on_epoch_begin(epoch)
+        if self._choice.groups.is_final:
+            self._choice.groups.clear()
         if "nonfinite_weights" not in (logs or {}):
             self.model.stop_training = False
 
 
-@contextlib.contextmanager
-def part_of_one_training(
-    callbacks: Sequence[keras.callbacks.Callback], epochs: int, is_first: bool, is_last: bool
-) -> Iterator[None]:
-    """Let callbacks see a `fit` as a part of one training of so many epochs, which begins and ends once.
+def warn_of_what_is_used(callbacks: Sequence[keras.callbacks.Callback], model: keras.Model) -> None:
+    """Say which callbacks use the model that was given, its optimizer or a layer, since copies are trained."""
+    parts = {id(each) for each in (model, *compat.layers_of(model), *model.weights, getattr(model, "optimizer", None))}
+    for each in callbacks:
+        name = name_of_any(parts - {id(None)}, each)
+        if name is not None:
+            warnings.warn(
+                f"The callback {type(each).__name__} uses {name!r}, which is the model that was given to `compress`, "
+                "its optimizer, or a part of it. That stays as it is, since `compress` trains copies, which get "
+                "smaller: a callback finds the one in training as `self.model`.",
+                checks.SparsityWarning,
+                stacklevel=3,
+            )
+
+
+def attributes_of(callback: keras.callbacks.Callback) -> Attributes:
+    """Return the attributes of a callback as they are, also when it changes them."""
+    return {name: without_ties(value) for name, value in vars(callback).items() if name not in OF_KERAS}
+
+
+def without_ties(x: Any) -> Any:
+    """Return a copy of lists, dictionaries and sets, also inside of each other; all else as it is."""
+    if type(x) in (list, tuple, set):
+        return type(x)(without_ties(each) for each in x)
+    if type(x) is dict:
+        return {key: without_ties(value) for key, value in x.items()}
+    return x
+
+
+def begin_anew(callback: keras.callbacks.Callback, attributes: Attributes) -> None:
+    """Give a callback the attributes that it had before the training, but for lists of numbers, which are logs."""
+    kept = {name: value for name, value in vars(callback).items() if name in OF_KERAS or is_log(value)}
+    vars(callback).clear()
+    vars(callback).update({name: without_ties(value) for name, value in attributes.items()} | kept)
+
+
+def is_log(x: Any) -> bool:
+    """Return whether something is a list of what was seen, and holds nothing of a model."""
+    return isinstance(x, list) and bool(x) and all(isinstance(each, (int, float, str, np.number)) for each in x)
+
+
+class OneTraining:
+    """Lets callbacks see several `fit` as one training of so many epochs, which begins and ends once.
 
     A CSVLogger would empty its file at every beginning, TensorBoard begin anew. But those that look for the best forget
     what they have seen, of another model, and those that remember weights or layers of it begin anew.
+
+    Args:
+        callbacks: of a user.
+        epochs: of everything together.
     """
-    if not is_first:
-        forget_best(callbacks)
-    for each in callbacks:
-        each.set_params = partial(_set_params, each, epochs)
-        if not (is_first or each.model is None or remembers(each, each.model)):
-            each.on_train_begin = _nothing
-        if not is_last:
-            each.on_train_end = _nothing
-    try:
-        yield
-    finally:
-        for each in callbacks:
-            for name in ("set_params", "on_train_begin", "on_train_end"):
-                vars(each).pop(name, None)
+
+    def __init__(self, callbacks: Sequence[keras.callbacks.Callback], epochs: int):
+        self._callbacks, self._epochs = callbacks, epochs
+        self._before: list[Attributes] | None = None
+        self._has_ended = False
+
+    @contextlib.contextmanager
+    def part(self, last: int) -> Iterator[None]:
+        """Let the callbacks see a `fit` up to an epoch as a part."""
+        if self._before is None:
+            self._before = [attributes_of(each) for each in self._callbacks]
+        else:
+            forget_best(self._callbacks)
+            for each, before in zip(self._callbacks, self._before):
+                if each.model is not None and remembers(each, each.model):
+                    begin_anew(each, before)
+                elif each.model is not None:
+                    each.on_train_begin = _nothing
+        self._has_ended = last >= self._epochs
+        for each in self._callbacks:
+            each.set_params = partial(_set_params, each, self._epochs)
+            if not self._has_ended:
+                each.on_train_end = _nothing
+        try:
+            yield
+        finally:
+            for each in self._callbacks:
+                for name in ("set_params", "on_train_begin", "on_train_end"):
+                    vars(each).pop(name, None)
+
+    def end(self) -> None:
+        """Tell the callbacks that the training has ended, if that was before its last epoch."""
+        for each in self._callbacks if self._before is not None and not self._has_ended else ():
+            each.on_train_end()
 
 
 def _set_params(callback: keras.callbacks.Callback, epochs: int, params: dict[str, Any]) -> None:

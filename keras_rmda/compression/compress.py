@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ import keras
 
 import keras_rmda.compression.recipe as recipe
 from keras_rmda.callbacks import TargetSparsity
-from keras_rmda.compression.callbacks import checked
+from keras_rmda.compression.callbacks import checked, warn_of_what_is_used
 from keras_rmda.compression.counterparts import innermost, proximal, without_decay
 from keras_rmda.compression.data import Data
 from keras_rmda.compression.folder import kept_in
@@ -20,8 +21,8 @@ from keras_rmda.compression.progress import chosen_verbosity
 from keras_rmda.compression.result import Compressed, compared
 from keras_rmda.compression.run import Run
 from keras_rmda.compression.scores import Score, Scores, score_of
-from keras_rmda.compression.search import Limit, smallest_that_holds
-from keras_rmda.compression.steps import check_steps, copy_of, own_step
+from keras_rmda.compression.search import Limit, check_trained, smallest_that_holds
+from keras_rmda.compression.steps import check_optimizers, check_steps, copy_of, own_step
 from keras_rmda.export.devices import DeviceProfile
 from keras_rmda.platform import checks, fitting
 from keras_rmda.structure import analyze, copied
@@ -84,7 +85,8 @@ def compress(
         epochs: of everything together, at least 2.
         batch_size: as for `fit`.
         validation_data, validation_split: as for `fit`. What is tuned by hand is best not judged on it.
-        callbacks: as for `fit`; they see one training. `BackupAndRestore` is refused: see `directory`.
+        callbacks: as for `fit`; they see one training, of `self.model`, which gets smaller. `BackupAndRestore` is
+            refused: see `directory`.
         verbose: 1 is a bar for each phase, 2 a line for each epoch, 0 nothing.
         optimizer, loss, metrics: as for `compile`, in the place of what the model was compiled with. A model that was
             not is trained by Adam, with cross-entropy for integer targets, else with squares.
@@ -93,9 +95,8 @@ def compress(
             for a half where it is a trained classifier, else nothing.
         multiple_of: widths are multiples of this, as of `callbacks.TargetSparsity`.
         shrink: whether what is gone for good is cut out while groups are still chosen, where that saves time. The
-            result is the same but for rounding and for a penalty of 1e-6 on weights that act on nothing any more, which
-            Adam may multiply; and in distribution where random numbers depend on widths (dropout) or on
-            the number of calls of `fit` (`shuffle=True`).
+            result is the same but for rounding; and in distribution where random numbers depend on widths (dropout) or
+            on the number of calls of `fit` (`shuffle=True`).
         directory: a folder of its own for copies, so that the same call goes on after a kill; deleted in the end.
         sample_weight, class_weight, shuffle, steps_per_epoch, validation_steps, validation_batch_size: as for `fit`.
         targets, export, profile: as of `callbacks.TargetSparsity`: several targets at once, how the file is written
@@ -147,6 +148,7 @@ def compress(
             f"`distillation` is a part of the loss of Keras's own `train_step`, and {type(model).__name__} defines "
             f"another: give distillation=0. Received: distillation={distillation!r}"
         )
+    check_optimizers(model)
     proximal(chooser or own, 0.0, None)  # refuses what has no counterpart, now
     innermost(own)
     fit_arguments = ({"shuffle": shuffle} if data.is_arrays else {}) | (
@@ -171,6 +173,7 @@ def compress(
         score = score_of(whole, begun["before"])
         if begun["is_trained"]:
             warn_of_statistics(run, whole, score, begun["before"])
+        warn_of_what_is_used(listed, model)
         settings = {"target": target, "accuracy_loss": accuracy_loss, "metric": metric, "epochs": epochs}
         settings |= {
             "multiple_of": multiple_of,
@@ -192,7 +195,7 @@ def compress(
                 limit = Limit(run, score, before, accuracy_loss)
                 small = smallest_that_holds(run, whole, limit)
                 after = limit.scores
-            run.end()
+            run.training.end()
             run.compile_to_use(small)
     if is_trained and score.is_far_below(before, after):
         warnings.warn(
@@ -214,9 +217,15 @@ def build(model: keras.Model, data: Data) -> None:
 
 
 def scored(model: keras.Model, data: Data) -> Scores:
-    """Return the scores of a compiled model."""
+    """Return the scores of a compiled model; refuse a loss that is no number."""
     with explained(model, data):
-        return data.score(model)
+        found = data.score(model)
+    if math.isnan(found.get("loss", 0.0)):
+        raise ValueError(
+            f"The loss of {model.name!r} is NaN before any training: inputs, targets or weights of samples are not "
+            "finite, or the loss is not defined for them."
+        )
+    return found
 
 
 @contextlib.contextmanager
@@ -247,12 +256,3 @@ def warn_of_statistics(run: Run, model: keras.Model, score: Score, before: Score
             stacklevel=3,
         )
     before.update(better)
-
-
-def check_trained(model: keras.Model, is_trained: bool) -> None:
-    """Refuse a model whose score says nothing."""
-    if not is_trained:
-        raise ValueError(
-            f"`accuracy_loss` is counted from the score of a trained model, and {model.name!r} computes nothing "
-            "that it has learned: train it first, or give `target`."
-        )

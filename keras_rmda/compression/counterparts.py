@@ -10,6 +10,7 @@ from keras import ops
 from keras_rmda.optimizers import ProxAdamW, ProxSGD
 from keras_rmda.optimizers.assignment import Regularizers
 from keras_rmda.optimizers.base import SparseOptimizer
+from keras_rmda.optimizers.momentum import DECAY
 from keras_rmda.platform import nested
 from keras_rmda.structure.states import configuration
 
@@ -24,11 +25,16 @@ LOOKS = 256
 
 @keras.saving.register_keras_serializable(package="keras_rmda")
 class ProxSGDOfKeras(ProxSGD):
-    """ProxSGD whose learning rate is that of Keras's SGD, also where a callback sets it.
+    """ProxSGD whose learning rate and momentum are those of Keras's SGD, also where a callback sets them.
 
-    Formula: Keras adds learning rates up in its momentum, V_t = (1 - c) V_{t-1} - lr G_t; ours averages gradients, so
-    that the same step is lr / c.
+    Formula: Keras adds learning rates up in its momentum, V_t = m V_{t-1} - lr G_t; ours averages gradients, so that
+    the same is c = 1 - m, and the same step lr / c.
     """
+
+    momentum_range = DECAY
+
+    def _momentum_at(self, t: Any) -> dict[str, Any]:
+        return {"c": 1.0 - super()._momentum_at(t)["c"]}
 
     def step(self, w: Any, g: Any, lr: Any, psi: Any, *, t: Any, c: Any, m: Any) -> tuple[Any, dict]:
         """Make a step of ProxSGD."""
@@ -57,9 +63,10 @@ def proximal(optimizer: Any, rate: float, regularizer: Regularizers) -> SparseOp
         found.regularizer = regularizer
         return _wrapped(optimizer, found)
     shared = {key: config[key] for key in SHARED if config.get(key) is not None}
-    if type(inner) is keras.optimizers.SGD:
-        found = ProxSGDOfKeras(rate, 1.0 - config["momentum"], regularizer, **shared)
-    elif type(inner) in (keras.optimizers.Adam, keras.optimizers.AdamW):
+    kind = class_of(inner)
+    if kind is keras.optimizers.SGD:
+        found = ProxSGDOfKeras(rate, config["momentum"], regularizer, **shared)
+    elif kind in (keras.optimizers.Adam, keras.optimizers.AdamW):
         same = {key: config[key] for key in ("beta_1", "beta_2", "epsilon", "amsgrad")}
         found = ProxAdamW(rate, regularizer=regularizer, **same, **shared)
     else:
@@ -68,6 +75,11 @@ def proximal(optimizer: Any, rate: float, regularizer: Regularizers) -> SparseOp
             "AdamW or an optimizer of keras_rmda, or give `compress` one of these as `chooser`."
         )
     return _wrapped(optimizer, found)
+
+
+def class_of(optimizer: keras.optimizers.Optimizer) -> type:
+    """Return the class of an optimizer by which a user has made it: on PyTorch Keras makes another one of it."""
+    return next(each for each in type(optimizer).__mro__ if ".backend.torch." not in each.__module__)
 
 
 def stock(optimizer: Any) -> keras.optimizers.Optimizer:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +12,21 @@ import keras
 import numpy as np
 
 from keras_rmda.platform import checks, fitting
+
+MANY = 100_000
+"""Counted batches after which a user is told what is going on."""
+
+
+def is_iterator(x: Any) -> bool:
+    """Return whether data are given one after the other, once."""
+    return inspect.isgenerator(x) or hasattr(x, "__next__")
+
+
+def ends(validation_data: Any) -> bool:
+    """Return whether validation data have an end, as far as they know."""
+    if validation_data is None or isinstance(validation_data, (tuple, list)):
+        return True
+    return not is_iterator(validation_data) and fitting.number_of_batches(validation_data, None, None) != float("inf")
 
 
 class Data:
@@ -40,10 +57,15 @@ class Data:
             if validation_data is not None:
                 raise ValueError("Give `validation_data` or `validation_split`, not both.")
             (x, y, sample_weight), validation_data = fitting.split_off((x, y, sample_weight), validation_split)
-        if steps_per_epoch is None and (inspect.isgenerator(x) or hasattr(x, "__next__")):
+        if steps_per_epoch is None and is_iterator(x):
             raise ValueError(
                 "A generator has no length: give `steps_per_epoch`, and a generator that does not end. "
                 f"Received: x of type {type(x).__name__}"
+            )
+        if validation_steps is None and not ends(validation_data):
+            raise ValueError(
+                "The validation data have no end that is known: give `validation_steps`. "
+                f"Received: validation_data of type {type(validation_data).__name__}"
             )
         self._x, self._y, self._weight = x, y, sample_weight
         self._batch_size = batch_size
@@ -56,7 +78,16 @@ class Data:
         """Return the number of batches of an epoch, by a pass through the data where they do not know it."""
         count = fitting.number_of_batches(self._x, self._y, self._size)
         if count is None:
-            count = sum(1 for _ in self.batches(2**31))
+            count = 0
+            for _ in self.batches(sys.maxsize):
+                count += 1
+                if count == MANY:
+                    warnings.warn(
+                        f"The training data do not know their length, and {MANY:,} batches have been counted so "
+                        "far: if they have no end, give `steps_per_epoch`.",
+                        checks.SparsityWarning,
+                        stacklevel=4,
+                    )
         if count < 1:
             raise ValueError("The training data hold no batch.")
         if count == float("inf"):
@@ -83,7 +114,7 @@ class Data:
         try:
             yield from fitting.batches(self._x, self._y, self._size, limit)
         except ValueError as error:
-            if not hasattr(self._x, "__next__"):
+            if not is_iterator(self._x):
                 raise
             raise ValueError(
                 "The generator has ended, and `compress` goes through the data more than once: give a generator that "

@@ -1,4 +1,4 @@
-"""Whether callbacks set the learning rate: by their code, and that of the functions which it uses.
+"""What callbacks do with the learning rate and with a model: by their code, and that of the functions which it uses.
 
 Nothing is called: a callback that is asked may write a file, or wait for somebody.
 """
@@ -13,6 +13,8 @@ from typing import Any
 
 import keras
 
+from keras_rmda.platform import compat
+
 RATES = frozenset(["learning_rate", "lr", "_learning_rate"])
 ASSIGN = frozenset(["assign", "set_value"])
 """Names by which code sets the learning rate of an optimizer."""
@@ -20,17 +22,53 @@ ASSIGN = frozenset(["assign", "set_value"])
 OTHERS = frozenset(["keras", "tensorflow", "jax", "torch", "numpy", "scipy", "builtins"])
 """Packages whose functions set no learning rate of somebody else's, but for the callbacks of Keras."""
 
-FUNCTIONS, HELD = 500, 100
-"""How many functions are looked at, and how many things in a list."""
+FUNCTIONS = 500
+"""How many functions are looked at."""
+
+OF_KERAS = ("_model", "params")
+"""Attributes of callbacks that Keras sets."""
+
+READS = frozenset(["LOAD_GLOBAL", "LOAD_NAME", "LOAD_DEREF", "LOAD_CLASSDEREF"])
+"""Instructions that read a variable which is none of the function's own."""
 
 
 def set_rates(callbacks: Sequence[keras.callbacks.Callback]) -> bool:
     """Return whether a callback sets the learning rate, which must be a number then, and no schedule."""
-    return any(sets_rate(code, own) for each in callbacks for code, own in codes_of(each))
+    return any(sets_rate(code, own) for each in callbacks for code, own, _ in codes_of(each))
 
 
-def codes_of(callback: keras.callbacks.Callback) -> Iterator[tuple[CodeType, str | None]]:
-    """Yield the code of a callback's methods and of all functions that it leads to, with what it calls its object."""
+def name_of_any(parts: set[int], callback: keras.callbacks.Callback) -> str | None:
+    """Return by what name a callback has one of these objects, by `id`: an attribute, or a variable of its code.
+
+    One that has been in a `fit` of such a model may have taken its attributes there, as it will do again.
+    """
+    for name, value in () if id(callback.model) in parts else vars(callback).items():
+        if name not in OF_KERAS and has_any(parts, value):
+            return name
+    for code, _, known in codes_of(callback):
+        for each in dis.get_instructions(code):
+            if each.opname in READS and has_any(parts, known.get(each.argval)):
+                return each.argval
+    return None
+
+
+def has_any(parts: set[int], x: Any) -> bool:
+    """Return whether something is one of these objects, by `id`, holds one, or is a model or layer around one."""
+    held = [x, *elements(x)]
+    held += [inside for each in held if isinstance(each, keras.Layer) for inside in compat.layers_of(each)]
+    return any(id(each) in parts for each in held)
+
+
+def elements(x: Any) -> list:
+    """Return what a list, a tuple or a dictionary holds; nothing of anything else."""
+    return list(x.values()) if isinstance(x, dict) else list(x) if isinstance(x, list | tuple) else []
+
+
+def codes_of(callback: keras.callbacks.Callback) -> Iterator[tuple[CodeType, str | None, dict[str, Any]]]:
+    """Yield the code of a callback's methods and of all functions that it leads to.
+
+    With what it calls its object, and the variables that it reads from outside.
+    """
     waiting, seen = [*functions_of(callback, of_keras=True)], set()
     while waiting and len(seen) < FUNCTIONS:
         function, owner = waiting.pop()
@@ -38,12 +76,12 @@ def codes_of(callback: keras.callbacks.Callback) -> Iterator[tuple[CodeType, str
             continue
         seen.add(function)
         own = next(iter(function.__code__.co_varnames), None) if owner is not None else None
+        closed = zip(function.__code__.co_freevars, function.__closure__ or ())
+        known = function.__globals__ | {name: cell.cell_contents for name, cell in closed if is_filled(cell)}
         names = set()
         for code in inside(function.__code__):
             names |= {*code.co_names, *code.co_freevars}
-            yield code, own
-        closed = zip(function.__code__.co_freevars, function.__closure__ or ())
-        known = function.__globals__ | {name: cell.cell_contents for name, cell in closed if is_filled(cell)}
+            yield code, own, known
         found = [known[name] for name in names if name in known]
         found += [
             vars(each)[name] for each in found if isinstance(each, ModuleType) for name in names & vars(each).keys()
@@ -73,9 +111,7 @@ def functions_of(x: Any, of_keras: bool = False, depth: int = 4) -> Iterator[tup
             if isinstance(function, FunctionType):
                 yield function, each
     for value in vars(x).values() if hasattr(x, "__dict__") and not isinstance(x, type) else ():
-        for held in (
-            value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else [value]
-        ):
+        for held in elements(value) or [value]:
             yield from functions_of(held, depth=depth - 1)
 
 

@@ -18,8 +18,9 @@ CHOOSING = 0.45
 BEGIN = 0.4
 """The share of the choosing epochs that pass before the first group goes."""
 
-STRENGTH = 1e-6
-"""Of the group lasso while groups are chosen: hardly any. What is chosen is kept at zero by its proximal map."""
+STRENGTH, OPEN = 1e-6, 2.0**-60
+"""Of the group lasso while groups are chosen, and the factor of it for groups that are not: what is chosen is kept at
+zero by the proximal map, and nothing else is penalized, so that steps do not depend on norms of groups."""
 
 PARTS = "all"
 """Which weights of channels form a group: those that make them, and those that read them."""

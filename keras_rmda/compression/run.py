@@ -9,13 +9,15 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 import keras_rmda.compression.recipe as recipe
 from keras_rmda.callbacks import BackupAndRestore, TargetSparsity
-from keras_rmda.compression.callbacks import GoOn, part_of_one_training, works_while_choosing
+from keras_rmda.compression.callbacks import GoOn, OneTraining, works_while_choosing
 from keras_rmda.compression.counterparts import (
     Rescaled,
     exclude_from_decay,
+    innermost,
     largest,
     learning_rate,
     proximal,
@@ -54,6 +56,7 @@ class Run:
         shrink: whether the model is cut while groups are chosen.
         without_decay: the paths of weights that the user's optimizer does not decay.
         of_file: `targets`, `export` and `profile` of TargetSparsity where a file is to cost so much; else empty.
+        history: what was logged.
     """
 
     data: Data
@@ -73,8 +76,10 @@ class Run:
     without_decay: frozenset[str] = frozenset()
     of_file: Mapping[str, Any] = field(default_factory=dict)
     history: dict[str, list[Any]] = field(default_factory=dict)
-    has_begun: bool = False
-    has_ended: bool = False
+
+    def __post_init__(self) -> None:
+        """Let the callbacks see one training."""
+        self.training = OneTraining(self.callbacks, self.epochs)
 
     def say(self, text: str) -> None:
         """Print a line, unless everything is silent."""
@@ -119,7 +124,9 @@ class Run:
                 first = cuts.epochs[-1]
                 continue
             with distilled(cuts.current, self.teacher, self.distillation):
-                self._fit(cuts.current, first, last, "choose", [choice, *listed, GoOn(), progress], folder, [cuts])
+                self._fit(
+                    cuts.current, first, last, "choose", [choice, *listed, GoOn(choice), progress], folder, [cuts]
+                )
             before, first = cuts.current, cuts.next_epoch()
             if cuts.current is not before:
                 count = cuts.current.count_params()
@@ -137,11 +144,6 @@ class Run:
         self._tell(first, last, f"tuning the small model ({type(own).__name__}, {rates})")
         with distilled(model, self.teacher, self.distillation):
             self._fit(model, first, last, "tune", [*self.callbacks, self._progress(first)], f"{name}-tune")
-
-    def end(self) -> None:
-        """Tell the callbacks that the training has ended, if that was before its last epoch."""
-        for each in self.callbacks if self.has_begun and not self.has_ended else ():
-            each.on_train_end()
 
     def finished(self, model: keras.Model) -> Scores:
         """Compute the statistics of batch normalization anew, where that helps, and return the scores of a model."""
@@ -171,6 +173,9 @@ class Run:
         psi = GroupLasso(recipe.STRENGTH, groups=coupled_groups(model, parts=recipe.PARTS))
         chooser = proximal(optimizer, rate, psi)
         self.compile(model, chooser)
+        chooser.build(model.trainable_variables)
+        for coupling in innermost(chooser).couplings:
+            coupling.factors.assign(recipe.OPEN * ops.convert_to_tensor(coupling.factors))
         return chooser
 
     def compile_to_use(self, model: keras.Model) -> None:
@@ -214,15 +219,14 @@ class Run:
         folder = self._folder(name)
         kept = [] if folder is None else [BackupAndRestore(folder, delete_checkpoint=False)]
         listed = [*callbacks, *kept, *behind]
-        is_first, self.has_begun, self.has_ended = not self.has_begun, True, last >= self.epochs
-        with part_of_one_training(self.callbacks, self.epochs, is_first, self.has_ended), momenta(model, FOLLOWS):
+        with self.training.part(last), momenta(model, FOLLOWS):
             found = self.data.fit(
                 model, epochs=last, initial_epoch=first, verbose=0, callbacks=listed, **self.fit_arguments
             )
         if failed := finite.nonfinite_weights(model):
             raise RuntimeError(
                 f"The training ended with weights that are not finite, first {failed[0]!r}: try a smaller learning "
-                "rate."
+                "rate, unless numbers of the data are not finite."
             )
         self._note(found, phase)
 

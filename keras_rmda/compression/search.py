@@ -105,3 +105,12 @@ def whole_of(model: keras.Model, metric: str) -> float:
     with as_graph(model) as graph:
         decided = plan(trace(graph), meaningless)
         return amounts(decided, everything(decided))[metric]
+
+
+def check_trained(model: keras.Model, is_trained: bool) -> None:
+    """Refuse a model whose score says nothing."""
+    if not is_trained:
+        raise ValueError(
+            f"`accuracy_loss` is counted from the score of a trained model, and {model.name!r} computes nothing "
+            "that it has learned: train it first, or give `target`."
+        )

@@ -75,10 +75,7 @@ def check_steps(model: keras.Model, whole: keras.Model, batch: tuple, compile_wh
     step = own_step(model)
     if step is None:
         return
-    others = [key for key, x in vars(model).items() if isinstance(x, keras.Optimizer) and x is not model.optimizer]
     try:
-        if others:
-            raise ValueError(f"it has more optimizers than one, {others[0]!r}")
         if compat.own_weights(model):
             raise ValueError("it has weights of its own, that are in none of its layers")
         before = model.get_weights()
@@ -92,9 +89,25 @@ def check_steps(model: keras.Model, whole: keras.Model, batch: tuple, compile_wh
     except Exception as error:
         raise ValueError(
             f"{type(model).__name__} defines {step!r}, and its steps cannot be made with a smaller model: "
-            f"{checks.first_line(error).rstrip('.')}. Train it yourself, with an optimizer of keras_rmda, "
-            "`coupled_groups` and `callbacks.TargetSparsity`, and `strip` it: docs/methods.md has the recipe."
+            f"{checks.first_line(error).rstrip('.')}. {YOURSELF}"
         ) from error
+
+
+YOURSELF = (
+    "Train it yourself, with an optimizer of keras_rmda, `coupled_groups` and `callbacks.TargetSparsity`, and `strip` "
+    "it: docs/methods.md has the recipe."
+)
+
+
+def check_optimizers(model: keras.Model) -> None:
+    """Refuse a model that is trained by more optimizers than one, as pairs of networks are."""
+    own = getattr(model, "optimizer", None)
+    others = [key for key, x in vars(model).items() if isinstance(x, keras.Optimizer) and x is not own]
+    if others and own_step(model):
+        raise ValueError(
+            f"{type(model).__name__} has more optimizers than one, {others[0]!r}, and `compress` trains by one. "
+            f"{YOURSELF}"
+        )
 
 
 def close_half(model: keras.Model) -> None:

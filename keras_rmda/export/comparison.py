@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
 import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -75,10 +76,17 @@ def check_sizes(model: Any, samples: list[dict[str, np.ndarray]]) -> None:
         )
 
 
-def check_by_trial(content: bytes) -> None:
-    """Raise `RuntimeError` if LiteRT crashes at a file, as it does at some of int16 activations, for one."""
+def check_by_trial(content: bytes, samples: list[dict[str, np.ndarray]], made: Prepared) -> None:
+    """Raise `RuntimeError` if LiteRT crashes at a file, as it does at some of int16 activations, for one.
+
+    Args:
+        content: of the file.
+        samples: on which to try it, beside zeros.
+        made: of the model.
+    """
+    given = [[sample[name] for name in made.inputs] for sample in spread(samples, CHECKED)]
     try:
-        run_apart(TRIAL, content)
+        run_apart(TRIAL, pickle.dumps((content, given)))
     except RuntimeError as error:
         raise RuntimeError(f"LiteRT cannot run the file: {error} Take another `quantization`.") from error
 
@@ -150,7 +158,11 @@ def compared(
 
 def spread(samples: list, count: int) -> list:
     """Return so many of the samples, from the first to the last: data are often sorted."""
-    return [samples[k] for k in sorted({round(k) for k in np.linspace(0, len(samples) - 1, count)})] if count else []
+    return (
+        [samples[k] for k in sorted({round(k) for k in np.linspace(0, len(samples) - 1, count)})]
+        if count and samples
+        else []
+    )
 
 
 def are_classes(model: Any, found: Contents) -> list[bool]:

@@ -15,6 +15,7 @@ import numpy as np
 
 from keras_rmda.export.apart import run_apart
 from keras_rmda.export.conversion import CALIBRATED, converted
+from keras_rmda.export.fitness import OTHERWISE
 from keras_rmda.export.prepared import Prepared
 from keras_rmda.export.signature import signed
 from keras_rmda.platform import checks, compat, files
@@ -51,7 +52,11 @@ def convert(
     except OSError:
         raise
     except Exception as error:  # the converter raises many types
-        raise RuntimeError(f"TensorFlow Lite could not convert the model {model.name!r}: {reason(error)}") from error
+        small = {getattr(v.dtype, "name", str(v.dtype)) for v in model.variables} & {"int8", "float8_e4m3fn"}
+        rounded = f" Its weights are {small.pop()}: export the model that it was before `quantize`." if small else ""
+        raise RuntimeError(
+            f"TensorFlow Lite could not convert the model {model.name!r}: {reason(error)}{rounded}"
+        ) from error
     return signed(content, model.inputs, model.outputs)
 
 
@@ -122,7 +127,7 @@ def reason(error: Exception) -> str:
     if missing:
         names = [name for name in missing[1].split(", ") if name != "Placeholder"]  # which stands for a table
         is_random = any("Random" in name for name in names)
-        without = " Draw random numbers outside, and give them to the model as an input." if is_random else ""
-        return f"it has no operators for {', '.join(names)}.{without}"
+        random = "Draw random numbers outside, and give them to the model as an input."
+        return f"it has no operators for {', '.join(names)}. {random if is_random else OTHERWISE}"
     said = re.findall(r"error: (?:loc\(.*?\): )?('.*)$", text, re.MULTILINE)
     return said[0] if said else checks.first_line(error) if text else "it does not say why."

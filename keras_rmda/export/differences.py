@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from keras_rmda.platform import checks
 from keras_rmda.structure.verification import difference
 
 ROUNDING = 1e-5
 """A channel that changes by less, relative to its largest number, is a constant: float32 rounds that much."""
+
+FAR = 0.15
+"""Of the range of an output: by how much a file may differ from its model without a warning."""
+
+FEW = 16
+"""Of fewer samples the range is no range."""
 
 CLASSES = ("SOFTMAX", "LOG_SOFTMAX")
 """Operators that make an output numbers for classes."""
@@ -103,3 +111,29 @@ def losses_of(model: Any, count: int) -> list[bool]:
     named = [each if isinstance(each, str) else getattr(each, "name", getattr(each, "__name__", "")) for each in losses]
     found = [CLASS_LOSSES in str(name) for name in named]
     return found if len(found) == count else [False] * count
+
+
+def warn_of_differences(outputs: dict[str, OutputDifference], samples: int) -> None:
+    """Warn of outputs of a file that are far from those of its model, or constant where these are not.
+
+    Args:
+        outputs: by name.
+        samples: how many were compared.
+    """
+    for name, each in outputs.items():
+        far = each.worst if samples >= FEW else each.largest
+        if each.constant:
+            what = (
+                f"is constant in the channels {list(each.constant)}, which vary in the model: their numbers are less "
+                "than one step of the scale that all channels share. Make them an output of their own, or bring all "
+                "channels to one range."
+            )
+        elif far > FAR:
+            what = (
+                f"is off by {far:.0%} of its range (in so many of its numbers, where these are integers) on "
+                f"{samples} samples. See what that costs on data of yours; formats of more bits are closer, and "
+                "so are models trained by `quantization_aware`."
+            )
+        else:
+            continue
+        warnings.warn(f"In the file the output {name!r} {what}", checks.SparsityWarning, stacklevel=3)

@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_rmda.platform import graphs, tfmot
 from keras_rmda.platform.copying.copies import Copies, is_unknown
-from keras_rmda.structure.verification import difference
+from keras_rmda.platform.copying.likeness import is_that_of_its_name
 
 NEEDLESS = ("_initializer", "_regularizer", "_constraint")
 """Endings of arguments that a trained layer does not need, and that both versions write in different ways."""
@@ -131,13 +131,3 @@ def activation_name(function: Any) -> str | None:
         return name if is_known and tfmot.can_round(legacy) else None
     except Exception:  # Keras raises many types for a name that it does not know
         return None
-
-
-def is_that_of_its_name(function: Any) -> bool:
-    """Return whether a function, such as `tf.nn.relu`, computes what the one of its name does in Keras."""
-    x = keras.ops.convert_to_tensor(np.linspace(-9.0, 9.0, 1024).reshape(16, 64), "float64")
-    try:
-        known = keras.activations.get(function.__name__)
-        return difference(known(x), function(x)) < 1e-6
-    except Exception:  # whatever the user's code raises
-        return False

@@ -56,8 +56,9 @@ def put_in_order(model: Any) -> None:
     """Number the tensors in the order in which they are used, so that it does not depend on their sizes or types."""
     for index, graph in enumerate(model.subgraphs):
         operators = graph.operators or ()
-        used = [*graph.inputs, *(k for each in operators for k in (*each.inputs, *each.outputs) if k >= 0)]
-        order = list(dict.fromkeys([*map(int, used), *range(len(graph.tensors))]))
+        vectors = [graph.inputs, *(x for each in operators for x in (each.inputs, each.outputs))]
+        used = [int(k) for x in vectors if x is not None for k in x if k >= 0]
+        order = list(dict.fromkeys([*used, *range(len(graph.tensors))]))
         place = np.empty(len(order) + 1, "int32")
         place[order], place[-1] = np.arange(len(order)), -1  # which stands for an input that is not given
         graph.tensors = [graph.tensors[k] for k in order]

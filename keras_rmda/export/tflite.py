@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +11,6 @@ import numpy as np
 
 from keras_rmda.export.comparison import (
     TOLERANCE,
-    Comparison,
     check_by_trial,
     check_sizes,
     compared,
@@ -23,6 +21,7 @@ from keras_rmda.export.comparison import (
 from keras_rmda.export.contents import Contents, parsed
 from keras_rmda.export.conversion import CALIBRATED
 from keras_rmda.export.converter import convert
+from keras_rmda.export.differences import warn_of_differences
 from keras_rmda.export.fitness import advice
 from keras_rmda.export.prepared import prepared, stripped
 from keras_rmda.export.progress import progress
@@ -195,8 +194,9 @@ def export_tflite(
         calibration = [] if aware else samples  # what has no range there has trained in float
         content = slimmed(convert(made, quantization, calibration, sparse, int8_io))
         found = parsed(content, path)
-        if made.is_tried or quantization == "int16x8":
-            check_by_trial(content)
+        divides = quantization in CALIBRATED and "DIV" in found.operator_counts  # by what may be 0 among integers
+        if made.is_tried or quantization == "int16x8" or divides:
+            check_by_trial(content, samples if divides else [], made)
         say("comparing it with the model")
         check = compared(model, content, found, samples or made_up(model), made)
         largest = check.largest
@@ -211,7 +211,7 @@ def export_tflite(
             f"TensorFlow Lite for Microcontrollers does not run the model {model.name!r}: {', '.join(not_micro)}. "
             f"{' '.join(advice(not_micro))} Nothing was written."
         )
-    warn_of_lost_channels(check)
+    warn_of_differences(check.outputs, check.samples)
     with files.replacing(path) as temporary:
         temporary.write_bytes(content)
     return TFLiteFile(
@@ -241,16 +241,3 @@ def left_in_float(found: Contents, quantization: str | None) -> tuple[str, ...]:
         if each.name not in borders and any(k >= 0 and found.tensors[k].dtype == "FLOAT32" for k in each.inputs)
     }
     return (f"{', '.join(sorted(names))} in float32",) if names and quantization in CALIBRATED else ()
-
-
-def warn_of_lost_channels(check: Comparison) -> None:
-    """Warn if channels of outputs are constant in a file and not in its model."""
-    for name, each in check.outputs.items():
-        if each.constant:
-            warnings.warn(
-                f"In the file the output {name!r} is constant in the channels {list(each.constant)}, which vary in the "
-                "model: their numbers are less than one step of the scale that all channels share. Make them an output "
-                "of their own, or bring all channels to one range.",
-                checks.SparsityWarning,
-                stacklevel=3,
-            )

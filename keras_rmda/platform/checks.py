@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from itertools import pairwise
 from numbers import Integral, Real
 
 FILE_METRICS = ("file_bytes", "arena", "latency")
@@ -85,6 +86,8 @@ def first_line(error: Exception) -> str:
     """Return what an error says first, or its type: without the layer and the code in which Keras says that it came."""
     lines = [line.strip() for line in re.sub(r"\x1b\[[0-9;]*m", "", str(error)).splitlines()]
     said = [line for line in lines if line and not line.startswith("Exception encountered when calling")]
+    if said[:1] == ["Graph execution error:"]:  # TensorFlow says the reason last, before the node
+        said = [line for line, after in pairwise(said) if after.startswith("[[{{node")] or said[1:]
     if said[:1] == ["in user code:"]:
         said = [line.partition(": ")[2] for line in said if re.match(r"\w*(Error|Exception): ", line)] or said
     return (said or lines or [""])[0] or type(error).__name__

@@ -57,9 +57,20 @@ def split_off(arrays: tuple, share: float) -> tuple[tuple, tuple]:
     return array_slicing.train_validation_split(arrays, validation_split=share)
 
 
-def number_of_batches(x: Any, y: Any, batch_size: int | None) -> int | None:
-    """Return how many batches there are in data of any form that `fit` takes, or None where that is not known."""
-    return get_data_adapter(x, y, batch_size=batch_size).num_batches
+def number_of_batches(x: Any, y: Any, batch_size: int | None) -> float | None:
+    """Return how many batches there are in data of any form that `fit` takes: infinity where they have no end.
+
+    None where that is not known. Keras says None of both.
+    """
+    adapter = get_data_adapter(x, y, batch_size=batch_size)
+    if adapter.num_batches is not None:
+        return adapter.num_batches
+    is_endless = isinstance(x, keras.utils.PyDataset) or (hasattr(x, "cardinality") and int(x.cardinality()) == ENDLESS)
+    return float("inf") if is_endless else None
+
+
+ENDLESS = -1
+"""The cardinality of data of TensorFlow without an end; -2 is that of data which do not know it."""
 
 
 def batches(x: Any, y: Any, batch_size: int | None, limit: int) -> Iterator[tuple]:

@@ -113,6 +113,7 @@ def replayed(model: keras.Model, inputs: list, call: Callable[[Any, tuple, dict]
             outputs = keras.tree.flatten(call(node, arguments, keyword_arguments))
             if len(outputs) != len(node.output_tensors):  # else None is one that is declared and not made
                 outputs = [y for y in outputs if y is not None]
+                outputs += [None] * (len(node.output_tensors) - len(outputs))
             known.update(zip(map(id, node.output_tensors), outputs, strict=True))
     return keras.tree.map_structure(lambda x: known[id(x)], graph.output)
 

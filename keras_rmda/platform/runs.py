@@ -45,7 +45,8 @@ def outputs_of_numbers(layer: keras.Layer, arguments: tuple, keyword_arguments: 
     known = MADE.setdefault(layer, {})
     if key not in known:
         known[key] = _outputs(layer, arguments, keyword_arguments)
-    return known[key]
+    new = lambda x: keras.KerasTensor(x.shape, dtype=x.dtype) if _is_symbolic(x) else x  # noqa: E731
+    return keras.tree.map_structure(new, known[key])  # Keras writes into tensors which call has made them
 
 
 def _outputs(layer: keras.Layer, arguments: tuple, keyword_arguments: dict) -> Any:

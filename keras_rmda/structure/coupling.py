@@ -105,14 +105,24 @@ def tie_what_goes_together(traced: Trace) -> None:
         first, *others = block.matrices
         for axis in range(first.ndim - 1):
             traced.ties.tie_alike(block.matrices, axis)
-        outer = [axis for axis in varying(traced.ties.find(first)) if axis < first.ndim - 1]
+        found = traced.ties.find(first)
+        outer = [axis for axis in varying(found) if axis < first.ndim - 1]
+        # Of packed queries, keys and values the heads go, not all queries.
+        axis = max(outer, key=lambda axis: (parts_along(found, axis), axis), default=0)
         for matrix in block.matrices if outer else ():
-            rows, every = (
-                np.moveaxis(each, outer[0], 0).reshape(first.shape[outer[0]], -1) for each in (first, matrix)
-            )
+            rows, every = (np.moveaxis(each, axis, 0).reshape(first.shape[axis], -1) for each in (first, matrix))
             traced.ties.tie(rows[:, :1], every)
         for matrix in others if block.same and not outer else ():
             traced.ties.tie(first, matrix)
+
+
+def parts_along(atoms: np.ndarray, axis: int) -> int:
+    """Return in how many parts without common atoms an axis falls."""
+    parts: list[set[int]] = []
+    for row in np.moveaxis(atoms, axis, 0).reshape(atoms.shape[axis], -1).tolist():
+        common = [part for part in parts if not part.isdisjoint(row)]
+        parts = [part for part in parts if part not in common] + [set(row).union(*common)]
+    return len(parts)
 
 
 def removable(traced: Trace, parts: str, free: set[int]) -> dict[int, tuple[Any, np.ndarray]]:
@@ -125,8 +135,8 @@ def removable(traced: Trace, parts: str, free: set[int]) -> dict[int, tuple[Any,
     for atoms, _ in traced.pinned:
         candidates[traced.ties.find(atoms)] = False
     everything = {id(variable) for site in traced.sites.values() for _, variable in site.weights()}
-    unread = ~marked(traced, "reads", everything)
-    stand_ins = {"helps": marked(traced, "helps", free), "writes": marked(traced, "writes", free) & unread}
+    is_written = marked(traced, "writes", free) & (~marked(traced, "reads", everything) | summed(traced))
+    stand_ins = {"helps": marked(traced, "helps", free), "writes": is_written}
     used = {role: np.zeros_like(candidates) for role in stand_ins}
     while True:
         found = {}
@@ -158,6 +168,15 @@ def marked(traced: Trace, role: str, variables: set[int]) -> np.ndarray:
                 for letter in set(getattr(site.rule, role)(name)) & set("".join(site.axes[name])) & site.own.keys():
                     if np.ndim(site.own[letter]) > 0:  # a single number has no channels
                         result[traced.ties.find(site.own[letter])] = True
+    return result
+
+
+def summed(traced: Trace) -> np.ndarray:
+    """Return for each atom, and for none, whether a sum without weights reads it, as the mean of squares in a norm."""
+    result = np.zeros(len(traced.ties.parent) + 1, dtype=bool)
+    for call in traced.calls:
+        for x in call.inputs if call.site.rule.sums and not call.site.opaque else ():
+            result[traced.ties.find(x.atoms)] = True
     return result
 
 

@@ -11,7 +11,7 @@ import inspect
 import tempfile
 import types
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import keras
@@ -29,14 +29,21 @@ class Copies:
     Args:
         model: the model.
         made: by `id`, what `graphs.rebuilt` has made of layers.
+        name_of: returns what a function is called in configurations; None for numbers.
     """
 
-    def __init__(self, model: keras.Model, made: dict[int, list] | None = None):
+    def __init__(
+        self,
+        model: keras.Model,
+        made: dict[int, list] | None = None,
+        name_of: Callable[[Any], str | None] = lambda function: None,
+    ):
         inside = [layer for layer in layers_of(model) if layer is not model]
         self.owned = {id(x) for layer in inside for x in (layer, *layer.variables)}
         self.made: dict[int, list] = {} if made is None else made
         self.objects: dict[int, Any] = {}
         self.functions: dict[str, Any] = {}
+        self.name_of = name_of
 
     def whole(self, layer: Any, is_built: bool = True) -> Any:
         """Return a copy of a layer or operation that stays as it is, or is built for other inputs.
@@ -70,7 +77,7 @@ class Copies:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # Keras warns of lambdas in files, and this is none
-                own = (vars(each).items() for each in _inside(layer))
+                own = (vars(each).items() for each in inside_of(layer))
                 if any(key not in WRAPPERS and is_unknown(value) for items in own for key, value in items):
                     return self._named(layer)
                 return layer.get_config()
@@ -87,7 +94,7 @@ class Copies:
             def named(*args: Any, **kwargs: Any) -> Any:
                 return function(*args, **kwargs)
 
-            named.__name__, named.stands_for = f"function {len(self.functions)}", function
+            named.__name__, named.stands_for = self.name_of(function) or f"function {len(self.functions)}", function
             with contextlib.suppress(TypeError, ValueError):  # of functions written in C
                 named.__signature__ = inspect.signature(function)
             self.functions[named.__name__] = named
@@ -111,7 +118,7 @@ class Copies:
         if id(layer) in self.objects:
             raise refusal(layer, "", ValueError("another layer, or a function of one, holds it, too"))
         try:
-            kinds = {type(each) for each in _inside(layer) if not type(each).__module__.startswith("keras.")}
+            kinds = {type(each) for each in inside_of(layer) if not type(each).__module__.startswith("keras.")}
             known = {keras.saving.get_registered_name(kind): kind for kind in kinds} | self.functions
             with SafeModeScope(safe_mode=False), keras.saving.CustomObjectScope(custom_objects() | known):
                 new = type(layer).from_config({**config, **changes})
@@ -124,9 +131,9 @@ class Copies:
 
     def _give_functions(self, layer: Any, new: Any, changes: Mapping[str, Any]) -> None:
         """Give a new layer the functions themselves, also those that are in no configuration."""
-        for each in _inside(new):
+        for each in inside_of(new):
             vars(each).update({key: _real(value) for key, value in vars(each).items()})
-        for old, other in zip(_inside(layer), _inside(new)):
+        for old, other in zip(inside_of(layer), inside_of(new)):
             for key, value in vars(old).items():
                 if key not in (*WRAPPERS, *changes) and is_function(value) and type(old) is type(other):
                     leads = next(reached(value, self.owned), None) is not None
@@ -155,7 +162,7 @@ def _check_weights(layer: Any, new: Any) -> None:
 def weights_read(layer: Any, owned: set[int]) -> list:
     """Return the weights that a layer has, and those of others among `owned`, by `id`, that its functions lead to."""
     found = list(getattr(layer, "weights", []))
-    for each in _inside(layer):
+    for each in inside_of(layer):
         for key, value in vars(each).items():
             if key not in WRAPPERS and is_function(value):
                 found += [
@@ -166,8 +173,8 @@ def weights_read(layer: Any, owned: set[int]) -> list:
 
 def lost_function(layer: Any, new: Any) -> str | None:
     """Return the name of an attribute that is a function of a layer, and another one in its copy; or None."""
-    owned = {id(x) for each in _inside(layer) for x in (each, *getattr(each, "variables", []))}
-    for old, other in zip(_inside(layer), _inside(new)):
+    owned = {id(x) for each in inside_of(layer) for x in (each, *getattr(each, "variables", []))}
+    for old, other in zip(inside_of(layer), inside_of(new)):
         for key, value in vars(old).items() if type(old) is type(other) else ():
             if key in WRAPPERS or not is_function(value) or (found := vars(other).get(key)) is value:
                 continue
@@ -185,7 +192,7 @@ def _real(x: Any) -> Any:
     return getattr(x, "stands_for", x) if isinstance(x, types.FunctionType) else x
 
 
-def _inside(layer: Any) -> list:
+def inside_of(layer: Any) -> list:
     """Return a layer with all layers inside, or an operation."""
     return layers_of(layer) if isinstance(layer, keras.Layer) else [layer]
 

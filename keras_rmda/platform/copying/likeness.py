@@ -7,6 +7,7 @@ import types
 from typing import Any
 
 import keras
+import numpy as np
 from keras.src.saving.keras_saveable import KerasSaveable
 
 from keras_rmda.platform.compat import layers_of
@@ -31,18 +32,36 @@ def are_alike(layer: Any, new: Any) -> bool:
 
     An attribute that only one of them has comes with a call, or when weights are loaded.
     """
+    return unlike(layer, new) is None
+
+
+def unlike(layer: Any, new: Any) -> str | None:
+    """Return the name of the first attribute that is another in the second of two layers; None if they are alike."""
     both = [layers_of(x) if isinstance(x, keras.Layer) else [x] for x in (layer, new)]
     if [type(x) for x in both[0]] != [type(x) for x in both[1]]:
-        return False
+        return "layers"
     for a, b in zip(*both):
         shapes = [[tuple(v.shape) for v in getattr(x, "weights", [])] for x in (a, b)]
         policies = [getattr(getattr(x, "dtype_policy", None), "name", None) for x in (a, b)]
+        if shapes[0] != shapes[1]:
+            return "weights"
+        if policies[0] != policies[1]:
+            return "dtype_policy"
         x, y = _own(a), _own(b)
-        if shapes[0] != shapes[1] or policies[0] != policies[1]:
-            return False
-        if not all(_is_same(x[key], y[key], set()) for key in x.keys() & y.keys()):
-            return False
-    return True
+        for key in x.keys() & y.keys():
+            if not _is_same(x[key], y[key], set()):
+                return key
+    return None
+
+
+def is_that_of_its_name(function: Any) -> bool:
+    """Return whether a function, such as `tf.nn.relu`, computes what the one of its name does in Keras."""
+    x = keras.ops.convert_to_tensor(np.linspace(-9.0, 9.0, 1024).reshape(16, 64), "float64")
+    try:
+        a, b = (keras.ops.convert_to_numpy(each(x)) for each in (keras.activations.get(function.__name__), function))
+        return a.shape == b.shape and np.abs(a - b).max() < 1e-6 * np.abs(a).max()
+    except Exception:  # whatever the user's code raises
+        return False
 
 
 def _own(layer: Any) -> dict[str, Any]:
@@ -69,7 +88,7 @@ def _is_same(a: Any, b: Any, seen: set[tuple[int, int]]) -> bool:
     if isinstance(a, set | frozenset):
         return len(a) == len(b)
     if isinstance(a, types.FunctionType):
-        return a.__code__ is b.__code__ and _is_same(_held(a), _held(b), seen)
+        return (a.__code__ is b.__code__ and _is_same(_held(a), _held(b), seen)) or _are_of_one_name(a, b)
     if isinstance(a, types.MethodType):
         return _is_same([a.__func__, a.__self__], [b.__func__, b.__self__], seen)
     if isinstance(a, functools.partial):
@@ -79,6 +98,17 @@ def _is_same(a: Any, b: Any, seen: set[tuple[int, int]]) -> bool:
     if hasattr(a, "__dict__"):
         return _is_same(vars(a), vars(b), seen)
     return type(a).__eq__ is object.__eq__ or bool(a == b)  # types of numbers and dates, but not locks
+
+
+def is_same_function(a: Any, b: Any) -> bool:
+    """Return whether two functions are made by the same code, and hold the same."""
+    return _is_same(a, b, set())
+
+
+def _are_of_one_name(a: Any, b: Any) -> bool:
+    """Return whether two functions are one of Keras, and one of its name that computes the same."""
+    known = getattr(keras.activations, a.__name__, None)
+    return known is not None and any(x is known and is_that_of_its_name(y) for x, y in ((a, b), (b, a)))
 
 
 def _held(function: types.FunctionType) -> list:

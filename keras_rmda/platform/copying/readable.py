@@ -13,7 +13,7 @@ from keras_rmda.platform import compat
 from keras_rmda.platform.compat import layers_of
 from keras_rmda.platform.copying.copies import is_unknown
 from keras_rmda.platform.copying.functions import WRAPPERS
-from keras_rmda.platform.copying.likeness import are_alike
+from keras_rmda.platform.copying.likeness import are_alike, unlike
 from keras_rmda.platform.graphs import is_raw_operation
 from keras_rmda.platform.runs import MADE
 from keras_rmda.platform.tolerant import declares_outputs
@@ -36,29 +36,34 @@ def is_suspicious(layer: Any) -> bool:
 
 def is_read_by_keras(layer: Any, tolerant: bool = False) -> bool:
     """Return whether Keras reads a layer back from a file; `tolerant`: inside of `tolerant_symbols`."""
+    return is_read_as(layer, lambda: read_by_keras(layer), tolerant)
 
-    def read() -> Any:
-        return keras.saving.deserialize_keras_object(json.loads(json.dumps(keras.saving.serialize_keras_object(layer))))
 
-    return is_read_as(layer, read, tolerant)
+def read_by_keras(layer: Any) -> Any:
+    """Return what Keras makes of a layer's own entry in a file."""
+    return keras.saving.deserialize_keras_object(json.loads(json.dumps(keras.saving.serialize_keras_object(layer))))
 
 
 def is_read_as(layer: Any, read: Callable[[], Any], tolerant: bool) -> bool:
     """Return whether reading gives such a layer, which can be called as it is."""
     try:
-        with compat.without_a_trace(has_values=False), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of lambdas
-            new = read()
-            if not tolerant and (declares_outputs(layer) or layer in MADE):  # Keras alone may not call it
-                return all(_called(new, node) == len(node.output_tensors) for node in layer._inbound_nodes) and (
-                    are_alike(layer, new)
-                )
-            if are_alike(layer, new):
-                return True
-            _called(new, layer._inbound_nodes[0])  # which makes what `build` does not
-            return are_alike(layer, new)
+        return unlike_when_read(layer, read, tolerant) is None
     except Exception:  # whatever the user's objects raise
         return False
+
+
+def unlike_when_read(layer: Any, read: Callable[[], Any], tolerant: bool) -> str | None:
+    """Return what is another one in the layer that reading gives; None if it is such a layer, and can be called."""
+    with compat.without_a_trace(has_values=False), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of lambdas
+        new = read()
+        if not tolerant and (declares_outputs(layer) or layer in MADE):  # Keras alone may not call it
+            are_made = all(_called(new, node) == len(node.output_tensors) for node in layer._inbound_nodes)
+            return unlike(layer, new) if are_made else "outputs"
+        if are_alike(layer, new):
+            return None
+        _called(new, layer._inbound_nodes[0])  # which makes what `build` does not
+        return unlike(layer, new)
 
 
 def _called(layer: Any, node: Any) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import keras
@@ -22,6 +22,15 @@ from keras.src.saving.serialization_lib import ObjectSharingScope, get_shared_ob
 
 from keras_rmda.platform import compat, graphs
 from keras_rmda.platform.copying.copies import weights_read
+from keras_rmda.platform.copying.named import (
+    NAMED,
+    functions_called,
+    longer_names,
+    names_with_functions,
+    note_again,
+    note_functions,
+    warn_of_untrue,
+)
 from keras_rmda.platform.copying.parts import (
     PART,
     Part,
@@ -53,21 +62,21 @@ class Rebuilt(Functional):
 
     def get_config(self) -> dict[str, Any]:
         """Return the configuration, in which parts of a whole are written as such, and shared layers have numbers."""
-        with _without_configurations(self.operations):
-            config = super().get_config()
+        config, functions = _configured(self.operations, super().get_config)
         _tell_parts(self.operations, config["layers"])
-        return config | {"ties": ties(self)}
+        return config | {"ties": ties(self), "functions": functions}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Rebuilt:
         """Return the model."""
-        tied = config.pop("ties", [])
+        tied, names, named = config.pop("ties", []), config.pop("functions", []), names_with_functions(config)
         numbers = [each["shared_object_id"] for each in config["layers"] if "shared_object_id" in each]
-        with _reading() as reading, taking_parts(), tolerant_symbols():
+        with _reading() as reading, _knowing(names), taking_parts(), tolerant_symbols():
             reading.set_aside(numbers)
             model = super().from_config(config, custom_objects)
             reading.graphs.append(model)
             reading.set_aside(numbers)
+        note_again(model.operations, named)
         for places in tied:
             (_, first), *others = [_at(model, *place) for place in places]
             for layer, variable in others:
@@ -78,20 +87,35 @@ class Rebuilt(Functional):
 
 @keras.saving.register_keras_serializable(package="keras_rmda")
 class RebuiltSequential(keras.Sequential):
-    """The same of a Sequential model inside of another; no layer of it is in several graphs."""
+    """The same of a Sequential model; no layer of it is in several graphs."""
 
     def get_config(self) -> dict[str, Any]:
         """Return the configuration, in which parts of a whole are written as such."""
-        with _without_configurations(self.layers):
-            config = super().get_config()
+        config, functions = _configured(self.layers, super().get_config)
         _tell_parts(self.layers, [each for each in config["layers"] if each["class_name"] != "InputLayer"])
-        return config
+        return config | {"functions": functions}
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> RebuiltSequential:
         """Return the model."""
-        with _reading(), taking_parts(), tolerant_symbols():
-            return super().from_config(config, custom_objects)
+        names, named = config.pop("functions", []), names_with_functions(config)
+        with _reading(), _knowing(names), taking_parts(), tolerant_symbols():
+            model = super().from_config(config, custom_objects)
+        note_again(model.layers, named)
+        return model
+
+
+def _configured(operations: list, get_config: Callable[[], dict]) -> tuple[dict[str, Any], list[str]]:
+    """Return the configuration of a graph with longer names for functions where they are needed, and these names."""
+    warn_of_untrue(operations)
+    named = [each for each in operations if NAMED in vars(each)]
+    with _without_configurations(operations), longer_names(named) as functions:
+        return get_config(), sorted(functions)
+
+
+def _knowing(names: list[str]) -> contextlib.AbstractContextManager:
+    """Return a context in which the functions of longer names are known."""
+    return keras.saving.CustomObjectScope(compat.custom_objects() | functions_called(names))
 
 
 @contextlib.contextmanager
@@ -219,25 +243,22 @@ def made_savable(model: keras.Model, original: keras.Model, made: Mapping[int, l
     for each in operations.values():
         counts.update({id(layer) for layer in _held(each)})
     shared = {key for key, count in counts.items() if count > 1}
+    known: dict[str, tuple[Any, Any]] = {}
+    needs = lambda each, shared: _needs_more(each, olds, sources, owned, shared, known)  # noqa: E731
     with taking_parts():
-        needy = {key for key, each in operations.items() if _needs_more(each, olds, sources, owned, shared)}
-    for graph in compat.layers_of(model):
-        if type(graph) is keras.Sequential and graph is not model and graphs.is_inner_graph(graph):
-            with taking_parts():
-                if any(
-                    [
-                        _needs_more(each, olds, sources, owned, set())
-                        for each in graph.layers
-                        if id(each) not in operations
-                    ]
-                ):
-                    graph.__class__ = RebuiltSequential
+        needy = {key for key, each in operations.items() if needs(each, shared)}
+        for graph in compat.layers_of(model):
+            if type(graph) is keras.Sequential and graphs.is_inner_graph(graph):
+                own = [each for each in graph.layers if id(each) not in operations]
+                graph.__class__ = RebuiltSequential if any([needs(each, set()) for each in own]) else keras.Sequential
     for graph in inner:
         if any(id(each) in needy for each in graph.operations) or (graph is model and ties(model)):
             graph.__class__ = Rebuilt  # as Keras does it with a `keras.Model` that gets inputs and outputs
 
 
-def _needs_more(layer: Any, olds: dict[int, Any], sources: Sources, owned: set[int], shared: set[int]) -> bool:
+def _needs_more(
+    layer: Any, olds: dict[int, Any], sources: Sources, owned: set[int], shared: set[int], known: dict[str, tuple]
+) -> bool:
     """Return whether a layer is read back only with the help of this module, and note how."""
     for note in (PART, SHARED):
         vars(layer).pop(note, None)
@@ -254,7 +275,8 @@ def _needs_more(layer: Any, olds: dict[int, Any], sources: Sources, owned: set[i
             part = part_for(layer, olds[id(layer)], sources, held)
             if part is not None:
                 vars(layer)[PART] = part
-    return is_shared or PART in vars(layer)
+        needs_names = PART not in vars(layer) and not held and note_functions(layer, known)
+    return is_shared or needs_names or PART in vars(layer)
 
 
 def _held(layer: Any) -> list:

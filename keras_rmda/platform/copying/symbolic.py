@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -42,7 +43,8 @@ def as_graph(model: keras.Model, is_known: IsKnown) -> Iterator[keras.Model]:
         ValueError: if the model is not built, or its `call` cannot be traced.
     """
     with _forgetting_calls(model):
-        yield _expanded(_graph_of(model), is_known)
+        graph = _graph_of(model)
+        yield _expanded(graph, is_known, is_of_samples=all(x.shape[:1] != (None,) for x in graph.inputs))
 
 
 @contextlib.contextmanager
@@ -88,15 +90,8 @@ def _graph_of(model: keras.Model) -> keras.Model:
             "shapes: write it with one argument for all inputs, or as a Functional model."
         )
 
-    def symbolic(shape: Any, name: str | None = None) -> Any:
-        if isinstance(shape, dict):
-            return {key: symbolic(each, key) for key, each in shape.items()}
-        if any(isinstance(each, list | tuple) for each in shape):
-            return [symbolic(each) for each in shape]
-        return keras.Input(shape=tuple(shape[1:]), name=name)
-
     if isinstance(known, dict):
-        inputs = symbolic(known["input_shape"])
+        inputs = of_a_type_that_runs(model, known["input_shape"])
     else:
         inputs = keras.tree.map_structure(lambda x: graphs.fresh_input(x, x.shape), graphs.functional(model).input)
     try:
@@ -107,6 +102,32 @@ def _graph_of(model: keras.Model) -> keras.Model:
             "on symbolic inputs: no graph of layers says what it computes. Write it with layers and `keras.ops`, with "
             f"one argument for all inputs, or as a Functional model. ({why})"
         ) from why
+
+
+def of_a_type_that_runs(model: keras.Model, shapes: Any) -> Any:
+    """Return symbolic inputs of these shapes, of numbers, or else of integers, which indices have to be.
+
+    Keras writes down the shapes that a model was built with, but not their types, and lets symbolic tensors of any type
+    be indices.
+    """
+
+    def inputs(shape: Any, types: Iterator[str], make: Callable, name: str | None = None) -> Any:
+        if isinstance(shape, dict):
+            return {key: inputs(each, types, make, key) for key, each in shape.items()}
+        if any(isinstance(each, list | tuple) for each in shape):
+            return [inputs(each, types, make) for each in shape]
+        return make(tuple(shape[1:]), next(types), name)
+
+    count = len(keras.tree.flatten(inputs(shapes, itertools.repeat(""), lambda *given: 0)))
+    zeros = lambda shape, dtype, name: keras.ops.zeros((1, *(n or 8 for n in shape)), dtype)  # noqa: E731
+    ways = itertools.product(("float32", "int32"), repeat=count) if count < 4 else []
+    for types in (*ways, ("float32",) * count, ("int32",) * count):
+        with contextlib.suppress(Exception), keras.StatelessScope():  # whatever the user's code raises or assigns
+            model(inputs(shapes, iter(types), zeros), training=False)
+            break
+    else:
+        types = ("float32",) * count
+    return inputs(shapes, iter(types), lambda shape, dtype, name: keras.Input(shape, dtype=dtype, name=name))
 
 
 def inputs_like_those_inside(model: keras.Model) -> dict[str, tuple] | None:
@@ -136,11 +157,16 @@ def innermost(model: keras.Model) -> keras.Layer:
     return next(filter(is_last, failed), model)
 
 
-def _expanded(model: keras.Model, is_known: IsKnown) -> keras.Model:
-    """Return a model in which the blocks of a model with a graph are models with graphs, and get what they take."""
+def _expanded(model: keras.Model, is_known: IsKnown, is_of_samples: bool) -> keras.Model:
+    """Return a model in which the blocks of a model with a graph are models with graphs, and get what they take.
+
+    Where the whole model takes any number of samples, a tensor whose first axis is of known size has none for them;
+    `is_of_samples` is false there.
+    """
     calls: dict[int, list] = {}
-    is_fitted = True
+    is_fitted, read = True, keras.tree.flatten(graphs.functional(model).outputs)
     for node in _nodes_inside(model):
+        read += node.input_tensors
         if graphs.is_inner_graph(node.operation):
             is_fitted = is_fitted and graphs.is_fitted(node.operation, node.arguments.args, node.arguments.kwargs)
         if is_container(node.operation) or (_is_code(node.operation) and not is_known(node.operation)):
@@ -151,7 +177,9 @@ def _expanded(model: keras.Model, is_known: IsKnown) -> keras.Model:
         """Return the graph of a block, on what it gets from the graphs of those before it: they may declare others."""
         if id(layer) in calls:
             try:
-                expansions[id(layer)] = _expanded(_traced(calls[id(layer)], given), is_known)
+                expansions[id(layer)] = _expanded(
+                    _traced(calls[id(layer)], given, is_of_samples, read), is_known, is_of_samples
+                )
             except Untraceable as why:
                 UNTRACEABLE[layer] = str(why)
         return expansions.get(id(layer), layer)
@@ -170,10 +198,16 @@ def _nodes_inside(model: keras.Model) -> Iterator[Any]:
             yield from _nodes_inside(node.operation)
 
 
+CELLS = (keras.layers.SimpleRNNCell, keras.layers.GRUCell, keras.layers.LSTMCell)
+"""Layers of Keras that code calls in loops of its own, and whose code says what one step computes."""
+
+
 def _is_code(layer: Any) -> bool:
     """Return whether a layer is not of Keras, or is a function, so that its code has to say what it computes."""
     if is_function(layer):
         return getattr(layer, "mask", None) is None
+    if type(layer) in CELLS:
+        return True
     return isinstance(layer, keras.Layer) and not type(layer).__module__.startswith("keras.") and not has_graph(layer)
 
 
@@ -182,8 +216,11 @@ def is_function(layer: Any) -> bool:
     return type(layer) in (keras.layers.Lambda, keras.layers.Activation)
 
 
-def _traced(calls: list, first: tuple[tuple, dict]) -> keras.Model:
-    """Return the graph of a layer's code on these arguments of the first call, if all calls say the same."""
+def _traced(calls: list, first: tuple[tuple, dict], is_of_samples: bool, read: list) -> keras.Model:
+    """Return the graph of a layer's code on these arguments of the first call, if all calls say the same.
+
+    What a layer declares behind all that it makes is None, and must be none of the tensors that are `read`.
+    """
     layer = calls[0].operation
     if layer.activity_regularizer is not None:
         raise Untraceable("it has an activity regularizer")
@@ -200,12 +237,13 @@ def _traced(calls: list, first: tuple[tuple, dict]) -> keras.Model:
         graph = graph_of(layer, arguments, keyword_arguments)
     else:
         masks = carried_by((arguments, keyword_arguments))
-        graph = traced(layer, arguments, keyword_arguments, masks)
+        graph = traced(layer, arguments, keyword_arguments, masks, is_of_samples)
         if any(mask_of(y) is not None for node in calls for y in node.output_tensors):
             graph.masks_behind = functools.partial(_masks_behind, layer)
             graph.masks_behind(arguments, keyword_arguments, len(graph.outputs))
     made, declared = len(keras.tree.flatten(graph.outputs)), len(calls[0].output_tensors)
-    if made != declared:
+    surplus = {id(y) for node in calls for y in node.output_tensors[made:]}
+    if made > declared or any(id(x) in surplus for x in read):
         raise Untraceable(f"it returns {made} tensors, and declares {declared}")
     return graph
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from keras_rmda.platform.lite import masks
+from keras_rmda.platform.lite.integers import INT16, ROUNDED
+from keras_rmda.platform.lite.parts import INT8, negative
 
 
 def creating(rounded: str | None) -> Callable[[Callable], Callable]:
@@ -17,7 +18,7 @@ def creating(rounded: str | None) -> Callable[[Callable], Callable]:
     Args:
         rounded: "int8" or "int16" where numbers become such integers, None elsewhere.
     """
-    table = ALWAYS | (ROUNDED if rounded else {}) | (INT16 if rounded == "int16" else {})
+    table = ALWAYS | (ROUNDED if rounded else {}) | {"int8": INT8, "int16": INT16}.get(rounded, {})
 
     def make(create: Callable) -> Callable:
         def created(graph: Any, kind: str, inputs: Any, *arguments: Any, **keywords: Any) -> Any:
@@ -63,48 +64,6 @@ def selu(x: Any) -> Any:
     return scale * tf.nn.relu(x) + scale * alpha * tf.nn.elu(negative(x))
 
 
-def negative(x: Any) -> Any:
-    """Compute the minimum with 0 without a difference, which microcontrollers refuse where it is always 0."""
-    import tensorflow as tf
-
-    return -1.0 * tf.nn.relu(-1.0 * x)
-
-
-def minimum(x: Any, y: Any) -> Any:
-    """Cut numbers off at 0: what the converter makes of a minimum takes the steps of int8 from its input.
-
-    At other numbers differences would do that, which have no steps where numbers are far away, or infinite.
-    """
-    import tensorflow as tf
-
-    x, y = (y, x) if tf.get_static_value(x) is not None else (x, y)
-    value = tf.get_static_value(y)
-    if value is None or value.any() or value.size != 1 or not x.dtype.is_floating:
-        return None
-    return negative(x)
-
-
-def product(x: Any, y: Any = None) -> Any:
-    """Compute a square, or that of a difference, as a product."""
-    x = x if y is None else x - y
-    return x * x if x.dtype.is_floating else None
-
-
-def compared(name: str) -> Callable[[Any, Any], Any]:
-    """Return what compares integers with a constant as floats, which is exact: the converter wants ranges of them."""
-
-    def comparison(x: Any, y: Any) -> Any:
-        import tensorflow as tf
-
-        values = [tf.get_static_value(each) for each in (x, y)]
-        known = [each for each in values if each is not None]
-        if not x.dtype.is_integer or not known or any((abs(each) > 2**24).any() for each in known):
-            return None
-        return getattr(tf.raw_ops, name)(x=tf.cast(x, "float32"), y=tf.cast(y, "float32"))
-
-    return comparison
-
-
 def expanded(x: Any, axis: Any) -> Any:
     """Compute new axes of truths and integers by a reshape: microcontrollers have nothing else for these."""
     import tensorflow as tf
@@ -115,6 +74,15 @@ def expanded(x: Any, axis: Any) -> Any:
     shape = list(x.shape)
     shape.insert(int(axis) % (len(shape) + 1), 1)
     return tf.reshape(x, shape)
+
+
+def of_shape(x: Any, attributes: dict[str, Any]) -> Any:
+    """Believe what code says of a shape: TensorFlow Lite has nothing that looks."""
+    import tensorflow as tf
+
+    result = tf.identity(x)
+    result.set_shape(tf.TensorShape(attributes["shape"].shape))
+    return result
 
 
 def tiled(x: Any, multiples: Any) -> Any:
@@ -145,59 +113,15 @@ def one_hot(indices: Any, depth: Any, on: Any, off: Any, attributes: dict[str, A
     return tf.cast(chosen, on.dtype) if ends == [1, 0] else tf.where(tf.cast(chosen, "bool"), on, off)
 
 
-def integer(x: Any, attributes: dict[str, Any]) -> Any:
-    """Make integers of floats before these are moved: of what int8 leaves of 3 there may be 2.98, and 2 of that."""
-    import tensorflow as tf
+WITH_ATTRIBUTES = ("Cast", "ConcatV2", "Einsum", "EnsureShape", "OneHot", "Pack", "Sum")
 
-    kind = tf.as_dtype(attributes["DstT"].type)
-    if not (kind.is_integer and x.dtype.is_floating and tf.is_symbolic_tensor(x)):
-        return None
-    moves, source = [], x
-    while source.op.type in MOVES:
-        moves.append(source.op)
-        source = source.op.inputs[0]
-    was_integer = source.op.type == "Cast" and source.op.inputs[0].dtype.is_integer
-    if not moves and not was_integer:
-        return None
-    narrow = tf.int32 if kind == tf.int64 else kind
-    result = tf.cast(source.op.inputs[0] if was_integer else source, narrow)
-    for each in reversed(moves):
-        result = moved(each, result)
-    return tf.identity(result) if narrow == kind else tf.cast(result, kind)
-
-
-def moved(operation: Any, x: Any) -> Any:
-    """Return what an operation that moves numbers makes of others, of another type."""
-    import tensorflow as tf
-
-    names = [each.name for each in operation.op_def.attr if each.type != "type"]
-    values = {{"squeeze_dims": "axis"}.get(name, name): operation.get_attr(name) for name in names}
-    arguments = [each.name for each in operation.op_def.input_arg]
-    given = dict(zip(arguments, [x, *operation.inputs[1:]]))
-    return getattr(tf.raw_ops, operation.type)(**given | values)
-
-
-MOVES = ("ExpandDims", "GatherV2", "Identity", "Reshape", "Squeeze", "StridedSlice", "Transpose")
-"""Operations that leave numbers what they are, and have them as their first input."""
-
-WITH_ATTRIBUTES = ("Cast", "OneHot")
-
-COMPARISONS = ("Equal", "NotEqual", "Greater", "GreaterEqual", "Less", "LessEqual")
-
-ALWAYS = {"ExpandDims": expanded, "OneHot": one_hot, "Roll": rolled, "Selu": selu, "Softplus": softplus, "Tile": tiled}
+ALWAYS = {
+    "EnsureShape": of_shape,
+    "ExpandDims": expanded,
+    "OneHot": one_hot,
+    "Roll": rolled,
+    "Selu": selu,
+    "Softplus": softplus,
+    "Tile": tiled,
+}
 """What TensorFlow Lite has not, or has not everywhere, or computes of numbers that are too large."""
-
-
-def softmax(logits: Any) -> Any:
-    """Compute a softmax of masked scores that are near the others."""
-    import tensorflow as tf
-
-    near = masks.nearer(logits)
-    return None if near is None else tf.nn.softmax(near)
-
-
-ROUNDED = {"Cast": integer, "Softmax": softmax, "Minimum": minimum}
-"""What would leave other numbers few steps."""
-
-INT16 = {"Square": product, "SquaredDifference": product, **{name: compared(name) for name in COMPARISONS}}
-"""What LiteRT has not for int16, or its converter cannot quantize to it."""

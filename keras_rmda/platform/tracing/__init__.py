@@ -3,6 +3,7 @@
 from keras_rmda.platform.tracing.code import traced, traced_model
 from keras_rmda.platform.tracing.leaves import (
     AsOneSample,
+    Exchanged,
     ForEachSample,
     Numbers,
     PositionsLike,
@@ -17,6 +18,7 @@ from keras_rmda.platform.tracing.weights import dtype_for
 
 __all__ = [
     "AsOneSample",
+    "Exchanged",
     "ForEachSample",
     "Numbers",
     "PositionsLike",

@@ -20,6 +20,7 @@ from keras import ops
 from keras_rmda.platform.graphs import Functional, name_apart
 from keras_rmda.platform.hidden import carry
 from keras_rmda.platform.tolerant import tolerant_symbols
+from keras_rmda.platform.tracing.given import arrays_as_tensors
 from keras_rmda.platform.tracing.graph import Graph
 from keras_rmda.platform.tracing.programs import (
     Program,
@@ -80,7 +81,9 @@ MOST_THAT_DIFFER = 4
 """Of how many open axes all ways to differ are tried."""
 
 
-def traced(layer: keras.Layer, arguments: tuple, keyword_arguments: dict, masks: tuple = ()) -> Functional:
+def traced(
+    layer: keras.Layer, arguments: tuple, keyword_arguments: dict, masks: tuple = (), is_of_samples: bool = True
+) -> Functional:
     """Return what the `call` of a layer or model computes at inference, as a graph that has its layers and weights.
 
     Args:
@@ -88,6 +91,7 @@ def traced(layer: keras.Layer, arguments: tuple, keyword_arguments: dict, masks:
         arguments: of the call, with symbolic tensors where there are tensors; no `training`.
         keyword_arguments: likewise.
         masks: those that the tensors carry, None for one without.
+        is_of_samples: whether a first axis of known size is that of samples, if no tensor has an open one.
 
     Returns:
         A model, whose inputs are the tensors among the arguments in their order, and then the masks.
@@ -97,7 +101,7 @@ def traced(layer: keras.Layer, arguments: tuple, keyword_arguments: dict, masks:
     """
     inputs = _inputs_like((arguments, keyword_arguments, list(masks)), layer, OPEN)
     tensors = _tensors_in(inputs)
-    return _graph(layer, tensors[0] if len(tensors) == 1 else tensors, inputs)
+    return _graph(layer, tensors[0] if len(tensors) == 1 else tensors, inputs, is_of_samples)
 
 
 def traced_model(model: keras.Model, inputs: Any) -> Functional:
@@ -105,12 +109,13 @@ def traced_model(model: keras.Model, inputs: Any) -> Functional:
     return _graph(model, inputs, ((inputs,), {}, []))
 
 
-def _graph(layer: keras.Layer, inputs: Any, given: tuple) -> Functional:
+def _graph(layer: keras.Layer, inputs: Any, given: tuple, is_of_samples: bool = True) -> Functional:
     programs, sizes = _programs(layer, given)
     _refuse_other_training(layer, given, sizes[0], programs[0])
     try:
         with tolerant_symbols():
-            outputs = Graph(layer, programs, sizes, _tensors_in(given), own_variables(layer)).outputs()
+            graph = Graph(layer, programs, sizes, _tensors_in(given), own_variables(layer), is_of_samples)
+            outputs = graph.outputs()
         name_apart(outputs)
         result = Functional(inputs, outputs, name=layer.name)
     except Untraceable:
@@ -245,7 +250,8 @@ def _run(layer: keras.Layer, given: tuple, sizes: Sizes, training: bool | None) 
     inputs = _inputs_like(given, layer, sizes)
     takes_training = "training" in inspect.signature(layer.call).parameters
     symbolic = tolerant_symbols(_refuse_read), symbolic_ranges(), tensorflow_as_operations()
-    with weights_as_inputs(layer) as weights, symbolic[0], symbolic[1], symbolic[2]:
+    given = arrays_as_tensors(_tensors_in(inputs)[0])
+    with weights_as_inputs(layer) as weights, symbolic[0], symbolic[1], symbolic[2], given:
         arguments, keyword_arguments, masks = inputs
         for x, mask in zip(_tensors_in((arguments, keyword_arguments)), masks):
             carry(x, mask)

@@ -12,7 +12,13 @@ from keras_rmda.platform.hidden import carry
 from keras_rmda.platform.tracing.derived import KERNELS, derived, product
 from keras_rmda.platform.tracing.elementwise import ELEMENTWISE, elementwise, for_each_sample, with_axis_more
 from keras_rmda.platform.tracing.labels import EQUATIONS
-from keras_rmda.platform.tracing.leaves import AsOneSample, ForEachSample, Numbers
+from keras_rmda.platform.tracing.leaves import (
+    AsOneSample,
+    ForEachSample,
+    Numbers,
+    SamplesAsSteps,
+    StepsAsSamples,
+)
 from keras_rmda.platform.tracing.products import PRODUCTS
 from keras_rmda.platform.tracing.programs import (
     Place,
@@ -25,9 +31,14 @@ from keras_rmda.platform.tracing.programs import (
 )
 from keras_rmda.platform.tracing.ranges import Count, PositionsUpTo, Range, RangeOfProgram, Size
 from keras_rmda.platform.tracing.reshapes import broadcast, reshaped
-from keras_rmda.platform.tracing.shapes import slice_key, with_axes
+from keras_rmda.platform.tracing.shapes import REDUCTIONS, slice_key, with_axes
 from keras_rmda.platform.tracing.symbols import Symbol, Symbols
 from keras_rmda.platform.tracing.weighted import contracted, untransposed, weighted
+
+
+def is_of_keras(layer: keras.Layer) -> bool:
+    """Return whether a layer is one of Keras, or consists of such, so that it takes the first axis for samples."""
+    return type(layer).__module__.startswith("keras.")
 
 
 class Graph(Symbols):
@@ -49,18 +60,36 @@ class Graph(Symbols):
 
     def symbol(self, place: Place) -> Symbol:
         if place not in self.known and place.step >= 0:  # of weights
-            a, b = (each.steps[place.step] for each in (self.programs[0], self.programs[-1]))
-            try:
-                for k, result in enumerate(self._made(a, b)):
-                    self.known[Place(place.step, k)] = result
-            except Untraceable as why:
+            ways = [self._step_by_step, self._at_once]
+            why: list[Untraceable] = []
+            for way in ways[::-1] if self._takes_apart(place) else ways:
                 try:
-                    self.known[place] = derived(self, place)
-                except Untraceable:
-                    raise why from None
+                    way(place)
+                    break
+                except Untraceable as error:
+                    why.append(error)
+            else:
+                raise why[-1 if self._takes_apart(place) else 0] from None
         return super().symbol(place)
 
+    def _step_by_step(self, place: Place) -> None:
+        a, b = (each.steps[place.step] for each in (self.programs[0], self.programs[-1]))
+        for k, result in enumerate(self._made(a, b)):
+            self.known[Place(place.step, k)] = result
+
+    def _at_once(self, place: Place) -> None:
+        self.known[place] = derived(self, place)
+
+    def _takes_apart(self, place: Place) -> bool:
+        """Return whether a step reduces a weight, or takes a part of it: which axes are channels tells what is left."""
+        step = self.programs[0].steps[place.step]
+        keys = [x for x in keras.tree.flatten(step.arguments) if not isinstance(x, Place)]
+        is_part = type(step.operation).__name__ == "GetItem" and any(isinstance(x, int) for x in keys)
+        return is_part or type(step.operation).__name__ in (*REDUCTIONS, "Softmax", "LogSoftmax")
+
     def _output(self, x: Any, y: Any) -> Any:
+        if is_array(x) and (one := self._of_each_sample(x, y)) is not None:
+            return self._for_each_sample(one)
         if not is_same(x, y):
             raise Untraceable("it returns numbers that depend on open sizes")
         if isinstance(x, Place):
@@ -76,9 +105,11 @@ class Graph(Symbols):
         found = super()._argument(x, y, step)
         if found is x or not is_array(found) or type(step.operation).__name__ in ELEMENTWISE:
             return found
-        # One array for each sample: only numbers that are broadcast need no more than one of them.
-        numbers = ops.convert_to_numpy(found)
-        kept = (numbers.shape[1:], numbers.reshape(-1).tolist(), keras.backend.standardize_dtype(numbers.dtype))
+        return self._for_each_sample(ops.convert_to_numpy(found))
+
+    def _for_each_sample(self, array: Any) -> Any:
+        """Return an array of one sample for all samples: only what is broadcast needs no more than one of them."""
+        kept = (array.shape[1:], array.reshape(-1).tolist(), keras.backend.standardize_dtype(array.dtype))
         one = AsOneSample(name=self.name("as_one_sample"))(Numbers(*kept, name=self.name("numbers"))(self.inputs[0]))
         return ForEachSample(name=self.name("for_each_sample"))([one, self.inputs[0]])
 
@@ -129,8 +160,9 @@ class Graph(Symbols):
                 x = self.symbol(places[0])
                 if x.batched:
                     return [Symbol(product(self, operation, x.tensor, places[1]))]
-        if name in EQUATIONS and len(places) == 2 and not all(self.is_known_batched(x) for x in places):
-            return [contracted(self, a)]
+        is_product = name in EQUATIONS and len(places) == 2 and not all(self.is_known_batched(x) for x in places)
+        if is_product and (made := contracted(self, a)) is not None:
+            return [made]
         symbols = [self.symbol(x) for x in places]
         if name in ELEMENTWISE:
             return elementwise(self, a, b)
@@ -166,12 +198,26 @@ class Graph(Symbols):
         batched = any(self.symbol(x).batched for x in a.places)
         if not batched and isinstance(a.operation, keras.layers.Embedding):  # takes rows for numbers with any axes
             return [Symbol(a.operation(self.symbol(a.places[0]).tensor), batched=False)]
-        if not batched and any(shape[:1] != (1,) for shape in a.shapes):
-            raise Untraceable(f"it calls the layer {a.operation.name!r} on its own weights")
+        if not batched and any(shape[:1] != (1,) for shape in a.shapes) and is_of_keras(a.operation):
+            return [self._on_rows(a, b)]
         bare = lambda x: self.tensor(x, may_be_bare=True)  # noqa: E731
         arguments, keyword_arguments = keras.tree.map_structure(bare, self.arguments(a, b))
-        outputs = keras.tree.flatten(a.operation(*arguments, **keyword_arguments))
-        return [Symbol(y if batched else with_axes(y, 1), batched) for y in outputs if y is not None]
+        outputs = [y for y in keras.tree.flatten(a.operation(*arguments, **keyword_arguments)) if y is not None]
+        if not batched and any(shape[:1] != (1,) for shape in a.shapes):
+            return [Symbol(AsOneSample(name=self.name("as_one_sample"))(y), batched=False) for y in outputs]
+        return [Symbol(y if batched else with_axes(y, 1), batched) for y in outputs]
+
+    def _on_rows(self, a: Step, b: Step) -> Symbol:
+        """Return what a layer makes of the rows of what is the same for all samples, which it takes for samples."""
+        rows = {each.shape(place)[:1] for each in (self.programs[0], self.programs[-1]) for place in a.places}
+        if len(a.places) != 1 or len(a.shapes) != 1 or rows != {a.shapes[0][:1]} or None in a.shapes[0][:1]:
+            raise Untraceable(f"it calls the layer {a.operation.name!r} on its own weights")
+        x = self.symbol(a.places[0]).tensor
+        samples = StepsAsSamples(name=self.name("steps_as_samples"))(x)
+        change = lambda each: samples if isinstance(each, Place) else each  # noqa: E731
+        arguments, keyword_arguments = keras.tree.map_structure(change, self.arguments(a, b))
+        y = a.operation(*arguments, **keyword_arguments)
+        return Symbol(SamplesAsSteps(name=self.name("samples_as_steps"))([y, x]), batched=False)
 
     def _called(self, a: Step, b: Step) -> list[Symbol]:
         """Call an operation as the code does."""

@@ -187,6 +187,30 @@ class Regrouped(Rearranging):
         return super().get_config() | config
 
 
+@keras.saving.register_keras_serializable(package="keras_rmda")
+class Exchanged(Rearranging):
+    """A reshape to sizes of its own axes, as that which shifts scores by their distances.
+
+    Args:
+        target_shape: the sizes, -1 where they are open.
+        axes: for each of those that are open, the axis before it that is as large.
+    """
+
+    def __init__(self, target_shape: tuple[int, ...], axes: list[int], **arguments: Any):
+        super().__init__(**arguments)
+        self.target_shape, self.axes = tuple(target_shape), list(axes)
+
+    def call(self, x: Any) -> Any:
+        given, axes = ops.shape(x), iter(self.axes)
+        return ops.reshape(x, [given[next(axes)] if n == -1 else n for n in self.target_shape])
+
+    def compute_output_spec(self, x: Any) -> keras.KerasTensor:
+        return keras.KerasTensor([None if n == -1 else n for n in self.target_shape], dtype=x.dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"target_shape": list(self.target_shape), "axes": self.axes}
+
+
 def held(layer: keras.Layer, input_shape: Any, **weights: keras.Variable) -> keras.Layer:
     """Return a layer, built, whose weights of these names are variables that exist."""
     layer.build(input_shape)

@@ -7,7 +7,14 @@ from typing import Any
 
 from keras import ops
 
-from keras_rmda.platform.tracing.leaves import ForEachSample, PositionsLike, Regrouped, SamplesAsSteps, StepsAsSamples
+from keras_rmda.platform.tracing.leaves import (
+    Exchanged,
+    ForEachSample,
+    PositionsLike,
+    Regrouped,
+    SamplesAsSteps,
+    StepsAsSamples,
+)
 from keras_rmda.platform.tracing.programs import Place, Step, Untraceable
 from keras_rmda.platform.tracing.shapes import open_shape
 from keras_rmda.platform.tracing.symbols import Symbol, Symbols
@@ -33,6 +40,8 @@ def reshaped(graph: Symbols, a: Step, b: Step, x: Symbol) -> Symbol:
         return Symbol(PositionsLike(count, name=graph.name("positions_like"))([x.tensor, other]))
     if keeps and (segments := _segments(before, after)):
         return Symbol(Regrouped(sizes[1:], segments, name=graph.name("regrouped"))(x.tensor))
+    if x.batched and sizes.count(-1) > 1 and (axes := _own_sizes(before, after)):
+        return Symbol(Exchanged(sizes, axes, name=graph.name("exchanged"))(x.tensor))
     if sizes.count(-1) > 1:
         raise Untraceable("it reshapes to several open sizes")
     return Symbol(ops.reshape(x.tensor, sizes))
@@ -77,6 +86,13 @@ def _segments(before: list[tuple], after: list[tuple]) -> list[tuple[int, int, i
         segments.append((first, i - first, start, k - start))
         first, start = i, k
     return segments if segments[0] == (0, 1, 0, 1) else []
+
+
+def _own_sizes(before: list[tuple], after: list[tuple]) -> list[int]:
+    """Return, for open sizes behind a reshape, the only axes before it that are as large; nothing if any has none."""
+    old, new = ([(a, b) for a, b in zip(*each)] for each in ((before[0], before[-1]), (after[0], after[-1])))
+    wanted = [pair for pair in new if pair[0] != pair[1]]
+    return [old.index(pair) for pair in wanted] if all(old.count(pair) == 1 for pair in wanted) else []
 
 
 def _products(sizes: list[tuple[int, int]]) -> tuple[int, int]:

@@ -20,6 +20,9 @@ WITH_NUMBERS = frozenset([
 ])  # fmt: skip
 """Operations that change each number by itself and have settings; others of one tensor that have none do, too."""
 
+REDUCTIONS = frozenset(["Sum", "Mean", "Max", "Min", "Var", "Std", "Prod", "Any", "All"])
+"""Operations that make one number of those along axes."""
+
 
 def open_shape(shape: tuple, other: tuple) -> tuple:
     """Return a shape, open where it is another one at other sizes."""
@@ -124,6 +127,14 @@ def shifted(step: Step, shape: tuple, x: Any, arguments: tuple, name: Callable[[
         return x[(slice(None), *(key if isinstance(key, tuple) else (key,)))]
     if kind == "Take" and isinstance(axis, int):
         return ops.take(x, arguments[1], axis=axis + 1 if axis >= 0 else axis)
+    if kind in REDUCTIONS and getattr(operation, "initial", None) is None:
+        axes = range(rank) if axis is None else [axis] if isinstance(axis, int) else axis
+        return type(operation)(tuple(each % rank + 1 for each in axes), keepdims=operation.keepdims)(x)
+    if kind in ("Softmax", "LogSoftmax") and isinstance(axis, int):
+        return type(operation)(axis % rank + 1)(x)
+    if kind == "SegmentSum" and len(step.places) == 1:
+        sums = ops.segment_sum(ops.swapaxes(x, 0, 1), arguments[1], num_segments=operation.num_segments)
+        return ops.swapaxes(sums, 0, 1)
     if kind == "Tile" and isinstance(operation.repeats, list | tuple) and len(operation.repeats) == rank:
         return ops.tile(x, (1, *operation.repeats))
     if kind == "Repeat" and isinstance(axis, int):

@@ -47,6 +47,7 @@ class Symbols:
         sizes: one for each program.
         inputs: the tensors of the graph that stand for the inputs.
         variables: what stands behind the other inputs of the programs.
+        is_of_samples: whether the first axis is that of samples where it has the same size in all inputs.
 
     Attributes:
         known: the tensors that are made already.
@@ -54,8 +55,16 @@ class Symbols:
         made: by weights that are used, by their ids: in which ways, and the layers for these.
     """
 
-    def __init__(self, layer: keras.Layer, programs: list[Program], sizes: list, inputs: list, variables: list):
-        self.layer, self.programs, self.sizes = layer, programs, sizes
+    def __init__(
+        self,
+        layer: keras.Layer,
+        programs: list[Program],
+        sizes: list,
+        inputs: list,
+        variables: list,
+        is_of_samples: bool = True,
+    ):
+        self.layer, self.programs, self.sizes, self.is_of_samples = layer, programs, sizes, is_of_samples
         self.inputs, self.variables = inputs, variables
         self.names = {each.name for each in getattr(layer, "_layers", [])}
         self.known = {Place(-1, k): self._given(x) for k, x in enumerate(inputs)}
@@ -77,7 +86,8 @@ class Symbols:
 
     def _given(self, x: Any) -> Symbol:
         """Return an input: only where others have an open first axis and it has not, it has none for samples."""
-        if x.shape[:1] == (None,) or all(each.shape[:1] != (None,) for each in self.inputs):
+        is_known = self.is_of_samples and all(each.shape[:1] != (None,) for each in self.inputs)
+        if x.shape[:1] == (None,) or is_known:
             return Symbol(x)
         return Symbol(AsOneSample(name=self.name("as_one_sample"))(x), batched=False)
 
@@ -155,14 +165,20 @@ class Symbols:
         flat = list(zip(keras.tree.flatten(a.arguments), keras.tree.flatten(b.arguments), strict=True))
         return keras.tree.pack_sequence_as(a.arguments, [self._argument(x, y, a) for x, y in flat])
 
+    def _of_each_sample(self, x: Any, y: Any) -> Any:
+        """Return an array of one sample, if two arrays are that of it at two numbers of samples, else None."""
+        if not (is_array(x) and is_array(y)):
+            return None
+        x, y = ops.convert_to_numpy(x), ops.convert_to_numpy(y)
+        counts = tuple(sizes.batch for sizes in self.sizes)
+        is_repeated = x.ndim and (len(x), len(y)) == counts and (x == x[:1]).all() and np.array_equal(x[:1], y[:1])
+        return x[:1] if is_repeated else None
+
     def _argument(self, x: Any, y: Any, step: Step) -> Any:
         if is_same(x, y):
             return x
-        if is_array(x) and is_array(y):
-            x, y = ops.convert_to_numpy(x), ops.convert_to_numpy(y)
-            counts = tuple(sizes.batch for sizes in self.sizes)
-            if x.ndim and (len(x), len(y)) == counts and (x == x[:1]).all() and np.array_equal(x[:1], y[:1]):
-                return x[:1]
+        if (one := self._of_each_sample(x, y)) is not None:
+            return one
         if isinstance(x, slice) and isinstance(y, slice) and (x.start, x.step) == (y.start, y.step):
             [place] = step.places[:1]
             ends = [each.shape(place) for each in self.programs]

@@ -35,8 +35,11 @@ def weighted(graph: Symbols, a: Step) -> Any:
     return graph.layer_for(variables, use, make)(tensors[0])
 
 
-def contracted(graph: Symbols, a: Step) -> Symbol:
-    """Return a sum of products of what has an axis for samples, or not, and what is the same for all samples."""
+def contracted(graph: Symbols, a: Step) -> Symbol | None:
+    """Return a sum of products of what has an axis for samples, or not, and what is the same for all samples.
+
+    Return None where both have that axis, as what is made of a weight has once it is repeated for all samples.
+    """
     ranks = [len(graph.programs[0].shape(place)) for place in a.places]
     try:
         axes, out = EQUATIONS[type(a.operation).__name__](a.operation, ranks)
@@ -49,9 +52,15 @@ def contracted(graph: Symbols, a: Step) -> Symbol:
     if not batched:  # each has a first axis of size 1
         tensors = [graph.symbol(place).tensor for place in a.places]
         return Symbol(ops.einsum(f"...{terms[0]},...{terms[1]}->...{terms[2]}", *tensors), batched=False)
+    if len(batched) > 1:
+        return None
     [k] = batched
     x, other = graph.tensor(a.places[k]), a.places[1 - k]
     samples = terms[k][x.shape.index(None) if None in x.shape else 0]
+    if samples == terms[1 - k][0] == terms[2][0] and graph.programs[0].shape(other)[0] == 1:  # for all samples
+        read, rest, written = (term.replace(samples, "") for term in (terms[k], terms[1 - k], terms[2]))
+        x = ops.moveaxis(x, terms[k].index(samples), 0) if terms[k][0] != samples else x
+        return Symbol(ops.einsum(f"...{read},...{rest}->...{written}", x, graph.symbol(other).tensor[:, 0]))
     if samples not in terms[2] or samples in terms[1 - k]:
         raise Untraceable(f"it uses a weight of its own in {a.called}, over the samples")
     place = terms[2].index(samples)

@@ -1,0 +1,117 @@
+"""Functions of TensorFlow that code calls on symbolic tensors, as operations of Keras while it is traced.
+
+TensorFlow does not take the symbolic tensors of Keras. What stands for each of its functions, with the same arguments,
+is in `table`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import re
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+
+from keras_rmda.platform.tracing.leaves import Numbers
+from keras_rmda.platform.tracing.ranges import Size
+from keras_rmda.platform.tracing.tensorflow.arguments import as_tensor
+from keras_rmda.platform.tracing.tensorflow.table import FUNCTIONS, OF_SIZES, TAKE_LISTS
+
+MODULES = ("", "math", "nn", "linalg", "image")
+"""Where TensorFlow has its functions, many of them twice; those of `image` have other meanings."""
+
+MISSED: list[str] = []
+"""Functions of TensorFlow that got symbolic tensors and for which nothing stands, since this was last emptied."""
+
+KEPT: dict[Callable, Callable] = {}
+"""What stands for functions now, where code has kept the functions themselves, as in `self.activation = tf.nn.relu`."""
+
+
+@functools.cache
+def dispatcher(tensorflow: Any) -> Any:
+    """Let TensorFlow ask `KEPT` before it raises since it cannot take a symbolic tensor of Keras; once."""
+
+    class OfKept(tensorflow.__internal__.dispatch.GlobalOpDispatcher):  # which is not public
+        def handle(self, op: Any, arguments: Any, keyword_arguments: Any) -> Any:
+            if (stand_in := KEPT.get(inspect.unwrap(op))) is not None:
+                return stand_in(*arguments, **keyword_arguments)
+            MISSED.append(re.sub(r"_v\d$", "", getattr(op, "__name__", "a function")))
+            return self.NOT_SUPPORTED
+
+    made = OfKept()
+    made.register()
+    return made
+
+
+def constant(x: Any, key: Any) -> Callable | None:
+    """Return what indexes an array by the size of an axis, as code does with a table of positions; None for others."""
+    sizes = [n for part in (key if isinstance(key, tuple) else (key,)) for n in bounds(part) if isinstance(n, Size)]
+    if not sizes or isinstance(x, keras.KerasTensor) or not hasattr(x, "numpy"):
+        return None
+
+    def indexed(x: Any, key: Any) -> Any:
+        array = x.numpy()
+        kept = (array.shape, array.reshape(-1).tolist(), keras.backend.standardize_dtype(x.dtype))
+        return Numbers(*kept)(sizes[0].tensor)[key]
+
+    return indexed
+
+
+def bounds(part: Any) -> tuple:
+    """Return where a slice begins and ends."""
+    return (part.start, part.stop) if isinstance(part, slice) else ()
+
+
+@contextlib.contextmanager
+def tensorflow_as_operations() -> Iterator[None]:
+    """Let code call functions of TensorFlow on symbolic tensors, and on the sizes of open axes."""
+    tensorflow = sys.modules.get("tensorflow") if keras.backend.backend() == "tensorflow" else None
+    if tensorflow:
+        dispatcher(tensorflow)
+    changed: list[tuple[Any, str, Callable]] = []
+    getitem = getattr(getattr(tensorflow, "Tensor", None), "__getitem__", None)
+    kept = dict(KEPT)
+    MISSED.clear()
+    inside: list[str] = []  # what stands in now, whose own calls of TensorFlow are meant as they are
+
+    def instead(function: Callable, stand_in: Callable, kinds: tuple[type, ...], takes_lists: bool) -> Callable:
+        @functools.wraps(function)
+        def called(*arguments: Any, **keyword_arguments: Any) -> Any:
+            given = keras.tree.flatten((arguments, keyword_arguments))
+            if inside or not any(isinstance(x, kinds) for x in given):
+                return function(*arguments, **keyword_arguments)
+            if arguments and not takes_lists:
+                arguments = (as_tensor(arguments[0]), *arguments[1:])
+            inside.append(function.__name__)
+            try:
+                return stand_in(*arguments, **keyword_arguments)
+            finally:
+                inside.pop()
+
+        return called
+
+    if tensorflow:
+        changed.append((tensorflow.Tensor, "__getitem__", getitem))
+        tensorflow.Tensor.__getitem__ = lambda x, key: (constant(x, key) or getitem)(x, key)
+    for path in MODULES if tensorflow else ():
+        module = getattr(tensorflow, path) if path else tensorflow
+        for functions, kinds in ((FUNCTIONS, (keras.KerasTensor,)), (OF_SIZES, (keras.KerasTensor, Size))):
+            for full_name, stand_in in functions.items():
+                *of, name = full_name.split(".")  # of one module, if it has another meaning elsewhere
+                if of != [path] and (of or path == "image"):
+                    continue
+                if callable(function := getattr(module, name, None)):
+                    changed.append((module, name, function))
+                    setattr(module, name, instead(function, stand_in, kinds, name in TAKE_LISTS))
+                    KEPT.setdefault(inspect.unwrap(function), stand_in)
+    try:
+        yield
+    finally:
+        KEPT.clear()
+        KEPT.update(kept)
+        for module, name, function in changed:
+            setattr(module, name, function)

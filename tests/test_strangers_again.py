@@ -1,0 +1,437 @@
+"""Still more models as strangers write them: padded channels, norms, cells in loops, networks on graphs."""
+
+import keras
+import numpy as np
+import pytest
+from backend import only_tensorflow
+from keras import layers as L
+from keras import ops
+from test_strangers import half_zero, numbers, stripped
+from test_strangers_too import layer
+
+import keras_rmda as kr
+
+pytestmark = only_tensorflow
+tf = pytest.importorskip("tensorflow")
+
+
+# ---- shortcuts that get more channels, as those of the first residual networks
+
+
+PADDED = {
+    "both": lambda _, x: ops.pad(x[:, ::2, ::2], [[0, 0], [0, 0], [0, 0], [3, 3]]),
+    "behind": lambda _, x: tf.pad(x[:, ::2, ::2], [[0, 0], [0, 0], [0, 0], [0, 6]]),
+    "before, with a border": lambda _, x: ops.pad(x[:, :6, :6], [[0, 0], [1, 1], [2, 0], [6, 0]])[:, :4, :4],
+    "by another number": lambda _, x: ops.pad(x[:, ::2, ::2], [[0, 0], [0, 0], [0, 0], [1, 5]], constant_values=0.5),
+}
+
+
+@pytest.mark.parametrize("name", PADDED)
+def test_channels_that_are_padded_go(name, tmp_path):
+    inputs = keras.Input((8, 8, 3))
+    x = L.Conv2D(6, 3, padding="same", activation="relu")(inputs)
+    y = L.BatchNormalization()(L.Conv2D(12, 3, strides=2, padding="same")(x))
+    x = L.ReLU()(L.Add()([layer(PADDED[name], name="shortcut")(x), y]))
+    model = keras.Model(inputs, L.Dense(3)(L.GlobalAveragePooling2D()(L.Conv2D(5, 3)(x))))
+    assert half_zero(model) == 6 + 12 + 5 - 6
+    assert kr.analyze(model).opaque == {}
+    small = stripped(model, numbers(3, 8, 8, 3))
+    assert small.count_params() < 0.45 * model.count_params()
+
+
+def test_what_padding_repeats_stays():
+    inputs = keras.Input((8, 8, 3))
+    y = ops.pad(L.Conv2D(6, 3)(inputs), [[0, 0], [0, 0], [0, 0], [2, 2]], mode="reflect")
+    model = keras.Model(inputs, L.Dense(3)(L.GlobalAveragePooling2D()(L.Conv2D(5, 3)(y))))
+    [why] = kr.analyze(model).opaque.values()
+    assert "pad_width" in why
+    assert half_zero(model) == 5
+    stripped(model, numbers(3, 8, 8, 3))
+
+
+# ---- norms and means over channels
+
+
+def by_norm(_, x):
+    norm = ops.norm(x, axis=(1, 2), keepdims=True)
+    return x * norm / (ops.mean(norm, axis=-1, keepdims=True) + 1e-6) + x
+
+
+def by_squares(_, x):
+    return x * ops.rsqrt(ops.mean(ops.square(x), axis=-1, keepdims=True) + 1e-6)
+
+
+def by_length(_, x):
+    return x / (ops.expand_dims(ops.norm(x, axis=-1), -1) + 1.0)
+
+
+def by_absolute_values(_, x):
+    return x / (tf.norm(x, 1, axis=-1, keepdims=True) + 1.0)
+
+
+def by_places(_, x):
+    return x * ops.mean(x, axis=(1, 2, 3), keepdims=True)
+
+
+@pytest.mark.parametrize("function", [by_norm, by_squares, by_length, by_absolute_values, by_places])
+def test_means_and_norms_do_not_miss_channels_that_are_zero(function):
+    inputs = keras.Input((6, 6, 3))
+    x = layer(function, name="own")(L.Conv2D(12, 3, activation="relu")(inputs))
+    model = keras.Model(inputs, L.Dense(3)(L.GlobalAveragePooling2D()(L.Conv2D(8, 3, activation="relu")(x))))
+    assert half_zero(model) == 20
+    assert kr.analyze(model).opaque == {}
+    assert stripped(model, numbers(3, 6, 6, 3)).count_params() < 0.45 * model.count_params()
+
+
+def test_a_mean_of_what_is_not_zero_keeps_its_channels():
+    inputs = keras.Input((6,))
+    x = L.Dense(8, activation="sigmoid")(inputs)
+    model = keras.Model(inputs, L.Dense(3)(x * ops.mean(x, axis=-1, keepdims=True)))
+    with pytest.raises(ValueError, match="No channel"):
+        kr.coupled_groups(model)
+    stripped(model, numbers(3, 6))
+
+
+# ---- cells in loops of the code's own
+
+
+CELLS = {
+    "simple": lambda: L.SimpleRNNCell(8),
+    "gru": lambda: L.GRUCell(8),
+    "gru of the first paper": lambda: L.GRUCell(8, reset_after=False),
+    "lstm": lambda: L.LSTMCell(8),
+    "lstm without biases": lambda: L.LSTMCell(8, use_bias=False),
+}
+
+
+class Decoder(L.Layer):
+    """Looks at all steps before each of its own, as pointer networks and translators do."""
+
+    def __init__(self, cell, steps=3, **arguments):
+        super().__init__(**arguments)
+        self.cell, self.steps, self.keys, self.queries = cell, steps, L.Dense(6), L.Dense(6)
+        self.score = L.Dense(1, use_bias=False)
+
+    def call(self, x):
+        states, seen = [ops.zeros_like(x[:, 0])] * len(keras.tree.flatten(self.cell.state_size)), x[:, 0]
+        outputs = []
+        for _ in range(self.steps):
+            y, states = self.cell(seen, states)
+            scores = self.score(ops.tanh(self.keys(x) + self.queries(y)[:, None]))
+            seen = ops.sum(ops.softmax(scores, axis=1) * x, axis=1)
+            outputs.append(y)
+        return ops.stack(outputs, axis=1)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_units_of_cells_in_loops_are_groups(name):
+    inputs = keras.Input((5, 4))
+    x = Decoder(CELLS[name](), name="decoder")(L.Dense(8, activation="relu")(inputs))
+    model = keras.Model(inputs, L.Dense(3)(x))
+    assert kr.analyze(model).opaque == {}
+    if "first" in name:  # whose code takes its recurrent kernel apart along the units
+        assert half_zero(model) == 6
+    else:  # the first state, zeros like a step, has the channels of both
+        assert half_zero(model) == 8 + 6
+        assert stripped(model, numbers(3, 5, 4)).count_params() < 0.45 * model.count_params()
+    stripped(model, numbers(3, 5, 4))
+
+
+def test_a_cell_with_dropout_stays_with_the_true_reason():
+    inputs = keras.Input((5, 4))
+    model = keras.Model(inputs, L.Dense(3)(Decoder(L.GRUCell(8, dropout=0.5), name="decoder")(L.Dense(8)(inputs))))
+    assert "at training" in str(kr.analyze(model).opaque)
+    stripped(model, numbers(3, 5, 4))
+
+
+# ---- weights that code takes apart, or has with an axis for samples
+
+
+class Parts(L.Layer):
+    """Two matrices in one weight, and two vectors in another."""
+
+    def build(self, shape):
+        self.pair = self.add_weight(shape=(2, shape[-1], 8), name="pair")
+        self.scales = self.add_weight(shape=(8, 2), name="scales")
+
+    def call(self, x):
+        first, second = ops.unstack(self.pair, 2, axis=0)
+        return ops.matmul(x, first) * self.scales[:, 0] + ops.relu(ops.matmul(x, second)) * self.scales[:, 1]
+
+
+class Positions(L.Layer):
+    """A product along the steps, with weights that have an axis for samples."""
+
+    def build(self, shape):
+        self.table = self.add_weight(shape=(1, 5, 4), name="table")
+
+    def call(self, x):
+        return ops.matmul(ops.transpose(ops.softmax(self.table * 2.0), (0, 2, 1)), x)
+
+
+def test_parts_of_weights_are_cut():
+    inputs = keras.Input((5, 4))
+    model = keras.Model(inputs, L.Dense(3)(Parts(name="parts")(L.Dense(6, activation="relu")(inputs))))
+    assert kr.analyze(model).opaque == {}
+    assert half_zero(model) == 6 + 8
+    assert stripped(model, numbers(3, 5, 4)).count_params() < 0.6 * model.count_params()
+
+
+def test_a_product_with_a_weight_that_has_an_axis_for_samples_is_traced():
+    inputs = keras.Input((5, 4))
+    x = Positions(name="positions")(L.Dense(6, activation="relu")(inputs))
+    model = keras.Model(inputs, L.Dense(3)(L.Dense(6, activation="relu")(x)))
+    assert kr.analyze(model).opaque == {}
+    assert half_zero(model) >= 6
+    stripped(model, numbers(3, 5, 4), numbers(1, 5, 4))
+
+
+class Memory(L.Layer):
+    """Reads a memory that begins as a weight, once for each sample."""
+
+    def build(self, shape):
+        self.begin = self.add_weight(shape=(5, shape[-1]), name="begin")
+        self.key = L.Dense(shape[-1])
+        self.key.build(shape)
+
+    def call(self, x):
+        memory = ops.tile(ops.expand_dims(self.begin, 0), (ops.shape(x)[0], 1, 1))
+        weights = ops.softmax(ops.einsum("bm,bnm->bn", self.key(x), memory))
+        memory = memory * (1 - weights[:, :, None])
+        return ops.sum(weights[:, :, None] * memory, axis=1)
+
+
+def test_a_weight_that_is_repeated_for_all_samples():
+    inputs = keras.Input((4,))
+    x = Memory(name="memory")(L.Dense(8, activation="relu")(inputs))
+    model = keras.Model(inputs, L.Dense(3)(L.Dense(6, activation="relu")(x)))
+    assert kr.analyze(model).opaque == {}
+    assert half_zero(model) >= 6
+    stripped(model, numbers(3, 4))
+
+
+# ---- networks on a graph of their own, whose nodes are no samples
+
+
+class Neighbours(L.Layer):
+    """Means of what the neighbours send, joined to what nodes have."""
+
+    def __init__(self, units, **arguments):
+        super().__init__(**arguments)
+        self.send = keras.Sequential([L.BatchNormalization(), L.Dense(units, activation="gelu")])
+        self.take = keras.Sequential([L.BatchNormalization(), L.Dense(units, activation="gelu")])
+
+    def call(self, inputs):
+        nodes, edges, weights = inputs
+        sent = self.send(ops.take(nodes, edges[1], axis=0)) * ops.expand_dims(weights, -1)
+        sums = ops.segment_sum(sent, edges[0], num_segments=nodes.shape[0])
+        return self.take(ops.concatenate([nodes, sums], axis=1))
+
+
+class OnGraph(keras.Model):
+    """Classifies nodes by their numbers."""
+
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        random = np.random.default_rng(0)
+        self.features = ops.convert_to_tensor(random.normal(size=(12, 6)).astype("float32"))
+        self.edges, self.weights_of_edges = random.integers(0, 12, (2, 30)).astype("int32"), ops.ones(30) / 30
+        self.before, self.after = L.Dense(8, activation="relu"), L.Dense(8, activation="relu")
+        self.first, self.second, self.logits = Neighbours(8), Neighbours(8), L.Dense(3)
+
+    def call(self, places):
+        x = self.before(self.features)
+        x = x + self.first((x, self.edges, self.weights_of_edges))
+        x = x + self.second((x, self.edges, self.weights_of_edges))
+        return self.logits(ops.take(self.after(x), places, axis=0))
+
+
+def test_networks_on_graphs_that_they_know_are_cut():
+    places, model = np.array([3, 0, 11, 3]), OnGraph()
+    model(places)
+    assert kr.analyze(model).opaque == {}
+    assert half_zero(model) == 8 + 8 + 8 + 8
+    small = stripped(model, places)
+    assert small.count_params() < 0.45 * model.count_params()
+    assert small.inputs[0].dtype == "int32"
+
+
+class OnRows(keras.Model):
+    """Weights of layers that get arrays are weights of the network, too."""
+
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.table, self.dense, self.last = L.Embedding(5, 8), L.Dense(8, activation="relu"), L.Dense(3)
+
+    def call(self, x):
+        return self.last(self.dense(x) * ops.sum(self.table(np.arange(5)), axis=0))
+
+
+def test_what_layers_make_of_arrays_is_no_constant():
+    model = OnRows()
+    model(numbers(2, 4))
+    assert half_zero(model) == 8
+    small = stripped(model, numbers(2, 4))
+    assert len(small.weights) == len(model.weights)
+    assert small.count_params() == 5 * 4 + 5 * 4 + 4 * 3 + 3
+
+
+class Looked(keras.Model):
+    """Two inputs, of which one has to be integers: nobody has noted that."""
+
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.dense, self.last = L.Dense(8, activation="relu"), L.Dense(3)
+        self.codes = np.random.default_rng(0).normal(size=(7, 8)).astype("float32")
+
+    def call(self, inputs):
+        return self.last(self.dense(inputs["x"]) + ops.take(self.codes, inputs["places"], axis=0))
+
+
+def test_types_of_inputs_that_nobody_has_noted():
+    model, given = Looked(), {"x": numbers(2, 4), "places": np.array([6, 0])}
+    model(given)
+    kr.analyze(model)
+    assert kr.strip(model).count_params() == model.count_params()
+
+
+def test_the_transpose_of_images_is_another_one():
+    inputs = keras.Input((4, 4, 3))
+    x = L.Lambda(lambda x: tf.image.transpose(x), output_shape=(4, 4, 6))(L.Conv2D(6, 3, padding="same")(inputs))
+    model = keras.Model(inputs, L.Dense(3)(L.Flatten()(x)))
+    assert "`tf.transpose`" in str(kr.analyze(model).opaque)
+    stripped(model, numbers(2, 4, 4, 3))
+
+
+# ---- scores that are shifted by reshapes, and blocks that declare more than they make
+
+
+class Skewed(L.Layer):
+    """Attention with a table of distances, whose products with the queries are shifted to the places of the keys."""
+
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.q, self.k, self.v, self.out = (L.Dense(8) for _ in range(4))
+
+    def build(self, shape):
+        self.table = self.add_weight(shape=(16, 4), name="table")
+        for each in (self.q, self.k, self.v, self.out):
+            each.build((*shape[:-1], 8))
+
+    def call(self, x):
+        b, t, _ = ops.shape(x)
+        q, k, v = (ops.transpose(ops.reshape(f(x), (b, t, 2, 4)), (0, 2, 1, 3)) for f in (self.q, self.k, self.v))
+        products = ops.matmul(q, ops.transpose(self.table[:t]))
+        shifted = ops.reshape(ops.pad(products, [[0, 0], [0, 0], [0, 0], [1, 0]]), (b, 2, t + 1, t))[:, :, 1:]
+        scores = ops.softmax(ops.matmul(q, ops.swapaxes(k, 2, 3)) + shifted)
+        return self.out(ops.reshape(ops.transpose(ops.matmul(scores, v), (0, 2, 1, 3)), (b, t, 8)))
+
+
+@pytest.mark.parametrize("length", [None, 6])
+def test_scores_that_are_shifted_by_reshapes(length, tmp_path):
+    inputs = keras.Input((length, 8))
+    model = keras.Model(inputs, L.Dense(3)(Skewed(name="skewed")(L.Dense(8)(inputs))))
+    assert kr.analyze(model).opaque == {}
+    assert half_zero(model) >= 8
+    stripped(model, numbers(3, 6, 8), *([] if length else [numbers(2, 9, 8)]))
+
+
+class TwoStreams(L.Layer):
+    """Declares two streams and makes one, unless it gets both."""
+
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.up, self.down = L.Dense(12, activation="relu"), L.Dense(8)
+
+    def build(self, content_shape, query_shape=None):
+        self.up.build(content_shape)
+        self.down.build((*content_shape[:-1], 12))
+
+    def call(self, content, query=None):
+        one = lambda x: x + self.down(self.up(x))  # noqa: E731
+        return one(content), None if query is None else one(query)
+
+    def compute_output_spec(self, content, query=None):
+        return [keras.KerasTensor(content.shape, content.dtype) for _ in range(2)]
+
+
+def test_blocks_that_declare_more_than_they_make_are_traced():
+    x = inputs = keras.Input((5, 8))
+    for k in range(2):
+        x, _ = TwoStreams(name=f"streams{k}")(x)
+    model = keras.Model(inputs, L.Dense(3)(L.LayerNormalization()(x)))
+    assert kr.analyze(model).opaque == {}
+    assert half_zero(model) == 24
+    assert stripped(model, numbers(3, 5, 8)).count_params() < 0.6 * model.count_params()
+
+
+class TalkingHeads(L.Layer):
+    """Attention whose heads hear each other before the softmax and behind it; queries, keys and values in one layer."""
+
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.packed, self.before, self.behind, self.out = L.Dense(24), L.Dense(2), L.Dense(2), L.Dense(8)
+
+    def call(self, x):
+        n = x.shape[1]
+        packed = ops.transpose(ops.reshape(self.packed(x), (-1, n, 3, 2, 4)), (2, 0, 3, 1, 4))
+        scores = ops.transpose(ops.matmul(packed[0], ops.swapaxes(packed[1], 2, 3)), (0, 2, 3, 1))
+        weights = self.behind(ops.softmax(self.before(scores), axis=2))
+        y = ops.matmul(ops.transpose(weights, (0, 3, 1, 2)), packed[2])
+        return self.out(ops.reshape(ops.transpose(y, (0, 2, 1, 3)), (-1, n, 8)))
+
+
+def test_heads_that_hear_each_other_are_groups():
+    inputs = keras.Input((5, 4))
+    model = keras.Model(inputs, L.Dense(3)(TalkingHeads(name="heads")(inputs)))
+    assert kr.analyze(model).opaque == {}
+    assert half_zero(model) == 2 + 2 + 8  # heads, what they hear, channels behind them
+    assert stripped(model, numbers(3, 5, 4)).count_params() < 0.6 * model.count_params()
+
+
+class Boxes(L.Layer):
+    """Numbers for each position of a feature map, the same for all samples."""
+
+    def call(self, x):
+        places = np.stack(np.meshgrid(np.arange(x.shape[1]), np.arange(x.shape[2])), -1).reshape(1, -1, 2)
+        return tf.tile(tf.constant(places, dtype=tf.float32), (tf.shape(x)[0], 1, 1))
+
+
+def test_numbers_for_each_sample_do_not_read_the_samples():
+    inputs = keras.Input((6, 6, 3))
+    x = L.Conv2D(8, 3, activation="relu")(inputs)
+    found = L.Reshape((-1, 4))(L.Conv2D(4, 1)(x))
+    model = keras.Model(inputs, L.Concatenate(axis=2)([found, Boxes(name="boxes")(x)]))
+    assert kr.analyze(model).opaque == {}
+    assert half_zero(model) == 8
+    assert stripped(model, numbers(3, 6, 6, 3)).count_params() < 0.6 * model.count_params()
+
+
+@keras.saving.register_keras_serializable(package="strangers again")
+class Recurrence(L.Layer):
+    """A loop over as many steps as there are, which Keras runs at known sizes only."""
+
+    def build(self, shape):
+        self.decay = self.add_weight(shape=(shape[-1],), name="decay")
+
+    def call(self, x):
+        state, found = ops.zeros_like(x[:, 0]), []
+        for t in range(x.shape[1]):
+            state = state * ops.sigmoid(self.decay) + x[:, t]
+            found.append(state)
+        return ops.stack(found, axis=1)
+
+
+def test_groups_of_a_stripped_model_leave_its_graph_as_it_is(tmp_path):
+    inputs = keras.Input((None, 8))
+    with kr.platform.tolerant.tolerant_symbols():
+        x = Recurrence(name="recurrence")(inputs)
+        model = keras.Model(inputs, L.Dense(3)(L.Dense(12, activation="relu")(x)))
+    half_zero(model)
+    small = stripped(model, numbers(3, 5, 8))
+    before = small.get_config()
+    kr.coupled_groups(small)
+    assert str(small.get_config()) == str(before)
+    small.save(tmp_path / "small.keras")
+    loaded = keras.models.load_model(tmp_path / "small.keras")
+    np.testing.assert_array_equal(loaded(numbers(3, 5, 8)), small(numbers(3, 5, 8)))
