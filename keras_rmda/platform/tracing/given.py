@@ -37,7 +37,10 @@ def arrays_as_tensors(anchor: Any) -> Iterator[None]:
         given = keras.tree.flatten((arguments, keyword_arguments))
         if layer.built and layer.weights and not any(isinstance(x, keras.KerasTensor) for x in given):
             change = lambda x: as_tensor(x, anchor)  # noqa: E731
-            arguments, keyword_arguments = keras.tree.map_structure(change, (arguments, keyword_arguments))
+            with contextlib.suppress(
+                Exception
+            ):  # Keras looks for shapes: what layers inside of a layer get has no numbers
+                arguments, keyword_arguments = keras.tree.map_structure(change, (arguments, keyword_arguments))
         return call(layer, *arguments, **keyword_arguments)
 
     keras.Layer.__call__ = on_tensors
