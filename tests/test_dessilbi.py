@@ -119,25 +119,24 @@ def test_config():
 # ---- the order
 
 
-@pytest.fixture
-def recorded():
+def path_and_dense_weights(strength, epochs):
     path, model = kr.callbacks.SolutionPath(), network()
     dense = []
     keep = keras.callbacks.LambdaCallback(
         on_train_batch_end=lambda batch, logs: dense.append(number(model.layers[0].kernel))
     )
-    train(maker(kr.DessiLBI)(regularizer=kr.GroupLasso(0.15, "output")), model, epochs=6, callbacks=[path, keep])
+    psi = kr.GroupLasso(strength, "output")
+    train(maker(kr.DessiLBI)(regularizer=psi), model, epochs=epochs, callbacks=[path, keep])
     return path, model, dense[-1]
+
+
+@pytest.fixture
+def recorded():
+    return path_and_dense_weights(0.15, epochs=6)
 
 
 def never_entering():
-    path, model = kr.callbacks.SolutionPath(), network()
-    dense = []
-    keep = keras.callbacks.LambdaCallback(
-        on_train_batch_end=lambda batch, logs: dense.append(number(model.layers[0].kernel))
-    )
-    train(maker(kr.DessiLBI)(regularizer=kr.GroupLasso(1e3, "output")), model, epochs=2, callbacks=[keep, path])
-    return path, model, dense[-1]
+    return path_and_dense_weights(1e3, epochs=2)
 
 
 def test_what_never_entered_is_ordered_by_its_dense_weights():

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import keras
-from keras import ops
 
 from keras_rmda.platform.tracing.leaves import Numbers
 from keras_rmda.platform.tracing.programs import is_array
@@ -16,11 +15,7 @@ from keras_rmda.platform.tracing.programs import is_array
 
 def as_tensor(x: Any, anchor: Any) -> Any:
     """Return an array as a tensor of the program that `anchor` is one of; anything else as it is."""
-    if not is_array(x):
-        return x
-    array = ops.convert_to_numpy(x)
-    kept = (array.shape, array.reshape(-1).tolist(), keras.backend.standardize_dtype(x.dtype))
-    return Numbers(*kept)(anchor)
+    return Numbers.of(x)(anchor) if is_array(x) else x
 
 
 @contextlib.contextmanager

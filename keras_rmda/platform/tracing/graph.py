@@ -95,9 +95,7 @@ class Graph(Symbols):
         if isinstance(x, Place):
             symbol = self.symbol(x)
             return symbol.tensor if symbol.batched else self.bare(symbol)
-        array = ops.convert_to_numpy(x)
-        kept = (array.shape, array.reshape(-1).tolist(), keras.backend.standardize_dtype(x.dtype))
-        return Numbers(*kept, name=self.name("numbers"))(self.inputs[0])
+        return Numbers.of(x, name=self.name("numbers"))(self.inputs[0])
 
     def _argument(self, x: Any, y: Any, step: Step) -> Any:
         if isinstance(x, Size) and isinstance(y, Size) and x != y and type(step.operation).__name__ in ELEMENTWISE:

@@ -98,6 +98,12 @@ class Numbers(Rearranging):
         super().__init__(**arguments)
         self.shape, self.numbers, self.number_type = tuple(shape), list(numbers), number_type
 
+    @classmethod
+    def of(cls, x: Any, **arguments: Any) -> Numbers:
+        """Return the layer of an array."""
+        array = ops.convert_to_numpy(x)
+        return cls(array.shape, array.reshape(-1).tolist(), keras.backend.standardize_dtype(x.dtype), **arguments)
+
     def call(self, x: Any) -> Any:
         return ops.reshape(ops.convert_to_tensor(self.numbers, self.number_type), self.shape)
 

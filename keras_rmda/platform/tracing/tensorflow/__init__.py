@@ -54,9 +54,7 @@ def constant(x: Any, key: Any) -> Callable | None:
         return None
 
     def indexed(x: Any, key: Any) -> Any:
-        array = x.numpy()
-        kept = (array.shape, array.reshape(-1).tolist(), keras.backend.standardize_dtype(x.dtype))
-        return Numbers(*kept)(sizes[0].tensor)[key]
+        return Numbers.of(x)(sizes[0].tensor)[key]
 
     return indexed
 
