@@ -19,7 +19,7 @@ from keras_rmda.structure.factorize import factorize
 from keras_rmda.structure.sparsify import SparseInitializer, sparsify
 from keras_rmda.structure.verification import VerificationError
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 versions.warn_if_untested()
 sys.modules[f"{__name__}.layers"] = layers  # so that `from keras_rmda.layers import L0Gate` works, as with Keras

@@ -126,7 +126,7 @@ LEVELS = [
     ["export.converter", "export.comparison"],
     ["export.quantization", "export.tflite"],
     ["export"],
-    ["structure.starts"],
+    ["structure.savings", "structure.starts"],
     ["structure.sparsify", "structure.factorize", "structure.coupling"],
     ["gates.costs", "gates.training"],
     ["gates.expected_l2", "gates.places", "gates.presets"],

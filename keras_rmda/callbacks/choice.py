@@ -27,9 +27,10 @@ from keras_rmda.optimizers.base import SparseOptimizer
 from keras_rmda.optimizers.joint import NEVER_AGAIN, Coupling
 from keras_rmda.optimizers.models import optimizers_of
 from keras_rmda.structure.amounts import amounts, amounts_of, everything
-from keras_rmda.structure.coupling import names_of, saved_by, tie_what_goes_together
+from keras_rmda.structure.coupling import names_of, tie_what_goes_together
 from keras_rmda.structure.liveness import plan
 from keras_rmda.structure.pairing import Shrunk
+from keras_rmda.structure.savings import saved_by
 from keras_rmda.structure.trace import as_graph, trace
 
 

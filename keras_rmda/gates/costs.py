@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from keras_rmda.channels.sites import Call, Cut, Site
-from keras_rmda.structure.coupling import savings
+from keras_rmda.structure.savings import savings
 from keras_rmda.structure.trace import Trace
 
 COSTS = ("weights", "macs", "pairs")
