@@ -400,3 +400,22 @@ def test_what_reads_channels_comes_before_what_writes_them():
     assert list(kr.coupled_groups(model).members) == ["b/kernel"]
     with pytest.raises(kr.structure.coupling.NoGroupsError):  # frozen readers go on to read
         kr.coupled_groups(model, exclude=["b/kernel"])
+
+
+@pytest.mark.parametrize("attention", [L.Attention, L.AdditiveAttention])
+@pytest.mark.parametrize("layer", [L.GRU, L.LSTM])
+def test_units_of_an_encoder_and_its_decoder_go_together(layer, attention):
+    """The decoder begins with the states of the encoder: a unit that is zero there begins at zero here."""
+    source, target = keras.Input((None, 3)), keras.Input((None, 3))
+    encoded, *states = layer(6, return_sequences=True, return_state=True, name="encoder")(source)
+    decoded = layer(6, return_sequences=True, name="decoder")(target, initial_state=states)
+    x = L.Concatenate()([decoded, attention()([decoded, encoded])])
+    model = keras.Model([source, target], L.Dense(4)(x))
+    groups = kr.coupled_groups(model, "all")
+    assert groups.names == [f"encoder[{k}]" for k in range(6)]
+    for weight in model.weights:
+        if weight.path in groups.members:
+            ids = groups.members[weight.path]
+            weight.assign(np.where(ids % 2 == 1, 0.0, ops.convert_to_numpy(weight) + 0.1 * (ids >= 0)))
+    small = kr.strip(model)
+    assert small.get_layer("encoder").output[0].shape[-1] == small.get_layer("decoder").output.shape[-1] == 3

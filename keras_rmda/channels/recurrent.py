@@ -105,18 +105,20 @@ class Recurs(Rule):
     def _zeros(self, call: Call, state: State) -> list[np.ndarray]:
         """Return for each direction which units are zero at all times.
 
-        The largest set that nothing from outside reaches: no input that is not zero, no bias, and no unit that
-        is not in the set. With initial states there are none.
+        The largest set that nothing from outside reaches: no input or initial state that is not zero, no bias, and no
+        unit that is not in the set.
         """
         x, *states = call.inputs
         read = state.constants(x, len(x.shape) - 1) != 0
-        result = []
-        for each in directions(call.layer):
+        layers, result = directions(call.layer), []
+        for number, each in enumerate(layers):
             gates, candidate = gates_of(each)
             kernel, recurrent, bias = (_by_gate(each, name, gates, state.read) for name in WEIGHTS)
             zero = ~(kernel[read, candidate] != 0).any(axis=0) & ~(bias[..., candidate, :] != 0).any(axis=0)
-            if states or evaluate(each, each.cell.activation, np.zeros(1))[0] != 0:
+            if evaluate(each, each.cell.activation, np.zeros(1))[0] != 0:
                 zero = np.zeros_like(zero)
+            for s in states[number * len(states) // len(layers) :][: len(states) // len(layers)]:
+                zero &= state.constants(s, len(s.shape) - 1) == 0
             while True:
                 reached = (recurrent[~zero, candidate] != 0).any(axis=0)
                 if not (zero & reached).any():
