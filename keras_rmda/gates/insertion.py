@@ -184,8 +184,9 @@ def chosen(model: keras.Model, places: list[Place], where: str | Sequence[str]) 
         way_out = (
             f'Several layers write each of those that can: {others}. `where="everywhere"` puts gates behind these, too.'
             if places
-            else "Gates stand behind layers with a kernel whose channels nothing needs as a whole; units of recurrent "
-            "layers and heads get none. `keras_rmda.analyze(model)` says which channels zeros can remove."
+            else "Gates stand behind layers with a kernel whose channels nothing needs as a whole; layers that are "
+            "called several times, units of recurrent layers and heads get none. `keras_rmda.analyze(model)` says "
+            "which channels zeros can remove."
         )
         raise ValueError(
             f"No channel of the model {model.name!r} can be removed by gates with where={where!r}. {way_out}"
