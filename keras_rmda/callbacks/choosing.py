@@ -127,7 +127,8 @@ class Choosing:
             elif not groups.are_clear():
                 why = "a callback has changed weights of groups that were zero for good"
             else:
-                why = f"single groups are large, or multiple_of={self.settings.multiple_of} is"
+                multiple = self.settings.multiple_of
+                why = "single groups are large" + (f", as multiple_of={multiple} may be" if multiple > 1 else "")
             message = f"Training ended with {groups.told(left)}, not with {groups.wanted(self.goal)}: {why}."
             warnings.warn(message, checks.SparsityWarning, stacklevel=3)
 
