@@ -137,6 +137,12 @@ def test_ours_have_stock_optimizers_that_make_the_same_steps(make):
         np.testing.assert_allclose(a, b, atol=2e-5)
 
 
+def test_losses_are_scaled_as_they_were():
+    own = keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam(0.01), initial_scale=256.0, dynamic_growth_steps=7)
+    for other in (counterparts.proximal(own, 0.01, None), counterparts.stock(own), counterparts.with_rate(own, 0.1)):
+        assert (other.initial_scale, other.dynamic_growth_steps) == (256.0, 7)
+
+
 class Warm(keras.optimizers.schedules.LearningRateSchedule):
     """A schedule of a user's own, without a configuration."""
 

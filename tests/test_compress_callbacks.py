@@ -6,8 +6,9 @@ import pytest
 from backend import BACKEND, number, only_tensorflow
 
 import keras_rmda as kr
+from keras_rmda.callbacks.choice import Groups
 from keras_rmda.compression import counterparts, data
-from keras_rmda.compression.callbacks import remembers, warn_of_what_is_used
+from keras_rmda.compression.callbacks import OneTraining, remembers, warn_of_what_is_used
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(96, 8)).astype("float32")
@@ -75,6 +76,33 @@ def test_averages_begin_anew_with_the_smaller_model(kind):
     assert found.after == pytest.approx(found.model.evaluate(X, Y, verbose=0, return_dict=True), abs=1e-5)
 
 
+def test_functions_of_a_callback_see_one_training():
+    seen = []
+    functions = {f"on_train_{name}": lambda logs, name=name: seen.append(name) for name in ("begin", "end")}
+    kr.compress(network(), X, Y, callbacks=[keras.callbacks.LambdaCallback(**functions)], **CALL)
+    assert seen == ["begin", "end"]
+
+
+def test_callbacks_are_told_of_an_end_before_the_last_epoch():
+    seen, model = [], network()
+    each = keras.callbacks.LambdaCallback(on_train_end=lambda logs: seen.append(logs))
+    training = OneTraining([each], 4)
+    for last in (2, 3):
+        with training.part(last):
+            each.set_model(model)
+            each.on_train_end({})
+    training.end({"loss": 1.0})
+    assert seen == [{"loss": 1.0}]
+
+
+def test_a_history_of_a_users_own_has_all_epochs():
+    own = keras.callbacks.History()
+    found = kr.compress(network(), X, Y, callbacks=[own], **CALL)
+    assert own.epoch == [0, 1, 2, 3]
+    assert own.history["loss"] == found.history["loss"]
+    assert found.history["phase"] == ["choose"] * 2 + ["tune"] * 2
+
+
 class Looks(keras.callbacks.Callback):
     """Makes a model of the layers of another one, as pictures of activations need it."""
 
@@ -120,6 +148,14 @@ class Disturbs(keras.callbacks.Callback):
 def test_what_was_chosen_is_gone_whatever_is_done_to_its_weights(optimizer, shrink):
     found = kr.compress(network(optimizer=optimizer), X, Y, callbacks=[Disturbs()], shrink=shrink, **CALL)
     assert found.report.macs_after < 0.55 * found.report.macs
+
+
+@pytest.mark.parametrize(("callbacks", "times"), [([], 1), ([Disturbs()], 2)], ids=["unchanged", "changed"])
+def test_zeros_are_written_again_only_where_somebody_has_changed_them(callbacks, times, monkeypatch):
+    written, clear = [], Groups.clear
+    monkeypatch.setattr(Groups, "clear", lambda groups: written.append(groups) or clear(groups))
+    kr.compress(network(), X, Y, callbacks=callbacks, **CALL)
+    assert len(written) == times
 
 
 def test_without_compress_it_is_said_who_has_changed_them():

@@ -176,9 +176,73 @@ def test_units_of_experts_go(steps):
     model = randomize(keras.Model(inputs, L.Dense(3)(Experts(name="experts")(L.Dense(8)(inputs)))))
     assert len(halved(model)) >= 12
     assert kr.analyze(model).opaque == {}
-    with pytest.warns(kr.SparsityWarning, match=r"\['experts'\] adds losses"):
-        small = kr.strip(model)
+    small = kr.strip(model)
     assert small.count_params() < 0.6 * model.count_params()
     for n in (steps or 5, steps or 70):
         x = np.random.default_rng(0).normal(size=(2, n, 4 * 2)).astype("float32")
         assert difference(model(x), small(x)) < 1e-5
+        assert small.losses == []
+        assert difference(model(x, training=True), small(x, training=True)) < 1e-5
+        assert len(model.losses) == 1
+        assert difference(model.losses[0], small.losses[0]) < 1e-5
+
+
+class Penalized(L.Layer):
+    """A block whose code adds a loss."""
+
+    def __init__(self, loss, **arguments):
+        super().__init__(**arguments)
+        self.loss, self.dense = loss, L.Dense(24, "relu", name="dense")
+
+    def build(self, shape):
+        self.dense.build(shape)
+        self.scale = self.add_weight(shape=(24,), name="scale", initializer="ones")
+
+    def call(self, x, training=None):
+        h = self.dense(x)
+        self.loss(self, h, training)
+        return h * self.scale
+
+
+def of_training(layer, h, training):
+    if training:
+        layer.add_loss(ops.sum(ops.square(h)))
+
+
+LOSSES = {
+    "a sum": (lambda layer, h, training: layer.add_loss(ops.sum(ops.square(h))), True),
+    "a mean": (lambda layer, h, training: layer.add_loss(ops.mean(ops.abs(h))), True),
+    "one for each sample": (lambda layer, h, training: layer.add_loss(ops.mean(ops.square(h), axis=-1)), True),
+    "of means over samples": (lambda layer, h, training: layer.add_loss(ops.sum(ops.square(ops.mean(h, 0)))), True),
+    "of a weight": (lambda layer, h, training: layer.add_loss(ops.sum(ops.square(layer.scale))), False),
+    "a maximum": (lambda layer, h, training: layer.add_loss(ops.max(h)), False),
+    "two": (lambda layer, h, training: layer.add_loss([ops.sum(ops.square(h)), ops.mean(h)]), True),
+    "at training": (of_training, True),
+    "a number": (lambda layer, h, training: layer.add_loss(ops.convert_to_tensor(0.5)), True),
+    "another at training": (lambda layer, h, training: layer.add_loss((2.0 if training else 1.0) * ops.sum(h)), False),
+}
+
+
+@pytest.mark.parametrize(("loss", "goes"), LOSSES.values(), ids=LOSSES)
+def test_losses_that_code_adds_stay(loss, goes):
+    inputs = keras.Input((6, 8))
+    model = randomize(keras.Model(inputs, L.Dense(3)(Penalized(loss, name="penalized")(L.Dense(16, "relu")(inputs)))))
+    dense = model.get_layer("penalized").dense
+    for each in (dense.kernel, dense.bias):
+        each.assign(ops.convert_to_numpy(each) * (np.arange(24) % 2))
+    small = kr.strip(model)
+    assert (small.count_params() < 0.7 * model.count_params()) is goes
+    x = np.random.default_rng(0).normal(size=(4, 6, 8)).astype("float32")
+    for training in (False, True):
+        assert difference(model(x, training=training), small(x, training=training)) < 1e-5
+        assert len(model.losses) == len(small.losses)
+        assert all(difference(a, b) < 1e-5 for a, b in zip(model.losses, small.losses))
+
+
+def test_why_a_layer_stays_that_adds_another_loss_at_training():
+    loss, _ = LOSSES["another at training"]
+    inputs = keras.Input((6, 8))
+    model = keras.Model(inputs, L.Dense(3)(Penalized(loss, name="penalized")(L.Dense(16)(inputs))))
+    [(name, why)] = kr.analyze(model).opaque.items()
+    assert name == "penalized"
+    assert "it adds another loss by `add_loss` at training" in why

@@ -69,6 +69,29 @@ def test_zero_groups_are_gone(make, parts):
     assert stays == []
 
 
+def from_a_cell(x, y):
+    """A decoder that begins with the state of an encoder."""
+    return L.LSTM(8, return_sequences=True)(y, initial_state=L.LSTM(8, return_state=True)(x)[1:])
+
+
+def from_a_dense_layer(x, y):
+    return L.GRU(8)(y, initial_state=L.Dense(8, "tanh")(x[:, 0]))
+
+
+def from_both_directions(x, y):
+    states = L.Bidirectional(L.GRU(8, return_state=True))(x)[1:]
+    return L.Bidirectional(L.GRU(8))(y, initial_state=states)
+
+
+@PARTS
+@pytest.mark.parametrize("make", [from_a_cell, from_a_dense_layer, from_both_directions])
+def test_zero_units_with_initial_states_are_gone(make, parts):
+    x, y = keras.Input((5, 4)), keras.Input((6, 3))
+    count, stays = what_stays(randomize(keras.Model([x, y], L.Dense(2)(make(x, y)))), parts)
+    assert count >= 8
+    assert stays == []
+
+
 @pytest.mark.parametrize("seed", range(30))
 def test_zero_groups_of_random_graphs_are_gone(seed):
     keras.utils.set_random_seed(seed)

@@ -255,6 +255,14 @@ def test_states_are_kept(tmp_path):
     np.testing.assert_allclose(Interpreter(file.path).predict(data), np.concatenate(expected), atol=1e-6)
 
 
+def test_states_are_kept_in_integers(tmp_path):
+    """Operators that write states have no outputs."""
+    model = keras.Sequential([keras.Input(batch_shape=(1, 2, 4)), L.SimpleRNN(3, stateful=True)])
+    file = kr.export_tflite(model, tmp_path / "m.tflite", "int8", series(16)["series"][:, :2])
+    assert file.max_difference < 0.1
+    assert "ASSIGN_VARIABLE in float32" in file.changes
+
+
 def attentive(policy):
     """Return a compiled model in which every layer but the last follows a policy, and raw operations do, too."""
     before = keras.config.dtype_policy()
@@ -478,6 +486,58 @@ def test_short_time_fourier_transforms(tmp_path, rng, arguments):
     file = kr.export_tflite(model, tmp_path / "m.tflite", "int8", sound, micro=True)
     assert file.max_difference < 0.05
     assert not file.not_micro
+
+
+def spectrum(x):
+    return ops.rfft(ops.swapaxes(x, 1, 2))
+
+
+def filtered(x):
+    """Numbers of which the higher frequencies are gone: as many, fewer, more."""
+    real, imaginary = spectrum(x)
+    return [ops.irfft((real, imaginary), n) for n in (None, 9, 20)] + [ops.irfft((real[..., :4], imaginary[..., :4]))]
+
+
+FOURIER = {
+    "spectrum": spectrum,
+    "of a part": lambda x: ops.rfft(ops.swapaxes(x, 1, 2), 10),
+    "filled up": lambda x: ops.rfft(ops.swapaxes(x, 1, 2), 15),
+    "filtered": filtered,
+    "of complex numbers": lambda x: ops.fft((x, 0.5 * x)),
+    "of images": lambda x: ops.fft2((x, 0.5 * x)),
+    "back to images": lambda x: ops.ifft2(ops.fft2((x, 0.5 * x))),
+}
+
+
+@pytest.mark.parametrize("name", FOURIER)
+@pytest.mark.parametrize("positions", [12, 16])
+def test_fourier_transforms(tmp_path, rng, positions, name):
+    """TensorFlow Lite has one operator for them, for powers of 2 in float."""
+    inputs = keras.Input((positions, 6))
+    model = keras.Model(inputs, FOURIER[name](inputs))
+    data = rng.normal(size=(8, positions, 6)).astype("float32")
+    assert kr.export_tflite(model, tmp_path / "m.tflite", None, data).max_difference < 1e-5
+    if positions == 12:
+        file = kr.export_tflite(model, tmp_path / "m.tflite", "int8", data, micro=True)
+        assert file.max_difference < 0.1
+        assert not file.not_micro
+
+
+def test_long_fourier_transforms_keep_their_operator(tmp_path):
+    inputs = keras.Input((512,))
+    file = kr.export_tflite(keras.Model(inputs, ops.rfft(inputs)[0]), tmp_path / "m.tflite")
+    assert "RFFT2D" in file.operators
+    assert file.bytes < 5000
+
+
+def test_inputs_of_different_batches(tmp_path):
+    """A graph of nodes and edges: its first axes are not those of samples."""
+    nodes, edges = keras.Input((4,), batch_size=9, name="nodes"), keras.Input((2,), batch_size=20, name="edges")
+    model = keras.Model([nodes, edges], [L.Dense(3)(nodes), L.Dense(3)(edges)])
+    data = {"nodes": np.zeros((9, 4)), "edges": np.zeros((20, 2))}
+    for given in (None, data):
+        with pytest.raises(ValueError, match=r"\[9, 20\] samples at once.*keras\.Input\(\(9, 4\)\)"):
+            kr.export_tflite(model, tmp_path / "m.tflite", representative_data=given)
 
 
 def test_spectrograms_are_heard(tmp_path, rng):

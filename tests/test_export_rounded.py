@@ -236,6 +236,8 @@ def test_integers_that_came_as_floats(tmp_path, rng):
         L.Embedding(12, 3, wide)(ops.squeeze(row[:, 2:3], -1)),
         L.CategoryEncoding(4, output_mode="one_hot")(row[:, 1:2]),
         L.CategoryEncoding(5, output_mode="one_hot")(color),
+        L.CategoryEncoding(12, output_mode="multi_hot")(row[:, 1:3]),
+        L.CategoryEncoding(12, output_mode="count")(row[:, 1:3]),
         row[:, 3:],
     ]
     model = keras.Model([row, color], L.Dense(3)(L.Dense(16, "relu")(L.Concatenate()(parts))))

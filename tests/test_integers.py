@@ -123,6 +123,38 @@ def test_roots_and_logarithms_of_small_numbers(tmp_path):
         assert max(exported(function, tmp_path, "int16x8")) < 0.03
 
 
+NEAR_ZERO = {
+    "logarithm": (lambda x: ops.log(ops.square(x) + 1e-3), 0.2),
+    "root": (lambda x: ops.rsqrt(ops.square(x) + 1e-2), 0.2),
+    "two channels": (lambda x: L.LayerNormalization()(x[..., :2]), 0.145),
+    "three channels": (lambda x: L.LayerNormalization()(x[..., :3]), 0.045),
+    "unit length": (lambda x: ops.normalize(x[..., :2]), 0.1),
+    "group": (lambda x: L.GroupNormalization(-1)(x), 0.035),
+}
+
+
+@pytest.mark.parametrize("name", NEAR_ZERO)
+def test_what_is_steep_near_zero_stays_in_float(tmp_path, name):
+    """What is left is what one rounding of the numbers themselves makes."""
+    function, most = NEAR_ZERO[name]
+    first, second = exported(function, tmp_path, "int8")
+    assert first < 0.03
+    assert second < most
+
+
+def test_what_is_far_from_zero_stays_in_int8(tmp_path):
+    model = both(lambda x: ops.log(ops.square(x) + 4.0) + 1.0 / (ops.relu(x) + 2.0))
+    file = kr.export_tflite(model, tmp_path / "m.tflite", "int8", NUMBERS)
+    assert not any("DIV" in each or "LOG" in each for each in file.changes)
+
+
+@pytest.mark.parametrize("quantization", ["int8", "int16x8"])
+def test_a_model_that_computes_nothing(tmp_path, quantization):
+    inputs = keras.Input(NUMBERS.shape[1:])
+    file = kr.export_tflite(keras.Model(inputs, inputs), tmp_path / "m.tflite", quantization, NUMBERS)
+    assert file.max_difference == 0
+
+
 def test_a_file_that_is_far_off_says_so(tmp_path):
     with pytest.warns(kr.SparsityWarning, match=r"'output_1' is off by \d+% of its range .* on 16 samples\. See what"):
         kr.export_tflite(both(lambda x: ops.log(ops.abs(x) + 1e-4)), tmp_path / "m.tflite", "int8", NUMBERS)

@@ -10,6 +10,7 @@ import micro_operators
 import numpy as np
 import pytest
 from keras import layers as L
+from keras import ops
 
 import keras_rmda as kr
 from keras_rmda.export import tflm
@@ -138,6 +139,16 @@ FOR_IT = {
     "an embedding": (embedded, "float32", {}),
     "an embedding in int8": (embedded, "int8", {}),
     "attention": (lambda: sequences(lambda x: L.MultiHeadAttention(2, 3)(x, x)), "float32", {}),
+    "selections of one shape": (
+        lambda: sequences(lambda x: ops.where(x > 0, 2.0 * x, -x)),
+        "float32",
+        {},
+    ),
+    "what it has for floats only": (
+        lambda: sequences(lambda x: L.Dense(3, "exponential")(ops.log(ops.norm(x, axis=-1, keepdims=True) + 1.0))),
+        "int8",
+        {},
+    ),
 }
 
 

@@ -191,6 +191,10 @@ CARRIED = {
     "function": lambda: through(L.Lambda(lambda x: 2 * x)),
     "own": lambda: through(Twice(), L.Conv2D(4, 3)),
     "two": lambda: through(L.ELU(), L.PReLU()),
+    "a size that follows": lambda: through(L.Reshape((6, 24, -1)), L.Conv2D(4, 3)),
+    "smaller of two": lambda: through(lambda x: keras.ops.minimum(x, keras.ops.flip(x, -1)), L.Conv2D(4, 3)),
+    "one of two": lambda: through(lambda x: keras.ops.where(x > 0, x, -x)),
+    "a layer around another": lambda: through(L.SpectralNormalization(L.Conv2D(4, 3))),
     "averages": lambda: through(L.AveragePooling2D(4)),
     "averages of a series": lambda: through(L.Reshape((48, 12)), L.AveragePooling1D(8)),
     "larger images": lambda: through(L.UpSampling2D(interpolation="bilinear")),
@@ -244,6 +248,42 @@ def test_what_tf_keras_lacks_is_carried(case, tmp_path):
     assert difference(expected[:8], FileInterpreter(file.path).predict(IMAGES[:8])) < 0.1
     if case in ("product", "normalization behind an activation", "series"):
         assert not file.changes
+
+
+def test_dense_layers_of_sequences_are_integers(tmp_path):
+    """With a bias, which is added behind the product: as kernels of float they were four times as large."""
+    keras.utils.set_random_seed(0)
+    x = inputs = keras.Input((6, 16))
+    for activation in ("relu", None):
+        x = L.Dense(16, activation, bias_initializer="random_normal")(x)
+    model, data = keras.Model(inputs, x), IMAGES.reshape(-1, 6, 16)[:64]
+    file = kr.export_tflite(kr.quantization_aware(model, data), tmp_path / "m.tflite", "int8", data)
+    assert not file.changes
+    assert file.max_difference < 0.02
+
+
+def test_what_only_moves_numbers_has_no_range_of_its_own(tmp_path):
+    """A range that followed the numbers of one position is not that of all; TensorFlow Lite wants one for both."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6, 16))
+    query, key = keras.ops.unstack(keras.ops.transpose(L.Reshape((6, 2, 16))(L.Dense(32)(inputs)), (2, 0, 1, 3)), 2)
+    x = keras.ops.matmul(keras.ops.matmul(query, keras.ops.swapaxes(key, 1, 2)), key) + inputs
+    model, data = keras.Model(inputs, L.Dense(3)(x[:, 0])), IMAGES.reshape(-1, 6, 16)[:64]
+    aware = kr.quantization_aware(model, data)
+    aware.compile("adam", "mse")
+    aware.fit(data, RANDOM.normal(size=(64, 3)), batch_size=4, epochs=2, verbose=0)
+    file = kr.export_tflite(aware, tmp_path / "m.tflite", "int8", data)
+    assert not file.changes
+    assert file.max_difference < 0.06
+
+
+def test_divisors_that_are_rounded_to_zero(tmp_path):
+    """LiteRT has no quotient of integers for these; in training it is a number, limited by the range of all."""
+    model = through(lambda x: 1.0 / (x * x + 1e-3), L.Conv2D(4, 3))
+    aware = kr.quantization_aware(model, IMAGES)
+    file = kr.export_tflite(aware, tmp_path / "m.tflite", "int8", IMAGES)
+    assert file.max_difference < 0.05
+    assert "DIV" in str(file.changes)
 
 
 def test_what_is_carried_trains():

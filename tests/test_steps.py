@@ -184,6 +184,34 @@ def test_losses_that_its_code_adds_are_kept():
     assert found.model.evaluate(X, verbose=0) == pytest.approx(found.after["loss"], rel=1e-4)
 
 
+class Bottleneck(keras.layers.Layer):
+    """Adds a loss in the middle of a model."""
+
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.dense = keras.layers.Dense(4)
+
+    def build(self, shape):
+        self.dense.build(shape)
+
+    def call(self, x):
+        z = self.dense(x)
+        self.add_loss(10.0 * keras.ops.mean(keras.ops.square(z)))
+        return z
+
+
+def test_losses_that_code_of_a_layer_adds_are_trained_on():
+    keras.utils.set_random_seed(0)
+    hidden = [keras.layers.Dense(24, "relu"), Bottleneck(), keras.layers.Dense(24, "relu")]
+    model = keras.Sequential([keras.Input((8,)), *hidden, keras.layers.Dense(8)])
+    model.compile(keras.optimizers.Adam(0.01), "mse", **HOW)
+    found = kr.compress(model, X, X, **CALL | {"epochs": 4})
+    assert found.report.macs_after < 0.6 * found.report.macs
+    assert found.model.evaluate(X, X, verbose=0) == pytest.approx(found.after["loss"], rel=1e-4)
+    before, after = (number(each.layers[1](each.layers[0](X))) for each in (model, found.model))
+    assert np.square(after).mean() < 0.3 * np.square(before).mean()
+
+
 class Literal(Counting, keras.Model):
     """Its code has a width as a number."""
 

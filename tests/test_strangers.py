@@ -46,6 +46,14 @@ def numbers(*shape, below=None):
 
 
 @own
+class Scores(L.Layer):
+    """A head that gets the table of an embedding when it is called."""
+
+    def call(self, x, table=None):
+        return ops.matmul(x, ops.transpose(table))
+
+
+@own
 class Language(keras.Model):
     """Tokens to tokens, with the table of the embedding once more at the end, in several ways."""
 
@@ -54,6 +62,7 @@ class Language(keras.Model):
         self.product = product
         self.table, self.positions = L.Embedding(11, 8), L.Embedding(24, 8)
         self.up, self.down, self.norm = L.Dense(12, activation="relu"), L.Dense(8), L.LayerNormalization()
+        self.scores = Scores()
 
     def get_config(self):
         return super().get_config() | {"product": self.product}
@@ -67,10 +76,11 @@ class Language(keras.Model):
             "operator": lambda: x @ ops.transpose(weight * 1.0),
             "einsum": lambda: ops.einsum("btd,vd->btv", x, weight),
             "dot": lambda: ops.dot(x, ops.transpose(weight)),
+            "layer": lambda: self.scores(x, table=weight),
         }[self.product]()
 
 
-@pytest.mark.parametrize("product", ["matmul", "operator", "einsum", "dot"])
+@pytest.mark.parametrize("product", ["matmul", "operator", "einsum", "dot", "layer"])
 def test_a_table_that_is_used_once_more_costs_nothing_but_itself(product, tmp_path):
     model = Language(product, name="language")
     model(keras.Input((None,), dtype="int32"))

@@ -435,3 +435,218 @@ def test_groups_of_a_stripped_model_leave_its_graph_as_it_is(tmp_path):
     small.save(tmp_path / "small.keras")
     loaded = keras.models.load_model(tmp_path / "small.keras")
     np.testing.assert_array_equal(loaded(numbers(3, 5, 8)), small(numbers(3, 5, 8)))
+
+
+# ---- positions that code puts beside others, and their spectra
+
+
+SHIFTED = {
+    "zeros": lambda x: ops.zeros((ops.shape(x)[0], 2, x.shape[-1])),
+    "another number": lambda x: ops.full((ops.shape(x)[0], 2, x.shape[-1]), 0.5),
+    "of known size": lambda x: tf.zeros([tf.shape(x)[0], 2, 8]),
+}
+
+
+@pytest.mark.parametrize("name", SHIFTED)
+def test_channels_go_beside_positions_that_hold_one_number(name, tmp_path):
+    inputs = keras.Input((None, 5))
+    x = L.Dense(8, activation="relu")(inputs)
+    x = layer(lambda _, x: ops.concatenate([SHIFTED[name](x), x], axis=1), name="shift")(x)
+    model = keras.Model(inputs, L.Conv1D(3, 3)(x))
+    assert half_zero(model) == 8
+    small = stripped(model, numbers(2, 6, 5), numbers(3, 9, 5))
+    assert model.count_params() - small.count_params() == 4 * (5 + 1 + 3 * 3)
+
+
+def test_channels_that_are_joined_to_those_of_one_number_go():
+    inputs = keras.Input((8, 8, 3))
+    x = L.Conv2D(6, 3, activation="relu")(inputs)
+    x = layer(lambda _, x: ops.concatenate([x, ops.zeros((ops.shape(x)[0], 6, 6, 4))], axis=-1), name="wider")(x)
+    model = keras.Model(inputs, L.Dense(3)(L.GlobalAveragePooling2D()(x)))
+    assert half_zero(model) == 6
+    stripped(model, numbers(3, 8, 8, 3))
+
+
+class Spectral(L.Layer):
+    """Products of low frequencies with weights, in one or two dimensions, as in neural operators."""
+
+    def __init__(self, units, **arguments):
+        super().__init__(**arguments)
+        self.units = units
+
+    def build(self, shape):
+        modes = (2,) * (len(shape) - 2)
+        self.real = self.add_weight(shape=(shape[-1], self.units, *modes), name="real")
+        self.imaginary = self.add_weight(shape=(shape[-1], self.units, *modes), name="imaginary")
+
+    def call(self, x):
+        n, axes = x.shape[1], "xy"[: len(x.shape) - 2]
+        x = ops.moveaxis(x, -1, 1)
+        a, b = ops.rfft(x) if axes == "x" else ops.fft2((x, ops.zeros_like(x)))
+        a, b = (each[:, :, :2] if axes == "x" else each[:, :, :2, :2] for each in (a, b))
+        product = lambda x, w: ops.einsum(f"bi{axes},io{axes}->bo{axes}", x, w)  # noqa: E731
+        a, b = product(a, self.real) - product(b, self.imaginary), product(a, self.imaginary) + product(b, self.real)
+        if axes == "x":
+            a, b = (ops.pad(each, [[0, 0], [0, 0], [0, n // 2 - 1]]) for each in (a, b))
+            return ops.moveaxis(ops.irfft((a, b)), 1, -1)
+        a, b = (ops.pad(each, [[0, 0], [0, 0], [0, 0], [0, n - 2]]) for each in (a, b))
+        rest = ops.zeros((ops.shape(x)[0], self.units, n - 2, n))
+        a, b = (ops.concatenate([each, rest], axis=2) for each in (a, b))
+        return ops.moveaxis(ops.ifft2((a, b))[0], 1, -1)
+
+
+@pytest.mark.parametrize("axes", [1, 2])
+def test_channels_of_spectra_go(axes):
+    inputs = keras.Input((8,) * axes + (2,))
+    x = L.Dense(6)(inputs)
+    for _ in range(2):
+        x = ops.gelu(L.Add()([Spectral(6)(x), L.Dense(6)(x)]))
+    model = keras.Model(inputs, L.Dense(1)(x))
+    assert kr.analyze(model).opaque == {}
+    assert half_zero(model) == 18
+    small = stripped(model, numbers(3, *(8,) * axes, 2))
+    assert small.count_params() < 0.31 * model.count_params()
+
+
+def test_what_a_spectrum_mixes_stays():
+    inputs = keras.Input((8, 4))
+    x = layer(lambda _, x: ops.fft2((x, ops.zeros_like(x)))[0], name="mixed")(L.Dense(6)(inputs))
+    model = keras.Model(inputs, L.Dense(3)(L.Dense(8, activation="relu")(x)))
+    [why] = kr.analyze(model).opaque.values()
+    assert "over channels" in why
+    assert half_zero(model) == 8
+    stripped(model, numbers(3, 8, 4))
+
+
+# ---- biases of heads that layers make of the distances
+
+
+@keras.saving.register_keras_serializable(package="strangers again")
+class Distances(L.Layer):
+    """Attention with biases that two layers make of a table of distances, by an index that is a weight."""
+
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.qkv, self.out = L.Dense(24), L.Dense(8)
+        self.wide, self.narrow = L.Dense(10, activation="relu"), L.Dense(4)
+
+    def build(self, shape):
+        random = np.random.default_rng(0)
+        fixed = {"trainable": False}
+        table, index = random.normal(size=(11, 2)), np.arange(6)[:, None] - np.arange(6) + 5
+        self.table = self.add_weight(shape=(11, 2), initializer=lambda *_, **__: ops.cast(table, "float32"), **fixed)
+        self.index = self.add_weight(
+            shape=(36,), dtype="int32", initializer=lambda *_, **__: ops.cast(index.reshape(-1), "int32"), **fixed
+        )
+        for each, width in ((self.qkv, 8), (self.out, 8), (self.wide, 2), (self.narrow, 10)):
+            each.build((None, width))
+
+    def call(self, x):
+        q, k, v = ops.unstack(ops.transpose(ops.reshape(self.qkv(x), (-1, 6, 3, 4, 2)), (2, 0, 3, 1, 4)), 3)
+        biases = ops.reshape(ops.take(self.narrow(self.wide(self.table)), self.index, axis=0), (6, 6, 4))
+        scores = ops.softmax(q @ ops.swapaxes(k, -2, -1) + ops.transpose(biases, (2, 0, 1))[None])
+        return self.out(ops.reshape(ops.transpose(scores @ v, (0, 2, 1, 3)), (-1, 6, 8)))
+
+
+def test_layers_that_make_biases_of_heads_lose_units(tmp_path):
+    inputs = keras.Input((6, 8))
+    model = keras.Model(inputs, Distances()(inputs))
+    assert kr.analyze(model).opaque == {}
+    assert half_zero(model) >= 10 + 4
+    small = stripped(model, numbers(3, 6, 8))
+    assert small.count_params() < 0.7 * model.count_params()
+    assert [v.dtype for v in small.weights if tuple(v.shape) == (36,)] == ["int32"]
+    small.save(tmp_path / "small.keras")
+    again = keras.models.load_model(tmp_path / "small.keras")
+    np.testing.assert_array_equal(again(numbers(3, 6, 8)), small(numbers(3, 6, 8)))
+
+
+# ---- heads that a table of angles turns, which is made of a weight
+
+
+class Turned(L.Layer):
+    """Attention whose queries and keys are turned by angles, with frequencies that are a weight."""
+
+    def build(self, shape):
+        self.qkv, self.out = L.Dense(36), L.Dense(6)
+        self.qkv.build(shape)
+        self.out.build((None, 12))
+        self.frequencies = self.add_weight(shape=(2,), initializer="random_uniform", trainable=False)
+
+    def call(self, x):
+        n = ops.shape(x)[1]
+        q, k, v = (ops.swapaxes(each, 1, 2) for each in ops.unstack(ops.reshape(self.qkv(x), (-1, n, 3, 3, 4)), axis=2))
+        angles = ops.expand_dims(ops.arange(n, dtype="float32"), 1) * self.frequencies
+        angles = ops.concatenate([angles, angles], axis=-1)[None, None]
+        half = lambda x: ops.concatenate([-x[..., 2:], x[..., :2]], axis=-1)  # noqa: E731
+        q, k = (x * ops.cos(angles) + half(x) * ops.sin(angles) for x in (q, k))
+        y = ops.softmax(q @ ops.swapaxes(k, -2, -1)) @ v
+        return self.out(ops.reshape(ops.swapaxes(y, 1, 2), (-1, n, 12)))
+
+
+@pytest.mark.parametrize("size", [None, 5])
+def test_heads_that_angles_turn_go(size):
+    inputs = keras.Input((size, 6))
+    model = keras.Model(inputs, Turned()(inputs))
+    assert kr.analyze(model).opaque == {}
+    assert half_zero(model) == 3
+    small = stripped(model, numbers(3, 5, 6))
+    assert model.count_params() - small.count_params() == 4 * (3 * (6 + 1) + 6)
+
+
+# ---- layers that return sizes beside tensors
+
+
+class Patched(L.Layer):
+    """The patches of an image, and how many rows and columns of them there are."""
+
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.dense = L.Conv2D(8, 2, strides=2)
+
+    def call(self, x):
+        x = self.dense(x)
+        return ops.reshape(x, (-1, x.shape[1] * x.shape[2], 8)), x.shape[1], x.shape[2]
+
+
+class OfPatches(keras.Model):
+    """Units of patches, which become an image again."""
+
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.patches, self.up, self.down, self.out = Patched(), L.Dense(12, "relu"), L.Dense(8), L.Conv2D(3, 1)
+
+    def call(self, x):
+        x, rows, columns = self.patches(x)
+        x = self.down(self.up(x))
+        return self.out(ops.reshape(x, (-1, rows, columns, 8)))
+
+
+def test_layers_that_return_sizes_are_traced():
+    model, x = OfPatches(), numbers(3, 8, 6, 3)
+    model(x)
+    assert kr.analyze(model).opaque == {}
+    assert half_zero(model) == 8 + 12 + 8
+    small = stripped(model, x, numbers(2, 8, 6, 3))
+    assert small.count_params() < 0.5 * model.count_params()
+
+
+class Padded(L.Layer):
+    """Units behind padding by numbers that the layer keeps in a list."""
+
+    def build(self, shape):
+        self.pads = [[0, 0], [1, 1], [0, 0]]
+        self.up, self.down = L.Conv1D(12, 3, activation="relu"), L.Dense(6)
+        self.up.build(shape)
+        self.down.build((None, None, 12))
+
+    def call(self, x):
+        return self.down(self.up(ops.pad(x, self.pads)))
+
+
+def test_a_list_that_a_layer_keeps_leads_to_nothing_else():
+    inputs = keras.Input((5, 6))
+    model = keras.Model(inputs, Padded()(inputs))
+    assert half_zero(model) == 12
+    small = stripped(model, numbers(3, 5, 6))
+    assert small.count_params() < 0.6 * model.count_params()

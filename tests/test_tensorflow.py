@@ -308,3 +308,28 @@ def test_blocks_of_tensorflow_are_cut(size, mask):
     for n in (10,) if size else (10, 131):
         data = np.random.default_rng(0).normal(size=(2, n, 16)).astype("float32")
         assert difference(model(data), small(data)) < 1e-5
+
+
+class Shaped(L.Layer):
+    """Units with shapes as TensorFlow gives them."""
+
+    def build(self, shape):
+        self.up, self.down = (self.add_weight(shape=size, name=str(size[0])) for size in ((6, 12), (12, 6)))
+
+    def call(self, x):
+        *sizes, width = x.shape.as_list()
+        assert x.shape.rank == x.get_shape().ndims == len(sizes) + 1 == 3
+        y = tf.matmul(tf.nn.relu(tf.matmul(x, self.up)), self.down)
+        y = tf.reshape(y, [-1, tf.shape(x)[1], width])
+        y.set_shape([None, None if sizes[1] is None else sizes[1], width])
+        return x + y if not x.shape.is_fully_defined() else y
+
+
+@pytest.mark.parametrize("size", [None, 4])
+def test_code_may_ask_symbolic_tensors_for_shapes_as_those_of_tensorflow(size):
+    inputs = keras.Input((size, 6))
+    model = randomize(keras.Model(inputs, Shaped()(inputs)))
+    assert kr.analyze(model).opaque == {}
+    assert len(kr.coupled_groups(model)) == 12
+    assert not hasattr(keras.KerasTensor, "set_shape")
+    assert type(inputs.shape) is tuple

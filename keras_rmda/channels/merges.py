@@ -94,7 +94,10 @@ class Merges(Rule):
         return along(call.fresh("c", ties, shape[axis]), len(shape), axis)
 
     def rows(self, call: Call, ties: Atoms) -> list[Block]:
-        """Let an operand that is repeated along a row go with the row: the weight of a head with the head."""
+        """Let an operand that is repeated along a row go with the row: the weight of a head with the head.
+
+        What is repeated for all rows, as a table of angles, lets a row go as a whole.
+        """
         [y], blocks = call.outputs, []
         for x in call.inputs:
             part, whole = self._laid(call, x.atoms, x), y.atoms
@@ -109,6 +112,9 @@ class Merges(Rule):
                 part = part[tuple(slice(1) if n == 1 else slice(None) for n in whole.shape)]
                 part = np.broadcast_to(part, sizes).reshape(*rows.shape[:-1], 1)
                 blocks.append(Block([part, rows], least=lambda rows: 0))
+            elif outer == [y.width] and len(several) > 1:  # all rows have these positions, so that rows go as wholes
+                for each in (part, whole):
+                    ties.tie(np.take(each, [0], y.width), each)
             elif outer:
                 ties.tie(part, whole)
         return blocks

@@ -193,7 +193,7 @@ class Opaque(Rule):
     """Not known: everything that touches it stays as it is."""
 
     def batch_axes(self, call: Call) -> list[int | None]:
-        return [0] * len(call.full)
+        return [0 if shape else None for shape in call.full]
 
     def atoms(self, call: Call, ties: Atoms) -> list[np.ndarray]:
         return [ties.fresh(*[1] * len(shape)) for shape in call.shapes]

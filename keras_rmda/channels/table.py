@@ -65,14 +65,19 @@ from keras_rmda.channels.rule import Rule
 from keras_rmda.channels.scores import Scores
 from keras_rmda.channels.simple import Carries, Mixes
 from keras_rmda.channels.slopes import Slopes
+from keras_rmda.channels.spectra import Transforms
 from keras_rmda.channels.tensors import NotCovered
 from keras_rmda.channels.totals import Means, Norms, Sums, of_matrices
 from keras_rmda.channels.weights import (
+    Adds,
     Counts,
+    Fills,
     ForEach,
     Given,
     Holds,
+    MoreParts,
     OfNoSample,
+    OverAll,
     Parts,
     PositionsAgain,
     Steps,
@@ -82,10 +87,13 @@ from keras_rmda.channels.wrappers import Distributes, Wraps, normalized_spectral
 from keras_rmda.platform import compat, graphs
 from keras_rmda.platform.copying.symbolic import UNTRACEABLE
 from keras_rmda.platform.tracing import (
+    AddsLosses,
     AsOneSample,
     Exchanged,
+    Filled,
     ForEachSample,
     Numbers,
+    OverSamples,
     PositionsLike,
     Regrouped,
     SamplesAsSteps,
@@ -94,7 +102,7 @@ from keras_rmda.platform.tracing import (
     WithoutSamples,
 )
 from keras_rmda.platform.tracing.derived import Derived
-from keras_rmda.platform.tracing.ranges import Count, PositionsUpTo, Range
+from keras_rmda.platform.tracing.ranges import Count, PaddedUpTo, PositionsUpTo, Range
 
 
 def one_axis(layer: Any) -> str | None:
@@ -199,11 +207,15 @@ RULES: dict[type, Rule | Callable[[Any], Rule]] = {
     ForEachSample: ForEach(),
     WithoutSamples: OfNoSample(),
     AsOneSample: OfNoSample(is_batched=True),
+    AddsLosses: Adds(),
+    OverSamples: OverAll(),
     StepsAsSamples: Steps(),
     SamplesAsSteps: StepsAgain(),
     Numbers: Given(),
+    Filled: Fills(),
     **dict.fromkeys((Range, Count), Counts()),
     PositionsUpTo: Parts(),
+    PaddedUpTo: MoreParts(),
     PositionsLike: PositionsAgain(),
     compat.CustomScaleLayer: Merges(lambda layer, xs: xs[0] + xs[1] * layer.scale),
     L.Concatenate: CONCATENATES,
@@ -267,6 +279,8 @@ OPERATIONS: dict[str, Rule | Callable[[Any], Rule]] = {
     **dict.fromkeys(("AdaptiveAveragePool", "AdaptiveMaxPool"), Carries(mixes_positions=True, constant=unchanged)),
     "AveragePool": Carries(mixes_positions=True, constant=pooled),
     "MaxPool": Carries(mixes_positions=True, constant=pooled),
+    **dict.fromkeys(("FFT", "IFFT", "RFFT", "IRFFT"), Transforms()),
+    **dict.fromkeys(("FFT2", "IFFT2"), Transforms(axes=2)),
     "Mean": Means(),
     **dict.fromkeys(("Max", "Min", "Amax", "Amin"), Reduces()),
     **dict.fromkeys(("Var", "Std", "Prod", "Logsumexp", "Any", "All", "Argmax", "Argmin"), Reduces(keeps=False)),

@@ -67,6 +67,29 @@ class ForEach(Rule):
 
 
 @dataclass(frozen=True)
+class Adds(ForEach):
+    """A tensor as it is, beside losses of the model, all of which are needed as its outputs are."""
+
+    trains = False
+
+    def batch_axes(self, call: Call) -> list[int | None]:
+        x = call.inputs[0]
+        return [x.batch if x.batched else None]
+
+    def demands(self, call: Call, state: State) -> list[Demand]:
+        losses = [(x, np.ones(x.atoms.shape, bool), f"in a loss of {call.site.name}") for x in call.inputs[1:]]
+        return [*super().demands(call, state), *losses]
+
+
+@dataclass(frozen=True)
+class OverAll(ForEach):
+    """A sum or a mean over samples."""
+
+    def constants(self, call: Call, state: State) -> list[np.ndarray]:
+        return [np.where(state.constants(call.inputs[0]) == 0, 0.0, np.nan)]
+
+
+@dataclass(frozen=True)
 class Parts(ForEach):
     """Some of the positions of a tensor, as many as another one has, whose numbers do not matter."""
 
@@ -82,6 +105,15 @@ class Parts(ForEach):
         if x.atoms.shape[axis] > 1:
             raise NotCovered(f"axis={call.layer.axis}, over channels")
         return [x.atoms]
+
+
+@dataclass(frozen=True)
+class MoreParts(Parts):
+    """Positions of a tensor and one number more, until there are as many as another one has."""
+
+    def constants(self, call: Call, state: State) -> list[np.ndarray]:
+        values = state.constants(call.inputs[0])
+        return [np.where(values == call.layer.value, values, np.nan)]
 
 
 @dataclass(frozen=True)
@@ -166,6 +198,28 @@ class Given(Rule):
 
     def atoms(self, call: Call, ties: Atoms) -> list[np.ndarray]:
         return [ties.fresh(*[1] * len(shape)) for shape in call.shapes]
+
+    def demands(self, call: Call, state: State) -> list[Demand]:
+        return []
+
+
+@dataclass(frozen=True)
+class Fills(Rule):
+    """One number at some positions beside those of a tensor, whose own numbers do not matter."""
+
+    def batch_axes(self, call: Call) -> list[int | None]:
+        [x] = call.inputs
+        if not x.batched or x.batch == call.layer.axis:
+            raise NotCovered(f"axis={call.layer.axis}, over samples")
+        return [x.batch]
+
+    def atoms(self, call: Call, ties: Atoms) -> list[np.ndarray]:
+        [x], axis = call.inputs, call.layer.axis
+        axis -= x.batched and axis > x.batch
+        return [x.atoms if x.atoms.shape[axis] == 1 else ties.fresh(*[1] * x.atoms.ndim)]
+
+    def constants(self, call: Call, state: State) -> list[np.ndarray]:
+        return [np.full([1] * len(call.shapes[0]), float(call.layer.number))]
 
     def demands(self, call: Call, state: State) -> list[Demand]:
         return []

@@ -92,8 +92,11 @@ class GoOn(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Go on, unless the training has failed."""
         self.on_epoch_begin(epoch)
-        if self._choice.groups.is_final:
-            self._choice.groups.clear()
+        groups = self._choice.groups
+        if groups.is_final:
+            groups.refresh(structured=False)
+            if not groups.are_clear():
+                groups.clear()
         if "nonfinite_weights" not in (logs or {}):
             self.model.stop_training = False
 
@@ -139,6 +142,10 @@ def is_log(x: Any) -> bool:
     return isinstance(x, list) and bool(x) and all(isinstance(each, (int, float, str, np.number)) for each in x)
 
 
+REPLACED = ("set_params", "on_train_begin", "on_train_end")
+"""Methods of callbacks that are others in a part of a training; those of a LambdaCallback are attributes of it."""
+
+
 class OneTraining:
     """Lets callbacks see several `fit` as one training of so many epochs, which begins and ends once.
 
@@ -175,14 +182,15 @@ class OneTraining:
         try:
             yield
         finally:
-            for each in self._callbacks:
-                for name in ("set_params", "on_train_begin", "on_train_end"):
+            for each, before in zip(self._callbacks, self._before):
+                for name in REPLACED:
                     vars(each).pop(name, None)
+                vars(each).update({name: before[name] for name in REPLACED if name in before})
 
-    def end(self) -> None:
+    def end(self, logs: dict[str, Any]) -> None:
         """Tell the callbacks that the training has ended, if that was before its last epoch."""
         for each in self._callbacks if self._before is not None and not self._has_ended else ():
-            each.on_train_end()
+            each.on_train_end(logs)
 
 
 def _set_params(callback: keras.callbacks.Callback, epochs: int, params: dict[str, Any]) -> None:

@@ -166,7 +166,7 @@ def compress(
             data, arguments, own, chooser, model, distillation or 0.0, metric, multiple_of, epochs, listed, how,
             None if directory is None else Path(directory), fit_arguments, shrink, without_decay(own, model), of_file,
         )  # fmt: skip
-        coupled_groups(whole)  # refuses a model without any
+        coupled_groups(whole, parts=recipe.PARTS)  # refuses a model without any
         check_steps(model, whole, next(data.batches(1)), run.compile_to_choose, run.compile_to_use)
         run.compile_to_use(whole)
         begun = {"before": scored(whole, data), "is_trained": recipe.is_trained(whole, data)}
@@ -195,7 +195,7 @@ def compress(
                 limit = Limit(run, score, before, accuracy_loss)
                 small = smallest_that_holds(run, whole, limit)
                 after = limit.scores
-            run.training.end()
+            run.training.end(after)
             run.compile_to_use(small)
     if is_trained and score.is_far_below(before, after):
         warnings.warn(

@@ -115,7 +115,8 @@ def _wrapped(optimizer: Any, inner: Any) -> Any:
     if innermost(optimizer) is optimizer:
         return inner
     if isinstance(optimizer, keras.optimizers.LossScaleOptimizer):
-        return keras.optimizers.LossScaleOptimizer(inner, dynamic_growth_steps=optimizer.dynamic_growth_steps)
+        scaling = {key: getattr(optimizer, key) for key in ("initial_scale", "dynamic_growth_steps")}
+        return keras.optimizers.LossScaleOptimizer(inner, **scaling)
     raise NoCounterpartError(
         "`compress` trains with one optimizer, at most inside of a LossScaleOptimizer. "
         f"Received: {type(optimizer).__name__}"

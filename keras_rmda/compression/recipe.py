@@ -20,7 +20,8 @@ BEGIN = 0.4
 
 STRENGTH, OPEN = 1e-6, 2.0**-60
 """Of the group lasso while groups are chosen, and the factor of it for groups that are not: what is chosen is kept at
-zero by the proximal map, and nothing else is penalized, so that steps do not depend on norms of groups."""
+zero by the proximal map, and nothing else is penalized, so that steps do not depend on norms of groups. Scores do not
+tell a factor of 1 from this one."""
 
 PARTS = "all"
 """Which weights of channels form a group: those that make them, and those that read them."""

@@ -218,7 +218,8 @@ class Run:
     ) -> None:
         folder = self._folder(name)
         kept = [] if folder is None else [BackupAndRestore(folder, delete_checkpoint=False)]
-        listed = [*callbacks, *kept, *behind]
+        # Keras returns the last History, which would be one of the user's, of all parts.
+        listed = [*callbacks, *kept, *behind, keras.callbacks.History()]
         with self.training.part(last), momenta(model, FOLLOWS):
             found = self.data.fit(
                 model, epochs=last, initial_epoch=first, verbose=0, callbacks=listed, **self.fit_arguments

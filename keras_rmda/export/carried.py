@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_rmda.platform import lite, tfmot
 
@@ -38,6 +39,10 @@ class Carried:
         floats: for each output whether it holds floats.
         rounds: whether it rounds them, where rounding is trained.
         weights: of tf_keras, by the `id` of Keras's: those of calls before, which it shares; gets those of this one.
+
+    Attributes:
+        moves: whether it makes no numbers of its own. TensorFlow Lite moves numbers at the scale that they have. The
+            first call in float tells.
     """
 
     def __init__(
@@ -51,6 +56,7 @@ class Carried:
     ):
         self.function, self.arguments, self.keywords = function, arguments, keywords
         self.floats, self.rounds = floats, rounds
+        self.moves: bool | None = None
         self.is_other = not lite.is_float32(function)
         self.variables = list(getattr(function, "variables", []))
         for variable in self.variables:
@@ -125,8 +131,9 @@ def carrier() -> type:
                 if len(weight.shape) > 1 and weight.dtype.is_floating:
                     ranges = of_kernels.build(weight.shape, f"kernel_{number}", self)
                     self.quantizers.kernels[number] = functools.partial(of_kernels, weights=ranges)
+            keeps = self.carried.moves or type(self.carried.function).__name__ in AVERAGES
             for number, is_float in enumerate(self.carried.floats):
-                if is_float and type(self.carried.function).__name__ not in AVERAGES:
+                if is_float and not keeps:
                     ranges = of_outputs.build(None, f"output_{number}", self)
                     self.quantizers.outputs[number] = functools.partial(of_outputs, weights=ranges)
 
@@ -141,6 +148,8 @@ def carrier() -> type:
             for number, (weight, value) in enumerate(zip(self.shared, after)):
                 if is_training and not weight.trainable and number not in self.quantizers.kernels:
                     weight.assign(value)
+            if self.carried.moves is None and tf.executing_eagerly():
+                self.carried.moves = only_moves(given, computed)
             outputs = rounded([tf.identity(y) for y in computed], self.quantizers.outputs, is_training)
             for y, without_mask in zip(computed, outputs):
                 tfmot.hide_mask(y, without_mask)
@@ -150,6 +159,16 @@ def carrier() -> type:
             return super().get_config() | {"carried": self.carried, "rounds": self.rounds}
 
     return Carrier
+
+
+def only_moves(given: list, computed: list) -> bool:
+    """Return whether all numbers that a function computes are those of one tensor, or all of these and zeros."""
+    inputs, outputs = ([np.asarray(x) for x in tensors if x.dtype.is_floating] for tensors in (given, computed))
+    if len(inputs) != 1 or not outputs:
+        return False
+    found = np.concatenate([y.reshape(-1) for y in outputs])
+    new = found[~np.isin(found, inputs[0])]
+    return new.size == 0 or (not new.any() and bool(np.isin(inputs[0], found).all()))
 
 
 def rounded(tensors: list, quantizers: dict[int, Callable], is_training: bool) -> list:

@@ -136,16 +136,16 @@ def compared(
         made: of the model.
     """
     samples = spread(samples, CHECKED)
+    expected = expected_of(model, samples, made)
     try:
         file = Interpreter.of(content)
-    except ValueError as error:
+        batches = [file.predict(batch) for batch in alike(samples)]
+    except (ValueError, RuntimeError) as error:
         raise RuntimeError(
             f"LiteRT cannot run what the converter made of the model {model.name!r}. Take another `quantization`, "
             "`sparse=False`, or data on which no output is constant. Nothing was written. "
-            f"({checks.first_line(error.__cause__)})"
+            f"({checks.first_line(error.__cause__ or error)})"
         ) from error
-    expected = expected_of(model, samples, made)
-    batches = [file.predict(batch) for batch in alike(samples)]
     values = [[y[name] if isinstance(y, dict) else y for y in batches] for name in made.outputs]
     classes = are_classes(model, found)
     outputs = {

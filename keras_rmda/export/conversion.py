@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import math
+import functools
 import os
 import pickle
 import runpy
@@ -15,11 +15,13 @@ from typing import Any
 CALIBRATED = ("int8", "int16x8")
 """What the quantizer needs samples for."""
 
-FLOAT32, LIMITS = 0, (55, 57)
-"""Numbers of the schema: of a type, and of the operators for the larger and the smaller of two."""
+FLOAT32 = 0
+"""The number of a type in the schema."""
 
 
-def converted(source: Any, quantization: str | None, samples: list, sparse: bool, int8_io: bool) -> bytes:
+def converted(
+    source: Any, quantization: str | None, samples: list, sparse: bool, int8_io: bool, in_float: tuple[str, ...] = ()
+) -> bytes:
     """Return what the converter makes of a graph.
 
     Args:
@@ -27,6 +29,7 @@ def converted(source: Any, quantization: str | None, samples: list, sparse: bool
         quantization, sparse, int8_io: see `export_tflite`.
         samples: for the calibration: lists of arrays in the order of inputs, or for a saved model one array for each
             name.
+        in_float: names of operators that shall not compute in integers.
     """
     import tensorflow as tf
 
@@ -49,13 +52,13 @@ def converted(source: Any, quantization: str | None, samples: list, sparse: bool
             ]
     if int8_io:
         converter.inference_input_type = converter.inference_output_type = tf.int8
-    with true_ranges():
+    with true_ranges(quantization), without_integers(in_float):
         return converter.convert()
 
 
 @contextlib.contextmanager
-def true_ranges() -> Iterator[None]:
-    """Let the calibrator see all numbers as they are.
+def true_ranges(quantization: str | None) -> Iterator[None]:
+    """Let the calibrator see all numbers as they are, and the quantizer leave in float what int8 has no steps for.
 
     LiteRT writes the output of a sum or product over an input that nothing else reads, and the calibrator looks at
     inputs again behind an operator: a small number got the range of the large one that it became. What a model hands
@@ -63,19 +66,24 @@ def true_ranges() -> Iterator[None]:
     """
     from tensorflow.lite.python.optimize.calibrator import Calibrator
 
-    flat = runpy.run_path(str(Path(__file__).with_name("flat.py")))  # another process loads no package
+    beside = Path(__file__).with_name  # another process loads no package
+    flat, ranges = (runpy.run_path(str(beside(name))) for name in ("flat.py", "ranges.py"))
+    read, written, of = flat["read"], flat["written"], ranges["Ranges"]
     before = Calibrator.calibrate
 
     def calibrate(calibrator: Calibrator, samples: Any) -> bytes:
-        model = flat["read"](calibrator._model_content)
+        model = read(calibrator._model_content)
         graph = model.subgraphs[0]
         outputs = graph.outputs
-        made = {int(k) for each in graph.operators for k in each.outputs if graph.tensors[k].type == FLOAT32}
+        made = {k for k in of(model).makers if graph.tensors[k].type == FLOAT32}
         graph.outputs = [*outputs, *sorted(made - {int(k) for k in outputs})]
-        result = flat["read"](before(Calibrator(flat["written"](model)), samples))
+        result = read(before(Calibrator(written(model)), samples))
         result.subgraphs[0].outputs = outputs
-        check_ranges(result)
-        return flat["written"](result)
+        found = of(result)
+        found.check()
+        if quantization == "int8":
+            found.leave_in_float()
+        return written(result)
 
     Calibrator.calibrate = calibrate
     try:
@@ -84,41 +92,17 @@ def true_ranges() -> Iterator[None]:
         Calibrator.calibrate = before
 
 
-def check_ranges(model: Any) -> None:
-    """Give what is infinite the range to which it is limited; raise `RuntimeError` where nothing limits it.
+@contextlib.contextmanager
+def without_integers(operators: tuple[str, ...]) -> Iterator[None]:
+    """Let the quantizer leave operators in float; the converter does not hand on which."""
+    from tensorflow.lite.python import lite
 
-    The quantizer ends the process.
-    """
-    graph = model.subgraphs[0]
-    readers: dict[int, list] = {}
-    for each in graph.operators:
-        for k in each.inputs:
-            readers.setdefault(int(k), []).append(each)
-    for number, tensor in enumerate(graph.tensors):
-        if is_finite(tensor):
-            continue
-        found = [each for each in readers.get(number, []) if code_of(model, each) in LIMITS]
-        limited = [graph.tensors[each.outputs[0]] for each in found]
-        if not limited or len(found) < len(readers[number]) or not all(map(is_finite, limited)):
-            raise RuntimeError(
-                "it computes infinite numbers of the representative data, which integers are not. Keep them finite: "
-                "add a small number before a division, a root or a logarithm, or limit what comes out."
-            )
-        ranges = limited[0].quantization
-        tensor.quantization.min, tensor.quantization.max = ranges.min, ranges.max
-
-
-def is_finite(tensor: Any) -> bool:
-    """Return whether the range of a tensor is, if it has one."""
-    found = tensor.quantization
-    ranges = [] if found is None else [x for x in (found.min, found.max) if x is not None]
-    return all(math.isfinite(float(n)) for x in ranges for n in x)
-
-
-def code_of(model: Any, operator: Any) -> int:
-    """Return the number of an operator's kind in the schema."""
-    code = model.operatorCodes[operator.opcodeIndex]
-    return max(code.builtinCode, code.deprecatedBuiltinCode)
+    before = lite._mlir_quantize
+    lite._mlir_quantize = functools.partial(before, denylisted_ops=list(operators) or None)
+    try:
+        yield
+    finally:
+        lite._mlir_quantize = before
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from keras_rmda.export.conversion import CALIBRATED, converted
 from keras_rmda.export.fitness import OTHERWISE
 from keras_rmda.export.prepared import Prepared
 from keras_rmda.export.signature import signed
+from keras_rmda.export.types import FLOATS_ONLY
 from keras_rmda.platform import checks, compat, files
 
 PROGRAM = Path(__file__).with_name("conversion.py")
@@ -29,12 +30,13 @@ def convert(
     samples: list[dict[str, np.ndarray]],
     sparse: bool = False,
     int8_io: bool = False,
+    micro: bool = False,
 ) -> bytes:
     """Return the file's content.
 
     Args:
         model: what to convert.
-        quantization, sparse, int8_io: see `export_tflite`.
+        quantization, sparse, int8_io, micro: see `export_tflite`.
         samples: of one sample each, by the name of the input.
 
     Raises:
@@ -42,7 +44,7 @@ def convert(
         OSError: if a disk is full.
     """
     given = batches(model, samples) if quantization in CALIBRATED else []
-    options = (quantization, given, sparse, int8_io)
+    options = (quantization, given, sparse, int8_io, FLOATS_ONLY if micro else ())
     try:
         if model.may_crash:
             content = converted_apart(model, options)

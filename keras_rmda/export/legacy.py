@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,6 +52,14 @@ def as_tf_keras(model: keras.Model, alone: Sequence[str] = ()) -> Any:
         raise Unsupported(f"Quantization-aware training cannot have these layers: {listed}")
     result = legacy.Model(inputs, outputs if len(outputs) > 1 else outputs[0], name=model.name)
     verify(model, result)
+    tied = [v.path for v in model.trainable_variables if writer.copies[id(v)] + (id(v) in writer.weights) > 1]
+    if tied and not alone:
+        warnings.warn(
+            f"Several layers use the weights {tied}. In the result each has its own, with the same values: training it "
+            "makes them differ, and a file holds all of them.",
+            checks.SparsityWarning,
+            stacklevel=3,
+        )
     return result
 
 
@@ -59,7 +69,8 @@ class Writer:
     Attributes:
         made: by the `id` of a layer or operation, what stands for it.
         names: those taken.
-        weights: of tf_keras, by the `id` of Keras's.
+        weights: of tf_keras, by the `id` of Keras's, which all layers that carry one share.
+        copies: by the `id` of a weight how many other layers have it.
         refused: by the name of a layer why it cannot be.
         in_float: by `id` the inputs, and what preprocessing makes of them, which stay in float.
         roundings: by the `id` of one of those, itself rounded.
@@ -70,6 +81,7 @@ class Writer:
         self.made: dict[int, list[Piece]] = {}
         self.names: set[str] = set()
         self.weights: dict[int, Any] = {}
+        self.copies: Counter[int] = Counter()
         self.refused: dict[str, str] = {}
         self.in_float: dict[int, Any] = {}
         self.roundings: dict[int, Any] = {}
@@ -99,8 +111,9 @@ class Writer:
             return None
         if id(operation) not in self.made:
             self.made[id(operation)] = pieces(
-                operation, self.names, operation.name in self.alone, len(tensors[0].shape)
+                operation, self.names, operation.name in self.alone, tuple(tensors[0].shape)
             )
+            self.copies.update(id(v) for v in getattr(operation, "variables", []) if self.made[id(operation)])
         if not self.made[id(operation)]:
             return None
         inputs = tfmot.tf_keras().layers.InputLayer  # TensorFlow Model Optimization rounds these itself
@@ -147,6 +160,7 @@ class Writer:
         if id(x) not in self.roundings:
             name = graphs.unused(f"{x.node.layer.name}_rounded", self.names)
             same = Carried(lambda x: x, (Slot(),), {}, [True], True, self.weights)
+            same.moves = False  # it is there to round
             self.roundings[id(x)] = carrier()(same, name=name)(x)
         return self.roundings[id(x)]
 

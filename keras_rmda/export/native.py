@@ -55,7 +55,7 @@ class Piece:
     name: str = ""
 
 
-def pieces(operation: Any, names: set[str], is_alone: bool, axes: int) -> list[Piece]:
+def pieces(operation: Any, names: set[str], is_alone: bool, shape: tuple[int | None, ...]) -> list[Piece]:
     """Return what stands for a layer or operation of Keras, one after the other; nothing if there is no such.
 
     Args:
@@ -63,7 +63,7 @@ def pieces(operation: Any, names: set[str], is_alone: bool, axes: int) -> list[P
         names: those taken; gets those of the layers.
         is_alone: whether a batch normalization gets a convolution before it that hands on what it gets, with which it
             becomes one in a file.
-        axes: of its input.
+        shape: of its input.
     """
     legacy, name, kind = tfmot.tf_keras().layers, operation.name, type(operation).__name__
     if not isinstance(operation, keras.Layer):
@@ -77,7 +77,7 @@ def pieces(operation: Any, names: set[str], is_alone: bool, axes: int) -> list[P
     weights = [keras.ops.convert_to_numpy(v).astype("float32") for v in operation.weights]
     try:
         config = legacy_config(operation, {} if function is None else {"activation": known or "linear"})
-        found = layers_of_kind(operation, config, weights, is_alone, axes)
+        found = layers_of_kind(operation, config, weights, is_alone, shape)
     except Exception:  # tf_keras raises many types where arguments mean something else to it
         return []
     if not found:
@@ -91,7 +91,7 @@ def pieces(operation: Any, names: set[str], is_alone: bool, axes: int) -> list[P
 
 
 def layers_of_kind(
-    operation: Any, config: dict[str, Any], weights: list[np.ndarray], is_alone: bool, axes: int
+    operation: Any, config: dict[str, Any], weights: list[np.ndarray], is_alone: bool, shape: tuple[int | None, ...]
 ) -> list[tuple[Any, list]]:
     """Return layers of tf_keras, each with its weights, that compute what a layer of Keras of a configuration does."""
     legacy, kind = tfmot.tf_keras().layers, type(operation).__name__
@@ -99,12 +99,15 @@ def layers_of_kind(
         depthwise = legacy.DepthwiseConv2D(use_bias=False, **{key: config[key] for key in DEPTHWISE})
         pointwise = legacy.Conv2D(kernel_size=1, **{key: config[key] for key in POINTWISE})
         return [(depthwise, weights[:1]), (pointwise, weights[1:])]
+    if kind == "Reshape":  # tf_keras leaves a size to TensorFlow, whose converter does not find it for an open batch
+        ends = operation.compute_output_shape(shape)[1:]
+        config["target_shape"] = [-1 if n is None else n for n in ends]
     layer = getattr(legacy, kind).from_config(config)
     if kind != "BatchNormalization":
         return [(layer, weights)] if tfmot.can_quantize(layer) else []
     if not is_alone:
         return [(layer, weights)]
-    if axes != 4 or operation.axis not in (-1, 3):
+    if len(shape) != 4 or operation.axis not in (-1, 3):
         return []
     same = legacy.DepthwiseConv2D(1, use_bias=False, trainable=False)
     return [(same, [np.ones((1, 1, len(weights[0]), 1), "float32")]), (layer, weights)]

@@ -93,7 +93,7 @@ def prepared(
         names: of its inputs.
         batch: the size to fix; None to leave it open if possible.
         unroll: whether to write loops over time out, where the number of steps is known.
-        rounded: "int8" or "int16" where its numbers become such integers.
+        rounded: "int8" or "int16" where its numbers become such integers; "aware" where they have trained so.
         shapes: of a sample, for each input, to fix open sizes; None to leave them open.
 
     Raises:
@@ -202,7 +202,7 @@ def traced(
         model: the model.
         batch: the number of samples; None for the model's.
         unroll: whether to write loops over time out.
-        rounded: "int8" or "int16" where its numbers become such integers.
+        rounded: "int8" or "int16" where its numbers become such integers; "aware" where they have trained so.
         shapes: of a sample, for each input; None for those of the model, which may be open.
     """
     import tensorflow as tf

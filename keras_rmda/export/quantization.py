@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from collections import Counter
 from typing import Any
 
 import keras
@@ -13,8 +11,7 @@ from keras_rmda.export.carried import AVERAGES, carrier
 from keras_rmda.export.legacy import as_tf_keras
 from keras_rmda.export.prepared import output_names
 from keras_rmda.export.samples import check_numbers, first_samples
-from keras_rmda.platform import checks, compat, finite, graphs, tfmot
-from keras_rmda.platform.tracing.weights import own_variables
+from keras_rmda.platform import checks, finite, graphs, tfmot
 from keras_rmda.structure import strip
 
 BATCH_SIZE = 32
@@ -64,7 +61,6 @@ def quantization_aware(model: keras.Model, representative_data: Any = None) -> A
     check_numbers(model)
     finite.check_finite(model)
     small = strip(model)
-    warn_of_untied(small)
     model = model if graphs.has_graph(model) else small  # a subclassed model gets inputs with names
     samples = None if representative_data is None else first_samples(model, representative_data)
     legacy = as_tf_keras(small)
@@ -86,19 +82,6 @@ def quantization_aware(model: keras.Model, representative_data: Any = None) -> A
     if isinstance(graphs.functional(small).output, dict):  # by whose keys a file and targets name them
         result.output_names = output_names(small)
     return result
-
-
-def warn_of_untied(model: keras.Model) -> None:
-    """Say which weights are in several layers, and are trained apart in the result."""
-    counts = Counter(id(v) for layer in compat.layers_of(model) for v in own_variables(layer))
-    tied = [v.path for v in model.trainable_variables if counts[id(v)] > 1]
-    if tied:
-        warnings.warn(
-            f"Several layers use the weights {tied}. In the result each has its own, with the same values: training it "
-            "makes them differ, and a file holds all of them.",
-            checks.SparsityWarning,
-            stacklevel=3,
-        )
 
 
 def prepared(optimization: Any, model: Any) -> Any:

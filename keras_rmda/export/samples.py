@@ -51,6 +51,17 @@ def check_numbers(model: Any) -> None:
             )
 
 
+def check_batches(model: Any) -> None:
+    """Raise `ValueError` if the inputs of a model have batches of different sizes: a file takes samples of all."""
+    sizes = [t.shape[0] for t in model.inputs if len(t.shape) and t.shape[0] is not None]
+    if len(set(sizes)) > 1:
+        shapes = ", ".join(f"keras.Input({tuple(t.shape)})" for t in model.inputs)
+        raise ValueError(
+            f"The inputs {[t.name for t in model.inputs]} of the model {model.name!r} take {sizes} samples at once, "
+            f"and a file as many of each. Give all an axis of samples in front of these: {shapes}."
+        )
+
+
 def first_samples(model: keras.Model, data: Any) -> list[dict[str, np.ndarray]]:
     """Return the first 200 samples at most."""
     return [sample for _, sample in zip(range(SAMPLES), representative_samples(model, data))]

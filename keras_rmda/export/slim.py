@@ -40,6 +40,7 @@ def slimmed(content: bytes) -> bytes:
         tensors = model.subgraphs[signature.subgraphIndex].tensors
         for each in [*(signature.inputs or ()), *(signature.outputs or ())]:
             tensors[each.tensorIndex].name = each.name
+    renew_selections(model)
     put_in_order(model)
     share_buffers(model)
     return written(model, len(content))
@@ -50,6 +51,29 @@ def slim_quantization(parameters: Any) -> Any:
     parameters.min = parameters.max = None
     has_scales = parameters.scale is not None and len(parameters.scale) > 0
     return parameters if has_scales or parameters.details is not None else None
+
+
+def renew_selections(model: Any) -> None:
+    """Let selections of tensors of one shape be of the newer kind, which microcontrollers have alone."""
+    from ai_edge_litert import schema_py_generated as schema
+
+    kinds = schema.BuiltinOperator
+    codes = {k for k, each in enumerate(model.operatorCodes) if each.builtinCode == kinds.SELECT}
+    found = [(graph, each) for graph in model.subgraphs for each in graph.operators or () if each.opcodeIndex in codes]
+    if not all(len({shape_of(graph, k) for k in each.inputs}) == 1 for graph, each in found):
+        return
+    for k in codes:
+        code = model.operatorCodes[k]
+        code.builtinCode, code.deprecatedBuiltinCode = kinds.SELECT_V2, kinds.SELECT_V2
+    for _, each in found:
+        each.builtinOptions, each.builtinOptionsType = schema.SelectV2OptionsT(), schema.BuiltinOptions.SelectV2Options
+
+
+def shape_of(graph: Any, number: int) -> tuple[int, ...]:
+    """Return the shape of a tensor; open axes are negative."""
+    tensor = graph.tensors[number]
+    shape = tensor.shapeSignature if tensor.shapeSignature is not None else tensor.shape
+    return () if shape is None else tuple(map(int, shape))
 
 
 def put_in_order(model: Any) -> None:

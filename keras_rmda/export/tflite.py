@@ -25,7 +25,7 @@ from keras_rmda.export.differences import warn_of_differences
 from keras_rmda.export.fitness import advice
 from keras_rmda.export.prepared import prepared, stripped
 from keras_rmda.export.progress import progress
-from keras_rmda.export.samples import check_numbers, first_samples
+from keras_rmda.export.samples import check_batches, check_numbers, first_samples
 from keras_rmda.export.slim import slimmed
 from keras_rmda.optimizers.models import warn_of_hidden_zeros
 from keras_rmda.platform import checks, files, finite, graphs, tfmot
@@ -148,6 +148,7 @@ def export_tflite(
             "`model` must be a built Keras model with known inputs; a subclassed one has them with `strip=True` only. "
             f"Received: model={model!r}"
         )
+    check_batches(model)
     if int8_io and quantization != "int8":
         raise ValueError(f'`int8_io` goes with quantization="int8". Received: quantization={quantization!r}')
     if micro and (quantization in ("float16", "dynamic") or sparse or batch not in (None, 1)):
@@ -184,7 +185,7 @@ def export_tflite(
         say("cutting out what cannot matter")
         exported = stripped(model, samples if is_open else []) if strip and not aware else model
         say("making a graph")
-        rounded = None if aware else ROUNDED.get(quantization)
+        rounded = "aware" if aware else ROUNDED.get(quantization)
         how = (1 if micro else batch, micro or quantization in CALIBRATED, rounded)
         shapes = one_shape(model, samples) if is_open and used else None
         made = prepared(exported, names, *how, shapes if micro else None)
@@ -192,7 +193,7 @@ def export_tflite(
             made = prepared(exported, names, *how, shapes)
         say("converting, in a process of its own" if made.may_crash else "converting")
         calibration = [] if aware else samples  # what has no range there has trained in float
-        content = slimmed(convert(made, quantization, calibration, sparse, int8_io))
+        content = slimmed(convert(made, quantization, calibration, sparse, int8_io, micro))
         found = parsed(content, path)
         divides = quantization in CALIBRATED and "DIV" in found.operator_counts  # by what may be 0 among integers
         if made.is_tried or quantization == "int16x8" or divides:

@@ -120,6 +120,9 @@ the others, or ends the process, or computes something else: a convolution of IN
 which it has, are not here: loops over time that return sequences become something else, or have no end.
 """
 
+FLOATS_ONLY = tuple(name for name, types in TYPES.items() if "f" in types and "b" not in types)
+"""Operators that TFLM has for floats and not for INT8."""
+
 AXES = {"BROADCAST_TO": 5, "PRELU": 4, "SLICE": 5, "STRIDED_SLICE": 4, "TRANSPOSE": 5}
 """The most axes of tensors, found in the same way; the others take 6."""
 

@@ -14,16 +14,25 @@ from typing import Any
 import keras
 from keras.src.layers.merging.base_merge import Merge
 from keras.src.ops.numpy import Einsum
+from keras.src.ops.operation import Operation
 
 
-def known_sizes(declared: keras.KerasTensor, made: keras.KerasTensor) -> keras.KerasTensor:
-    """Return a declared output with the sizes that its layer leaves open and its code does not.
+def claims_more(declared: keras.KerasTensor, made: keras.KerasTensor) -> bool:
+    """Return whether a layer declares a size that its code leaves open."""
+    return any(m is None is not n for n, m in zip(declared.shape[1:], made.shape[1:]))
 
-    The first axis is open where either says so: a leaf of a graph has one sample and says that it has all.
+
+def known_sizes(declared: keras.KerasTensor, made: keras.KerasTensor, run: Any = None) -> keras.KerasTensor:
+    """Return a declared output with the sizes that the code of its layer does not leave open.
+
+    The first axis is open where either says so: a leaf of a graph has one sample and says that it has all. Others are
+    where a run at numbers, if there is one, has made something else than what is declared.
     """
     if len(declared.shape) != len(made.shape):
-        return declared
-    inner = [m if n is None else n for n, m in zip(declared.shape[1:], made.shape[1:])]
+        return made
+    inner = [n if m is None else m for n, m in zip(declared.shape[1:], made.shape[1:])]
+    if run is not None:
+        inner = [n if n == m else None for n, m in zip(inner, run.shape[1:], strict=True)]
     first = [None] if None in (*declared.shape[:1], *made.shape[:1]) else declared.shape[:1]
     return keras.KerasTensor((*first, *inner), dtype=declared.dtype)
 
@@ -62,6 +71,36 @@ def densified(outputs: list, arguments: Any) -> None:
     if not any(getattr(x, "sparse", False) for x in keras.tree.flatten(arguments)):
         for x in outputs:
             x._sparse = False
+
+
+def as_keras_declares(tensor: keras.KerasTensor) -> keras.KerasTensor:
+    """Return a symbolic tensor of a graph as Keras alone declares it: what `densified` has changed is sparse."""
+    known: dict[int, keras.KerasTensor] = {}
+    like = lambda x: known.get(id(x), x)  # noqa: E731
+    waiting = [tensor]
+    while waiting:
+        x = waiting[-1]
+        operation, index, number = getattr(x, "_keras_history", None) or (None, 0, 0)
+        if id(x) in known or not _hands_on(operation):
+            known.setdefault(id(x), x)
+            waiting.pop()
+            continue
+        node = operation._inbound_nodes[index]
+        missing = [each for each in node.input_tensors if id(each) not in known]
+        if not missing:
+            arguments, named = keras.tree.map_structure(like, (node.arguments.args, node.arguments.kwargs))
+            known[id(x)] = keras.tree.flatten(operation.compute_output_spec(*arguments, **named))[number]
+        waiting += missing
+    return keras.KerasTensor(tensor.shape, dtype=tensor.dtype, sparse=known[id(tensor)].sparse)
+
+
+def _hands_on(operation: Any) -> bool:
+    """Return whether an operation of Keras may declare what it makes of a sparse tensor sparse."""
+    kind = type(operation)
+    if not isinstance(operation, Operation) or not kind.__module__.startswith("keras."):
+        return False
+    is_layer, is_model = isinstance(operation, keras.Layer), isinstance(operation, keras.Model)
+    return not is_model and (not is_layer or kind.compute_output_spec is not keras.Layer.compute_output_spec)
 
 
 METHODS = ((Merge, "compute_output_spec", of_all_samples), (Einsum, "symbolic_call", in_small_letters))

@@ -17,10 +17,10 @@ import keras
 from keras.src.ops.node import Node
 
 from keras_rmda.platform import runs
-from keras_rmda.platform.declared import declared_rightly, densified, known_sizes
+from keras_rmda.platform.declared import claims_more, declared_rightly, densified, known_sizes
 
 ADDING_LOSSES: weakref.WeakSet[keras.Layer] = weakref.WeakSet()
-"""Layers whose code has called `add_loss` while it was traced."""
+"""Layers whose code has called `add_loss` while it was traced: models that do so make steps of their own."""
 
 
 def declares_outputs(layer: Any) -> bool:
@@ -29,6 +29,42 @@ def declares_outputs(layer: Any) -> bool:
         return False
     names = ("compute_output_shape", "compute_output_spec")
     return isinstance(layer, keras.Layer) and any(getattr(type(layer), x) is not getattr(keras.Layer, x) for x in names)
+
+
+def made_by_code(layer: Any, arguments: tuple, keyword_arguments: dict) -> Any:
+    """Return symbolic tensors like what the code of a layer makes that declares its outputs; None if Keras is to tell.
+
+    An axis is as large as the layer declares, unless its code leaves it open and makes something else of numbers.
+    """
+    if not declares_outputs(layer):
+        return None
+    made = None
+    with contextlib.suppress(Exception):  # the code may not take the sizes that Keras tries
+        made = keras.src.backend.compute_output_spec(layer.call, *arguments, **keyword_arguments)
+    with contextlib.suppress(Exception):  # whatever the user's code raises
+        declared = layer.compute_output_spec(*arguments, **keyword_arguments)
+        if made is not None and len(keras.tree.flatten(made)) == len(keras.tree.flatten(declared)):
+            tensors, run = [keras.tree.flatten(declared), keras.tree.flatten(made)], None
+            if any(map(claims_more, *tensors)):
+                run = runs.outputs_of_numbers(layer, arguments, keyword_arguments)
+            tensors += [] if run is None else [keras.tree.flatten(run)]
+            made = keras.tree.pack_sequence_as(made, list(map(known_sizes, *tensors)))
+    return made
+
+
+def told(operation: Any, *arguments: Any, **keyword_arguments: Any) -> Any:
+    """Return symbolic tensors like what an operation of a graph makes, inside of `tolerant_symbols`."""
+    made = made_by_code(operation, arguments, keyword_arguments)
+    if made is None:
+        try:
+            made = operation.compute_output_spec(*arguments, **keyword_arguments)
+        except Exception:
+            is_code = isinstance(operation, keras.Layer) and not type(operation).__module__.startswith("keras.")
+            made = runs.outputs_of_numbers(operation, arguments, keyword_arguments) if is_code else None
+            if made is None:
+                raise
+    densified([x for x in keras.tree.flatten(made) if x is not None], (arguments, keyword_arguments))
+    return made
 
 
 @contextlib.contextmanager
@@ -49,14 +85,16 @@ def without_a_leak() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def tolerant_symbols(read: Callable[[keras.Variable], None] | None = None) -> Iterator[None]:
+def tolerant_symbols(
+    read: Callable[[keras.Variable], None] | None = None, losses: list | None = None
+) -> Iterator[None]:
     """Let code do with symbolic tensors what Keras 3.15 allows with numbers only, and tell which weights it reads.
 
     That is, index them by a slice or None that is in no tuple, give layers `training` by position, and None for what is
-    None by itself; and let layers return None beside tensors, as attention does for a cache that there is none of, and
-    something else than they declare (`declared.py`). `read` is called where the number of a weight is asked for
-    outside of the layers that the code calls; and there `x == y` is a tensor, as of numbers, and not False, and losses
-    are not added.
+    None by itself; and let layers return None beside tensors, as attention does for a cache that there is none of, or
+    sizes, and something else than they declare (`declared.py`). `read` is called where the number of a weight is asked
+    for outside of the layers that the code calls; and there `x == y` is a tensor, as of numbers, and not False, and
+    what `add_loss` is given goes into `losses`.
     """
     getitem, call, init = keras.KerasTensor.__getitem__, keras.Layer.__call__, Node.__init__
     value, symbolic_call = keras.Variable.value, keras.Layer.symbolic_call
@@ -79,15 +117,7 @@ def tolerant_symbols(read: Callable[[keras.Variable], None] | None = None) -> It
     def by_code(layer: keras.Layer, *arguments: Any, **keyword_arguments: Any) -> Any:
         if "compute_output_spec" in vars(layer):  # another context has told
             return symbolic_call(layer, *arguments, **keyword_arguments)
-        made = None
-        if declares_outputs(layer):
-            with contextlib.suppress(Exception):  # the code may not take the sizes that Keras tries
-                made = keras.src.backend.compute_output_spec(layer.call, *arguments, **keyword_arguments)
-            with contextlib.suppress(Exception):  # whatever the user's code raises
-                declared = layer.compute_output_spec(*arguments, **keyword_arguments)
-                if made is not None and len(keras.tree.flatten(made)) == len(keras.tree.flatten(declared)):
-                    made = keras.tree.map_structure(known_sizes, declared, made)
-        if made is None:
+        if (made := made_by_code(layer, arguments, keyword_arguments)) is None:
             try:
                 return symbolic_call(layer, *arguments, **keyword_arguments)
             except Exception:
@@ -100,7 +130,7 @@ def tolerant_symbols(read: Callable[[keras.Variable], None] | None = None) -> It
             del vars(layer)["compute_output_spec"]
 
     def without_none(node: Any, operation: Any, call_args: Any = None, call_kwargs: Any = None, outputs: Any = None):
-        outputs = [x for x in keras.tree.flatten(outputs) if x is not None]
+        outputs = [x for x in keras.tree.flatten(outputs) if x is not None and not isinstance(x, int | float)]
         densified(outputs, (call_args, call_kwargs))
         init(node, operation, call_args, call_kwargs, outputs)
 
@@ -113,9 +143,14 @@ def tolerant_symbols(read: Callable[[keras.Variable], None] | None = None) -> It
         is_plain = depth[0] or read is None or not (hasattr(y, "shape") or isinstance(y, int | float))
         return x is y if is_plain else keras.ops.equal(x, y)
 
+    def noted(layer: keras.Layer, loss: Any) -> None:
+        ADDING_LOSSES.add(layer)
+        if losses is not None and not depth[0]:  # layers inside add theirs themselves
+            losses.extend(keras.tree.flatten(loss))
+
     eq, add_loss = keras.KerasTensor.__eq__, keras.Layer.add_loss
     if read is not None:
-        keras.Layer.add_loss = lambda layer, loss: ADDING_LOSSES.add(layer)  # Keras takes no symbolic losses
+        keras.Layer.add_loss = noted  # Keras takes no symbolic losses
     keras.KerasTensor.__eq__ = equal
     keras.KerasTensor.__getitem__ = lambda x, key: getitem(x, key if isinstance(key, tuple | int) else (key,))
     keras.Layer.__call__, Node.__init__, keras.Layer.symbolic_call = by_name, without_none, by_code

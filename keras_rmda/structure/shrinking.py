@@ -15,7 +15,6 @@ from keras_rmda.optimizers.joint import NEVER_AGAIN
 from keras_rmda.optimizers.models import optimizers_of
 from keras_rmda.platform import checks, compat, finite, fitting, graphs
 from keras_rmda.platform.copying.saving import made_savable
-from keras_rmda.platform.tolerant import ADDING_LOSSES
 from keras_rmda.structure.decisions import ZEROS, Zeros, staying
 from keras_rmda.structure.folding import Folding
 from keras_rmda.structure.kept import Kept, as_number, random_states
@@ -60,8 +59,8 @@ def shrink(
         A new model, compiled as this one is, with new metrics.
 
     Raises:
-        ValueError: if the model is not compiled, makes steps of its own, or has losses by `add_loss` or of the
-            activities of channels that go; if nothing can go; and if the state of the optimizer cannot be cut, as that
+        ValueError: if the model is not compiled, makes steps of its own, or has losses of the activities of channels
+            that go; if nothing can go; and if the state of the optimizer cannot be cut, as that
             of Adafactor, or its steps are not those of a smaller weight, as Muon's.
         VerificationError: naming the first layer that differs, if outputs differ by more than rounding.
 
@@ -139,12 +138,6 @@ def check_losses(model: keras.Model, cut: Iterable[Site]) -> None:
                 f"The layer {site.name!r} has an `activity_regularizer`, which counts channels that would go: the loss "
                 "would be another one. Take the regularizer away, or keep the channels."
             )
-    lost = [each.name for each in compat.layers_of(model) if each in ADDING_LOSSES]
-    if lost:
-        raise ValueError(
-            f"The code of {lost} adds losses by `add_loss`, which would not be in the smaller model. Give them to "
-            "`compile`, or `strip` the model and train without them."
-        )
 
 
 def why_nothing_goes(model: keras.Model, graph: keras.Model) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import keras
@@ -12,7 +11,6 @@ from keras import ops
 from keras_rmda.channels.tensors import varying
 from keras_rmda.optimizers.models import warn_of_hidden_zeros
 from keras_rmda.platform import arithmetic, checks, compat, finite
-from keras_rmda.platform.tolerant import ADDING_LOSSES
 from keras_rmda.structure.folding import Folding, fold
 from keras_rmda.structure.liveness import Plan, plan
 from keras_rmda.structure.rebuilding import rebuilt_without
@@ -55,8 +53,8 @@ def strip(
     Returns:
         A new, uncompiled model with the same inputs and outputs, also when nothing can go. What was subclassed is
         Functional, and computes at training what the original does at inference wherever its code asks for `training`;
-        losses that code adds by `add_loss` are not in it, which a `SparsityWarning` says. Where the original is saved
-        and loaded, it is, too, with `import keras_rmda` if Keras alone cannot.
+        losses that code adds by `add_loss` stay. Where the original is saved and loaded, it is, too, with
+        `import keras_rmda` if Keras alone cannot.
 
     Raises:
         ValueError: if the model is not built, has no graph of layers or weights that are not finite, if an argument is
@@ -73,9 +71,7 @@ def strip(
     checks.whole("round_to", round_to, minimum=1)
     checks.truth("strict", strict)
     warn_of_hidden_zeros(model)
-    small = stripped(model, tolerance, inputs, round_to, strict)[0]
-    warn_of_lost_losses(model, small)
-    return small
+    return stripped(model, tolerance, inputs, round_to, strict)[0]
 
 
 def stripped(
@@ -100,9 +96,7 @@ def copied(model: keras.Model) -> keras.Model:
     Raises:
         ValueError, VerificationError: as `strip`.
     """
-    copy = copied_with_layers(model)[0]
-    warn_of_lost_losses(model, copy)
-    return copy
+    return copied_with_layers(model)[0]
 
 
 def copied_with_layers(model: keras.Model) -> tuple[keras.Model, dict[int, Any]]:
@@ -120,19 +114,6 @@ def copied_with_layers(model: keras.Model) -> tuple[keras.Model, dict[int, Any]]
 def meaningless(variable: Any) -> np.ndarray:
     """Return weights that say nothing: not zero, and no two alike."""
     return np.linspace(0.5, 1.5, int(np.prod(variable.shape))).reshape(variable.shape)
-
-
-def warn_of_lost_losses(model: keras.Model, small: keras.Model) -> None:
-    """Say which layers add losses by code that a stripped model does not have any more."""
-    kept = {type(layer) for layer in compat.layers_of(small)}
-    lost = [each.name for each in compat.layers_of(model) if each in ADDING_LOSSES and type(each) not in kept]
-    if lost:
-        warnings.warn(
-            f"The code of {lost} adds losses by `add_loss`, which are not in the stripped model: training it further "
-            "goes without them.",
-            checks.SparsityWarning,
-            stacklevel=3,
-        )
 
 
 def refuse_opaque(model: keras.Model, plan: Plan) -> None:

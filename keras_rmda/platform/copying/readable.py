@@ -14,6 +14,7 @@ from keras_rmda.platform.compat import layers_of
 from keras_rmda.platform.copying.copies import is_unknown
 from keras_rmda.platform.copying.functions import WRAPPERS
 from keras_rmda.platform.copying.likeness import are_alike, unlike
+from keras_rmda.platform.declared import as_keras_declares
 from keras_rmda.platform.graphs import is_raw_operation
 from keras_rmda.platform.runs import MADE
 from keras_rmda.platform.tolerant import declares_outputs
@@ -57,8 +58,10 @@ def unlike_when_read(layer: Any, read: Callable[[], Any], tolerant: bool) -> str
     with compat.without_a_trace(has_values=False), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of lambdas
         new = read()
-        if not tolerant and (declares_outputs(layer) or layer in MADE):  # Keras alone may not call it
-            are_made = all(_called(new, node) == len(node.output_tensors) for node in layer._inbound_nodes)
+        # Keras alone may not call it.
+        if not tolerant and (declares_outputs(layer) or layer in MADE or _gets_sparse(layer)):
+            nodes = layer._inbound_nodes
+            are_made = all(_called(new, node, as_keras_declares) == len(node.output_tensors) for node in nodes)
             return unlike(layer, new) if are_made else "outputs"
         if are_alike(layer, new):
             return None
@@ -66,12 +69,19 @@ def unlike_when_read(layer: Any, read: Callable[[], Any], tolerant: bool) -> str
         return unlike(layer, new)
 
 
-def _called(layer: Any, node: Any) -> int:
-    """Call a layer on symbols like those of a node; return how many it gives."""
+def _called(layer: Any, node: Any, like: Callable[[Any], Any] = lambda x: x) -> int:
+    """Call a layer on symbols like what `like` gives for those of a node; return how many it gives."""
     given = (node.arguments.args, node.arguments.kwargs)
-    arguments, keyword_arguments = keras.tree.map_structure(_symbol_like, given)
+    symbol = lambda x: _symbol_like(like(x)) if isinstance(x, keras.KerasTensor) else x  # noqa: E731
+    arguments, keyword_arguments = keras.tree.map_structure(symbol, given)
     return sum(y is not None for y in keras.tree.flatten(layer(*arguments, **keyword_arguments)))
 
 
 def _symbol_like(x: Any) -> Any:
-    return keras.Input(batch_shape=x.shape, dtype=x.dtype) if isinstance(x, keras.KerasTensor) else x
+    return keras.Input(batch_shape=x.shape, dtype=x.dtype, sparse=x.sparse)
+
+
+def _gets_sparse(layer: Any) -> bool:
+    """Return whether Keras alone would declare any tensor sparse that a layer gets, and that is not."""
+    given = [x for node in layer._inbound_nodes for x in node.input_tensors]
+    return any(as_keras_declares(x).sparse and not x.sparse for x in given)

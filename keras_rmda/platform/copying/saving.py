@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -42,7 +43,7 @@ from keras_rmda.platform.copying.parts import (
     taking_parts,
 )
 from keras_rmda.platform.copying.readable import is_read_by_keras, is_suspicious
-from keras_rmda.platform.tolerant import tolerant_symbols
+from keras_rmda.platform.tolerant import told, tolerant_symbols
 from keras_rmda.platform.tracing.weights import own_variables
 
 PART_OF_FILE = {
@@ -65,6 +66,10 @@ class Rebuilt(Functional):
         config, functions = _configured(self.operations, super().get_config)
         _tell_parts(self.operations, config["layers"])
         return config | {"ties": ties(self), "functions": functions}
+
+    def compute_output_spec(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
+        """Return symbolic tensors like the outputs, also where what a layer declares does not fit its calls."""
+        return outputs_like(self, inputs)
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> Rebuilt:
@@ -95,6 +100,10 @@ class RebuiltSequential(keras.Sequential):
         _tell_parts(self.layers, [each for each in config["layers"] if each["class_name"] != "InputLayer"])
         return config | {"functions": functions}
 
+    def compute_output_spec(self, inputs: Any, **keyword_arguments: Any) -> Any:
+        """Return symbolic tensors like the outputs, also where what a layer declares does not fit its calls."""
+        return outputs_like(self._functional, inputs)
+
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> RebuiltSequential:
         """Return the model."""
@@ -103,6 +112,12 @@ class RebuiltSequential(keras.Sequential):
             model = super().from_config(config, custom_objects)
         note_again(model.layers, named)
         return model
+
+
+def outputs_like(graph: Functional, inputs: Any) -> Any:
+    """Return symbolic tensors like what a graph makes of some of any shapes, by the code of its layers."""
+    with tolerant_symbols():
+        return graph._run_through_graph(inputs, operation_fn=lambda each: functools.partial(told, each))
 
 
 def _configured(operations: list, get_config: Callable[[], dict]) -> tuple[dict[str, Any], list[str]]:

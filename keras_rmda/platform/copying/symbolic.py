@@ -13,6 +13,7 @@ import keras
 
 from keras_rmda.platform import graphs
 from keras_rmda.platform.compat import layers_of
+from keras_rmda.platform.copying.occurring import Occurring, is_of_no_sample
 from keras_rmda.platform.graphs import has_graph, nodes
 from keras_rmda.platform.hidden import carried_by, mask_of, masks_behind
 from keras_rmda.platform.runs import first_calls
@@ -44,7 +45,8 @@ def as_graph(model: keras.Model, is_known: IsKnown) -> Iterator[keras.Model]:
     """
     with _forgetting_calls(model):
         graph = _graph_of(model)
-        yield _expanded(graph, is_known, is_of_samples=all(x.shape[:1] != (None,) for x in graph.inputs))
+        occurring = Occurring(graph)
+        yield _expanded(graph, is_known, occurring, all(x.shape[:1] != (None,) for x in graph.inputs))
 
 
 @contextlib.contextmanager
@@ -157,8 +159,10 @@ def innermost(model: keras.Model) -> keras.Layer:
     return next(filter(is_last, failed), model)
 
 
-def _expanded(model: keras.Model, is_known: IsKnown, is_of_samples: bool) -> keras.Model:
+def _expanded(model: keras.Model, is_known: IsKnown, occurring: Occurring, is_of_samples: bool) -> keras.Model:
     """Return a model in which the blocks of a model with a graph are models with graphs, and get what they take.
+
+    `occurring` tells the shapes of the tensors in it.
 
     Where the whole model takes any number of samples, a tensor whose first axis is of known size has none for them;
     `is_of_samples` is false there.
@@ -168,7 +172,9 @@ def _expanded(model: keras.Model, is_known: IsKnown, is_of_samples: bool) -> ker
     for node in _nodes_inside(model):
         read += node.input_tensors
         if graphs.is_inner_graph(node.operation):
-            is_fitted = is_fitted and graphs.is_fitted(node.operation, node.arguments.args, node.arguments.kwargs)
+            given = node.operation, node.arguments.args, node.arguments.kwargs
+            is_fitted = is_fitted and graphs.is_fitted(*given)
+            occurring.stand(graphs.inputs_of(node.operation), graphs.inputs_given(*given))
         if is_container(node.operation) or (_is_code(node.operation) and not is_known(node.operation)):
             calls.setdefault(id(node.operation), []).append(node)
     expansions = {}
@@ -177,9 +183,8 @@ def _expanded(model: keras.Model, is_known: IsKnown, is_of_samples: bool) -> ker
         """Return the graph of a block, on what it gets from the graphs of those before it: they may declare others."""
         if id(layer) in calls:
             try:
-                expansions[id(layer)] = _expanded(
-                    _traced(calls[id(layer)], given, is_of_samples, read), is_known, is_of_samples
-                )
+                graph = _traced(calls[id(layer)], given, is_of_samples, read, occurring)
+                expansions[id(layer)] = _expanded(graph, is_known, occurring, is_of_samples)
             except Untraceable as why:
                 UNTRACEABLE[layer] = str(why)
         return expansions.get(id(layer), layer)
@@ -216,7 +221,9 @@ def is_function(layer: Any) -> bool:
     return type(layer) in (keras.layers.Lambda, keras.layers.Activation)
 
 
-def _traced(calls: list, first: tuple[tuple, dict], is_of_samples: bool, read: list) -> keras.Model:
+def _traced(
+    calls: list, first: tuple[tuple, dict], is_of_samples: bool, read: list, occurring: Occurring
+) -> keras.Model:
     """Return the graph of a layer's code on these arguments of the first call, if all calls say the same.
 
     What a layer declares behind all that it makes is None, and must be none of the tensors that are `read`.
@@ -237,7 +244,13 @@ def _traced(calls: list, first: tuple[tuple, dict], is_of_samples: bool, read: l
         graph = graph_of(layer, arguments, keyword_arguments)
     else:
         masks = carried_by((arguments, keyword_arguments))
-        graph = traced(layer, arguments, keyword_arguments, masks, is_of_samples)
+        tensors = graphs.tensors_in((arguments, keyword_arguments))
+        is_odd = not is_of_samples and any(map(is_without_samples_in_front, tensors))
+        before = [[*graphs.tensors_in(each), *(x for x in carried_by(each) if x is not None)] for each in given]
+        sizes = lambda: occurring.sizes(before, is_odd)  # noqa: E731
+        graph = traced(layer, arguments, keyword_arguments, masks, is_of_samples, sizes, is_odd)
+        for each in before if len(before[0]) == len(graph.inputs) else ():  # else masks are known here only
+            occurring.stand(graph.inputs, each)
         if any(mask_of(y) is not None for node in calls for y in node.output_tensors):
             graph.masks_behind = functools.partial(_masks_behind, layer)
             graph.masks_behind(arguments, keyword_arguments, len(graph.outputs))
@@ -246,6 +259,11 @@ def _traced(calls: list, first: tuple[tuple, dict], is_of_samples: bool, read: l
     if made > declared or any(id(x) in surplus for x in read):
         raise Untraceable(f"it returns {made} tensors, and declares {declared}")
     return graph
+
+
+def is_without_samples_in_front(x: Any) -> bool:
+    """Return whether the first axis of a tensor may be none of samples in a model of any number of samples."""
+    return is_of_no_sample(x) if x.shape[:1] == (None,) else None in x.shape[1:]
 
 
 def _masks_behind(layer: keras.Layer, arguments: tuple, keyword_arguments: dict, count: int) -> list:

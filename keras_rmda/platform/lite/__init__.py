@@ -13,9 +13,10 @@ from typing import Any
 import keras
 from keras.src import backend
 from keras.src.ops import image
+from keras.src.utils import tf_utils
 
 from keras_rmda.platform import compat, graphs
-from keras_rmda.platform.lite import functions, stand_ins
+from keras_rmda.platform.lite import fourier, functions, stand_ins
 
 OTHER_FLOATS = ("float16", "bfloat16", "float64")
 """Types that TensorFlow Lite has few operators for."""
@@ -26,7 +27,8 @@ def tracing(unroll: bool, rounded: str | None = None) -> Iterator[list[int]]:
     """Let a graph consist of what TensorFlow Lite has, and TensorFlow Lite for Microcontrollers as far as possible.
 
     Loops over time are written out where `unroll` says so, and the steps of TimeDistributed computed as so many
-    samples. Single operations become others, also where numbers become "int8" or "int16", as `rounded` says.
+    samples. Single operations become others, also where numbers become "int8" or "int16", or have trained so ("aware"),
+    as `rounded` says.
 
     Gives:
         A list, which gets the number of steps of every loop that is written out.
@@ -39,9 +41,14 @@ def tracing(unroll: bool, rounded: str | None = None) -> Iterator[list[int]]:
         (backend, "rnn", lambda rnn: _written_out(rnn, unroll, unrolled)),
         (backend.numpy, "repeat", functions.repeated),
         (backend.math, "stft", functions.transformed),
+        (backend.math, "fft", fourier.of_complex),
+        (backend.math, "fft2", fourier.of_images),
+        (backend.math, "rfft", fourier.of_real),
+        (backend.math, "irfft", fourier.to_real),
         (backend.nn, "max_pool", functions.pooled),
         (backend.nn, "average_pool", functions.pooled),
         (keras.layers.TimeDistributed, "call", functions.at_once),
+        (tf_utils, "tf_encode_categorical_inputs", _refused),  # so that categories are ones, and not counted
         (tf, "reduce_any", functions.any_of),
         (tf, "unstack", functions.picked),
         (FuncGraph, "_create_op_internal", stand_ins.creating(rounded)),
@@ -116,6 +123,13 @@ def _missing(_: Callable) -> Callable:
         raise NotImplementedError
 
     return missing
+
+
+def _refused(_: Callable) -> Callable:
+    def refused(*arguments: Any, **keywords: Any) -> None:
+        raise ValueError
+
+    return refused
 
 
 def is_float32(model: Any) -> bool:

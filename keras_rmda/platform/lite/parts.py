@@ -73,6 +73,71 @@ def selection(condition: Any, x: Any, y: Any) -> Any:
     return tf.where(condition, x, y)
 
 
+def of_two(name: str) -> Callable:
+    """Return what takes one or the other of numbers that have trained with scales of their own.
+
+    The converter wants one scale for both and for what comes out. In float they need none.
+    """
+
+    def of_two(*inputs: Any) -> Any:
+        import tensorflow as tf
+
+        *condition, x, y = inputs
+        if not x.dtype.is_floating or any(tf.get_static_value(each) is not None for each in (x, y)):
+            return None
+        if is_apart(x) and is_apart(y):
+            return None
+        return getattr(tf, name)(*condition, *(each if is_apart(each) else apart(each) for each in (x, y)))
+
+    return of_two
+
+
+def divided(x: Any, y: Any) -> Any:
+    """Divide in float what has trained so: LiteRT fails at a divisor that is 0 among integers."""
+    return None if not x.dtype.is_floating or is_apart(y) else x / apart(y)
+
+
+def before_reshape(make: Callable) -> Callable:
+    """Return what computes of a product of rows before these are steps of a sequence again.
+
+    So a dense layer of sequences ends where it has trained to be rounded, and is one of integers. Between its product
+    and its bias there is no range.
+    """
+
+    def moved(x: Any, *others: Any, attributes: dict[str, Any]) -> Any:
+        import tensorflow as tf
+
+        if not symbolic(x) or x.op.type != "Reshape" or x.op.inputs[0].op.type not in DENSE:
+            return None
+        result = tf.reshape(make(x.op.inputs[0], *others, attributes), x.op.inputs[1])
+        result.set_shape(x.shape)
+        return result
+
+    return moved
+
+
+def biased(x: Any, bias: Any, attributes: dict[str, Any]) -> Any:
+    """Add a bias."""
+    import tensorflow as tf
+
+    return tf.nn.bias_add(x, bias)
+
+
+def cut_off(x: Any, attributes: dict[str, Any]) -> Any:
+    """Cut off negative numbers."""
+    import tensorflow as tf
+
+    return tf.nn.relu(x)
+
+
+def rounded(x: Any, low: Any, high: Any, attributes: dict[str, Any]) -> Any:
+    """Round as in training."""
+    import tensorflow as tf
+
+    how = {"num_bits": attributes["num_bits"].i, "narrow_range": attributes["narrow_range"].b}
+    return tf.quantization.fake_quant_with_min_max_vars(x, low, high, **how)
+
+
 def concatenated(*inputs: Any, attributes: dict[str, Any]) -> Any:
     """Let parts that are put together have ranges of their own; the last input is the axis."""
     import tensorflow as tf
@@ -161,3 +226,18 @@ INT8 = {
     "SelectV2": selection,
 }
 """What would cut off other numbers: the converter gives to what goes in the range of what comes out."""
+
+DENSE = ("BiasAdd", "MatMul", "Relu")
+"""Operations of a dense layer."""
+
+AWARE = {
+    "BiasAdd": before_reshape(biased),
+    "FakeQuantWithMinMaxVars": before_reshape(rounded),
+    "Maximum": of_two("maximum"),
+    "Minimum": of_two("minimum"),
+    "RealDiv": divided,
+    "Relu": before_reshape(cut_off),
+    "Select": of_two("where"),
+    "SelectV2": of_two("where"),
+}
+"""What becomes another in a model that has trained with rounding."""

@@ -9,16 +9,16 @@ from collections.abc import Callable
 from typing import Any
 
 from keras_rmda.platform.lite.integers import INT16, ROUNDED
-from keras_rmda.platform.lite.parts import INT8, negative
+from keras_rmda.platform.lite.parts import AWARE, INT8, negative
 
 
 def creating(rounded: str | None) -> Callable[[Callable], Callable]:
     """Return what makes of the method by which a graph creates operations one that takes others in their place.
 
     Args:
-        rounded: "int8" or "int16" where numbers become such integers, None elsewhere.
+        rounded: "int8" or "int16" where numbers become such integers, "aware" where they have trained so; None.
     """
-    table = ALWAYS | (ROUNDED if rounded else {}) | {"int8": INT8, "int16": INT16}.get(rounded, {})
+    table = ALWAYS | {"int8": ROUNDED | INT8, "int16": ROUNDED | INT16, "aware": AWARE}.get(rounded, {})
 
     def make(create: Callable) -> Callable:
         def created(graph: Any, kind: str, inputs: Any, *arguments: Any, **keywords: Any) -> Any:
@@ -113,7 +113,9 @@ def one_hot(indices: Any, depth: Any, on: Any, off: Any, attributes: dict[str, A
     return tf.cast(chosen, on.dtype) if ends == [1, 0] else tf.where(tf.cast(chosen, "bool"), on, off)
 
 
-WITH_ATTRIBUTES = ("Cast", "ConcatV2", "Einsum", "EnsureShape", "OneHot", "Pack", "Sum")
+WITH_ATTRIBUTES = (
+    "BiasAdd", "Cast", "ConcatV2", "Einsum", "EnsureShape", "FakeQuantWithMinMaxVars", "OneHot", "Pack", "Relu", "Sum",
+)  # fmt: skip
 
 ALWAYS = {
     "EnsureShape": of_shape,

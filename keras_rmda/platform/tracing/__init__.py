@@ -2,10 +2,13 @@
 
 from keras_rmda.platform.tracing.code import traced, traced_model
 from keras_rmda.platform.tracing.leaves import (
+    AddsLosses,
     AsOneSample,
     Exchanged,
+    Filled,
     ForEachSample,
     Numbers,
+    OverSamples,
     PositionsLike,
     Regrouped,
     SamplesAsSteps,
@@ -14,16 +17,23 @@ from keras_rmda.platform.tracing.leaves import (
     WithoutSamples,
 )
 from keras_rmda.platform.tracing.programs import Untraceable
+from keras_rmda.platform.tracing.sizes import MOST_THAT_DIFFER, OCCURRING, Sizes, ways_to_differ
 from keras_rmda.platform.tracing.weights import dtype_for
 
 __all__ = [
+    "MOST_THAT_DIFFER",
+    "OCCURRING",
+    "AddsLosses",
     "AsOneSample",
     "Exchanged",
+    "Filled",
     "ForEachSample",
     "Numbers",
+    "OverSamples",
     "PositionsLike",
     "Regrouped",
     "SamplesAsSteps",
+    "Sizes",
     "StepsAsSamples",
     "Untraceable",
     "Weight",
@@ -31,4 +41,5 @@ __all__ = [
     "dtype_for",
     "traced",
     "traced_model",
+    "ways_to_differ",
 ]

@@ -7,11 +7,12 @@ Weights of the layer's own are inputs of its programs, and leaves of its graph (
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import itertools
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -20,7 +21,7 @@ from keras import ops
 from keras_rmda.platform.graphs import Functional, name_apart
 from keras_rmda.platform.hidden import carry
 from keras_rmda.platform.tolerant import tolerant_symbols
-from keras_rmda.platform.tracing.given import arrays_as_tensors
+from keras_rmda.platform.tracing.given import arrays_as_tensors, as_tensor
 from keras_rmda.platform.tracing.graph import Graph
 from keras_rmda.platform.tracing.programs import (
     Program,
@@ -33,6 +34,8 @@ from keras_rmda.platform.tracing.programs import (
     settings,
 )
 from keras_rmda.platform.tracing.ranges import PositionsUpTo, symbolic_ranges
+from keras_rmda.platform.tracing.silent import is_silent, with_default_training, without
+from keras_rmda.platform.tracing.sizes import MOST_THAT_DIFFER, NUMBERS, OPEN, Sizes, ways_to_differ
 from keras_rmda.platform.tracing.tensorflow import MISSED, tensorflow_as_operations
 from keras_rmda.platform.tracing.weights import (
     UsesWeight,
@@ -43,46 +46,14 @@ from keras_rmda.platform.tracing.weights import (
 )
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """Numbers for open axes.
-
-    Attributes:
-        batch: that of the batch.
-        other: that of the others.
-        times: how many times as large each of the others is, in the order of the tensors.
-    """
-
-    batch: int | None
-    other: int | None
-    times: tuple[int, ...] = ()
-
-    def shapes(self, shapes: list[tuple]) -> list[tuple]:
-        """Return the shapes of tensors without open axes."""
-        times = itertools.chain(self.times, itertools.repeat(1))
-        other = lambda: self.other if self.other is None else self.other * next(times)  # noqa: E731
-        known = lambda k, n: n if n is not None else other() if k else self.batch  # noqa: E731
-        return [tuple(known(k, n) for k, n in enumerate(shape)) for shape in shapes]
-
-
-OPEN = Sizes(None, None)
-NUMBERS = (
-    (Sizes(3, 64), Sizes(5, 96)),
-    (Sizes(576, 64), Sizes(1152, 96)),
-    (Sizes(784, 56), Sizes(1568, 112)),
-    (Sizes(3, 16), Sizes(5, 24)),
-    (Sizes(3, 4), Sizes(5, 6)),
-)
-"""Pairs that are tried one after the other: batches that nothing else has, then such as may consist of windows, 2, 3,
-4, 6 or 8 by as many, or 7 by 7; sizes that can be halved some times, which networks for images of any size want; and
-small and very small ones, for code that takes no longer sequences."""
-
-MOST_THAT_DIFFER = 4
-"""Of how many open axes all ways to differ are tried."""
-
-
 def traced(
-    layer: keras.Layer, arguments: tuple, keyword_arguments: dict, masks: tuple = (), is_of_samples: bool = True
+    layer: keras.Layer,
+    arguments: tuple,
+    keyword_arguments: dict,
+    masks: tuple = (),
+    is_of_samples: bool = True,
+    occurring: Callable[[], list[Sizes]] = list,
+    is_odd: bool = False,
 ) -> Functional:
     """Return what the `call` of a layer or model computes at inference, as a graph that has its layers and weights.
 
@@ -92,6 +63,9 @@ def traced(
         keyword_arguments: likewise.
         masks: those that the tensors carry, None for one without.
         is_of_samples: whether a first axis of known size is that of samples, if no tensor has an open one.
+        occurring: gives sizes with the shapes that the tensors have in the model around, if they are known; asked
+            where others do not do.
+        is_odd: whether the axis of the samples is not the first one everywhere, so that no others do.
 
     Returns:
         A model, whose inputs are the tensors among the arguments in their order, and then the masks.
@@ -101,7 +75,18 @@ def traced(
     """
     inputs = _inputs_like((arguments, keyword_arguments, list(masks)), layer, OPEN)
     tensors = _tensors_in(inputs)
-    return _graph(layer, tensors[0] if len(tensors) == 1 else tensors, inputs, is_of_samples)
+    tensors = tensors[0] if len(tensors) == 1 else tensors
+    why = Untraceable("it gets tensors without samples in front")
+    try:
+        if not is_odd:
+            return _graph(layer, tensors, inputs, is_of_samples)
+    except Untraceable as error:
+        why = error
+    known = occurring()
+    if known and _tells_open_axes(known, _tensors_in(inputs)) and _takes_numbers(layer, inputs, known[0]):
+        with contextlib.suppress(Untraceable):
+            return _graph(layer, tensors, inputs, is_of_samples, known)
+    raise why
 
 
 def traced_model(model: keras.Model, inputs: Any) -> Functional:
@@ -109,13 +94,26 @@ def traced_model(model: keras.Model, inputs: Any) -> Functional:
     return _graph(model, inputs, ((inputs,), {}, []))
 
 
-def _graph(layer: keras.Layer, inputs: Any, given: tuple, is_of_samples: bool = True) -> Functional:
-    programs, sizes = _programs(layer, given)
-    _refuse_other_training(layer, given, sizes[0], programs[0])
+def _tells_open_axes(known: list[Sizes], tensors: list) -> bool:
+    """Return whether each axis that is open in any tensor has other numbers at the first two sizes."""
+    shapes = [x.shape for x in tensors]
+    return [len(shape) for shape in shapes] == [len(each) for each in known[0].given] and not any(
+        size is None and n == m
+        for shape, *given in zip(shapes, *(each.given for each in known[:2]))
+        for size, n, m in zip(shape, *given)
+    )
+
+
+def _graph(
+    layer: keras.Layer, inputs: Any, given: tuple, is_of_samples: bool = True, known: list[Sizes] | None = None
+) -> Functional:
+    programs, sizes = _programs(layer, given) if known is None else _programs_at(known, layer, given)
+    programs = _as_trained(layer, given, sizes, programs)
+    only_at_training = _with_losses_of_training(layer, given, sizes, programs)
     try:
         with tolerant_symbols():
             graph = Graph(layer, programs, sizes, _tensors_in(given), own_variables(layer), is_of_samples)
-            outputs = graph.outputs()
+            outputs = graph.with_losses(graph.outputs(), only_at_training)
         name_apart(outputs)
         result = Functional(inputs, outputs, name=layer.name)
     except Untraceable:
@@ -137,7 +135,7 @@ def _programs(layer: keras.Layer, given: tuple) -> tuple[list[Program], list[Siz
             break
     else:
         return _programs_of_sums(layer, given, programs[0])
-    for times in _ways_to_differ(sum(x.shape[1:].count(None) for x in _tensors_in(given))):
+    for times in ways_to_differ(sum(x.shape[1:].count(None) for x in _tensors_in(given))):
         # Other times at other numbers, or what is computed of both would be the same.
         more = [times, tuple(n + (n > 1) for n in times)]
         others = tuple(replace(sizes, times=each) for sizes, each in zip(pair, more))
@@ -152,6 +150,20 @@ def _programs(layer: keras.Layer, given: tuple) -> tuple[list[Program], list[Siz
     if len(programs[0].steps) != len(programs[1].steps):
         raise Untraceable("its code does something else at other sizes")
     return programs, list(pair)
+
+
+def _programs_at(known: list[Sizes], layer: keras.Layer, given: tuple) -> tuple[list[Program], list[Sizes]]:
+    """Return the programs of a layer at the first two of some sizes; it does the same at all of them."""
+    found = _all_or_one(_attempt(layer, given, sizes) for sizes in known)
+    if len(found) < len(known):
+        raise found[0]
+    if not all(is_same(_kinds(each), _kinds(found[0])) for each in found):
+        raise Untraceable("its code does something else at other sizes")
+    return found[:2], known[:2]
+
+
+def _kinds(program: Program) -> list:
+    return [(type(step.operation), step.places) for step in program.steps]
 
 
 def _programs_of_sums(layer: keras.Layer, given: tuple, why: Untraceable) -> tuple[list[Program], list[Sizes]]:
@@ -210,18 +222,6 @@ def _takes_numbers(layer: keras.Layer, given: tuple, sizes: Sizes) -> bool:
     return True
 
 
-def _ways_to_differ(count: int) -> Iterator[tuple[int, ...]]:
-    """Give ways in which so many open axes may differ: how many times as large each is.
-
-    Code that pads a mask to the length of what it masks does nothing at equal sizes. So they are equal only where the
-    code takes no others.
-    """
-    if count > 1:
-        yield from dict.fromkeys([tuple(range(count, 0, -1)), tuple(range(1, count + 1))])
-    if 2 < count <= MOST_THAT_DIFFER:
-        yield from (each for each in itertools.product((2, 1), repeat=count) if len(set(each)) > 1)
-
-
 def _attempt(layer: keras.Layer, given: tuple, sizes: Sizes, training: bool | None = None) -> Program | Untraceable:
     """Return the program of a layer's code, or why there is none."""
     try:
@@ -233,11 +233,11 @@ def _attempt(layer: keras.Layer, given: tuple, sizes: Sizes, training: bool | No
     except Exception as error:  # whatever the user's code raises
         return Untraceable(f"its `call` does not take symbolic tensors: {_why(error)}")
     for step in found.steps:
-        if isinstance(step.operation, keras.Layer):
-            continue
         for x in keras.tree.flatten(step.arguments):
             if isinstance(x, keras.Variable):
                 return _attempt(layer, given, sizes, training) if borrows(layer, x) else UsesWeight(x)
+        if isinstance(step.operation, keras.Layer):
+            continue
         is_reshape = type(step.operation).__name__ == "Reshape"  # which takes -1 as well
         if _has_open_size(settings(step.operation)) and (sizes is OPEN or not is_reshape):
             return Untraceable(f"it gives an open size to {step.called}")
@@ -249,14 +249,21 @@ def _attempt(layer: keras.Layer, given: tuple, sizes: Sizes, training: bool | No
 def _run(layer: keras.Layer, given: tuple, sizes: Sizes, training: bool | None) -> Program:
     inputs = _inputs_like(given, layer, sizes)
     takes_training = "training" in inspect.signature(layer.call).parameters
-    symbolic = tolerant_symbols(_refuse_read), symbolic_ranges(), tensorflow_as_operations()
-    given = arrays_as_tensors(_tensors_in(inputs)[0])
+    losses: list = []
+    symbolic = tolerant_symbols(_refuse_read, losses), symbolic_ranges(), tensorflow_as_operations()
+    anchor = _tensors_in(inputs)[0]
+    given = arrays_as_tensors(anchor)
     with weights_as_inputs(layer) as weights, symbolic[0], symbolic[1], symbolic[2], given:
         arguments, keyword_arguments, masks = inputs
         for x, mask in zip(_tensors_in((arguments, keyword_arguments)), masks):
             carry(x, mask)
         outputs = layer.call(*arguments, **keyword_arguments, **({"training": training} if takes_training else {}))
-    return program(outputs, [*_tensors_in(inputs), *weights])
+        losses = [as_tensor(x, anchor) for x in losses]
+    if not isinstance(layer, keras.Model):  # sizes beside tensors, which the code around has as numbers
+        found = keras.tree.flatten(outputs)
+        tensors = [x for x in found if not isinstance(x, int | float)]
+        outputs = outputs if len(tensors) == len(found) else tensors
+    return program(outputs, [*_tensors_in(inputs), *weights], losses)
 
 
 def _refuse_read(variable: keras.Variable) -> None:
@@ -277,18 +284,51 @@ def _inputs_like(given: Any, layer: keras.Layer, sizes: Sizes) -> Any:
     return keras.tree.map_structure(lambda x: like(x) if isinstance(x, keras.KerasTensor) else x, given)
 
 
-def _refuse_other_training(layer: keras.Layer, given: tuple, sizes: Sizes, result: Program) -> None:
-    """Raise if the code itself, not a layer inside, does something else at training, which would be lost, or always."""
-    own = own_layers(layer)
-    equal = _attempt(layer, given, replace(sizes, times=())) if sizes.times else None
+def _as_trained(layer: keras.Layer, given: tuple, sizes: list[Sizes], programs: list[Program]) -> list[Program]:
+    """Return the programs of a layer, with what it does at training only if that does nothing at inference.
+
+    Raises:
+        Untraceable: if the code itself, not a layer inside, does something else at training, which would be lost, or
+            at every call.
+    """
+    own, first, result = own_layers(layer), sizes[0], programs[0]
+    equal = _attempt(layer, given, replace(first, times=())) if first.times else None
     if isinstance(equal, Program):  # a loss may want equal sizes of what is not used otherwise
-        sizes, result = replace(sizes, times=()), equal
-    steps = [described(step, own) for step in result.steps]
+        first, result = replace(first, times=()), equal
+    says = lambda found: [described(step, own) for step in found.steps_of_outputs]  # noqa: E731
     for training in (None, True, False) if "training" in inspect.signature(layer.call).parameters else (None,):
-        other = _attempt(layer, given, sizes, training)
-        if isinstance(other, Untraceable) or not is_same(steps, [described(step, own) for step in other.steps]):
-            when = "at every call" if training is None else "at training"
-            raise Untraceable(f"its own code, not a layer inside, does something else {when}")
+        other = _attempt(layer, given, first, training)
+        if isinstance(other, Program) and is_same(says(result), says(other)):
+            continue
+        if training and isinstance(other, Program) and len(other.losses) == len(result.losses):
+            silent = {id(x) for x in (step.operation for step in other.steps) if is_silent(x, other)}
+            if silent and is_same(says(without(result, silent)), says(without(other, silent))):
+                found = _all_or_one(_attempt(layer, given, each, training) for each in sizes)
+                if len(found) == len(sizes):
+                    programs = [with_default_training(each) for each in found]
+                    continue
+        when = "at every call" if training is None else "at training"
+        raise Untraceable(f"its own code, not a layer inside, does something else {when}")
+    return programs
+
+
+def _with_losses_of_training(layer: keras.Layer, given: tuple, sizes: list[Sizes], programs: list[Program]) -> bool:
+    """Let programs have the losses that code adds at training only, and return whether there are such."""
+    if "training" not in inspect.signature(layer.call).parameters:
+        return False
+    others, own = [_attempt(layer, given, each, training=True) for each in sizes], own_layers(layer)
+    for mine, other in zip(programs, others):
+        if isinstance(other, Untraceable):
+            raise other
+        steps = ([described(step, own) for step in each.steps] for each in (mine, other))
+        if mine.losses and not (mine.losses == other.losses and is_same(*steps)):
+            raise Untraceable("it adds another loss by `add_loss` at training")
+    if programs[0].losses or not others[0].losses:
+        return False
+    for mine, other in zip(programs, others):  # whose steps for the outputs are the same
+        mine.steps += other.steps[mine.count :]
+        mine.losses, mine.known = other.losses, mine.known | other.known
+    return True
 
 
 def _has_open_size(found: dict[str, Any]) -> bool:

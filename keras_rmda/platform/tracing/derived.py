@@ -177,6 +177,8 @@ def _recipe(graph: Symbols, place: Place, operation: Any = None) -> tuple[Any, l
         return known[number]
 
     result = tensor(place)
+    if None in result.shape:
+        raise Untraceable("it makes of its weights what has an open size")
     # Layers of Keras have weights that train in front.
     weights = sorted(inputs, key=lambda each: not graph.variable(each).trainable)
     tensors, weights = [inputs[each] for each in weights], [graph.variable(each) for each in weights]

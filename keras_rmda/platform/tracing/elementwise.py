@@ -91,7 +91,7 @@ def for_each_sample(graph: Symbols, x: Symbol, a: Step, b: Step) -> Symbol:
                 y = ops.repeat(y, n, axis=axis)
     else:
         raise Untraceable(f"it repeats a weight of its own by {a.called}")
-    return Symbol(ForEachSample(name=graph.name("for_each_sample"))([y, graph.inputs[0]]))
+    return Symbol(ForEachSample(name=graph.name("for_each_sample"))([y, graph.samples]))
 
 
 def with_axis_more(graph: Symbols, a: Step, b: Step) -> Symbol:

@@ -6,6 +6,7 @@ import contextlib
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_rmda.platform.hidden import carry
@@ -13,15 +14,20 @@ from keras_rmda.platform.tracing.derived import KERNELS, derived, product
 from keras_rmda.platform.tracing.elementwise import ELEMENTWISE, elementwise, for_each_sample, with_axis_more
 from keras_rmda.platform.tracing.labels import EQUATIONS
 from keras_rmda.platform.tracing.leaves import (
+    AddsLosses,
     AsOneSample,
+    Filled,
     ForEachSample,
     Numbers,
+    OverSamples,
     SamplesAsSteps,
     StepsAsSamples,
 )
+from keras_rmda.platform.tracing.numbers import Size
 from keras_rmda.platform.tracing.products import PRODUCTS
 from keras_rmda.platform.tracing.programs import (
     Place,
+    Program,
     Step,
     Untraceable,
     config_but_name,
@@ -29,7 +35,7 @@ from keras_rmda.platform.tracing.programs import (
     is_same,
     settings,
 )
-from keras_rmda.platform.tracing.ranges import Count, PositionsUpTo, Range, RangeOfProgram, Size
+from keras_rmda.platform.tracing.ranges import Count, PositionsUpTo, Range, RangeOfProgram
 from keras_rmda.platform.tracing.reshapes import broadcast, reshaped
 from keras_rmda.platform.tracing.shapes import REDUCTIONS, slice_key, with_axes
 from keras_rmda.platform.tracing.symbols import Symbol, Symbols
@@ -57,6 +63,16 @@ class Graph(Symbols):
             if place in self.known and mask in self.known and self.programs[-1].masks.get(place) == mask:
                 carry(self.known[place].tensor, self.known[mask].tensor)
         return keras.tree.pack_sequence_as(self.programs[0].outputs, made)
+
+    def with_losses(self, outputs: Any, only_at_training: bool) -> Any:
+        """Return the outputs of the graph with the losses that the code adds, which come with the first of them."""
+        if not self.programs[0].losses:
+            return outputs
+        first, *others = keras.tree.flatten(outputs)
+        symbols = [self.symbol(place) for place in self.programs[0].losses]
+        losses = [x.tensor if x.batched else self.bare(x) for x in symbols]
+        first = AddsLosses(only_at_training, name=self.name("losses"))([first, *losses])
+        return keras.tree.pack_sequence_as(outputs, [first, *others])
 
     def symbol(self, place: Place) -> Symbol:
         if place not in self.known and place.step >= 0:  # of weights
@@ -103,13 +119,25 @@ class Graph(Symbols):
         found = super()._argument(x, y, step)
         if found is x or not is_array(found) or type(step.operation).__name__ in ELEMENTWISE:
             return found
-        return self._for_each_sample(ops.convert_to_numpy(found))
+        array = ops.convert_to_numpy(found)
+        if type(step.operation).__name__ == "Concatenate" and (array == array.flat[0]).all():
+            return self._filled(array, step)
+        return self._for_each_sample(array)
+
+    def _filled(self, array: Any, step: Step) -> Any:
+        """Return an array of one number, which code joins with tensors, beside one of them: it loses what they lose."""
+        axis, number_type = step.operation.axis % array.ndim, keras.backend.standardize_dtype(array.dtype)
+        beside = next((x for x in map(self.symbol, step.places) if x.batched), None)
+        if beside is None:
+            return self._for_each_sample(array)
+        name = self.name("filled")
+        return Filled(axis, array.shape[axis], array.flat[0].item(), number_type, name=name)(beside.tensor)
 
     def _for_each_sample(self, array: Any) -> Any:
         """Return an array of one sample for all samples: only what is broadcast needs no more than one of them."""
         kept = (array.shape[1:], array.reshape(-1).tolist(), keras.backend.standardize_dtype(array.dtype))
         one = AsOneSample(name=self.name("as_one_sample"))(Numbers(*kept, name=self.name("numbers"))(self.inputs[0]))
-        return ForEachSample(name=self.name("for_each_sample"))([one, self.inputs[0]])
+        return ForEachSample(name=self.name("for_each_sample"))([one, self.samples])
 
     def _size(self, x: Size, y: Size, step: Step) -> Place:
         """Return the place of an open size, which the code computes with, as a tensor."""
@@ -132,10 +160,11 @@ class Graph(Symbols):
         places = a.places
         weights = [x for x in places if self.is_weight(x) or untransposed(self, x) is not None]
         if type(operation).__name__ == "Take":
-            weights = weights[:1]  # the numbers are a tensor, whoever has them
-        if isinstance(operation, RangeOfProgram) and operation.axis == b.operation.axis:
-            made = Range(operation.axis, operation.number_type, name=self.name("range"))
-            return [Symbol(made(self.symbol(places[0]).tensor), batched=False)]
+            weights = [x for x in weights if x == places[0]]  # the numbers are a tensor, whoever has them
+        if isinstance(operation, RangeOfProgram) and is_same(config_but_name(operation), config_but_name(b.operation)):
+            x, kept = self.symbol(places[0]), config_but_name(operation)
+            made = Range(**kept | {"axis": operation.axis + (not x.batched), "name": self.name("range")})
+            return [Symbol(made(x.tensor), batched=False)]
         if isinstance(operation, PositionsUpTo):
             return [self._part(a, b)]
         if isinstance(operation, Numbers):
@@ -167,13 +196,44 @@ class Graph(Symbols):
         if name == "Slice" and len(symbols) == 1:
             [x], key = symbols, slice_key(self.programs, a, b)
             return [Symbol(x.tensor[key if x.batched else (slice(None), *key)], x.batched)]
+        if name in ("Sum", "Mean") and (total := self._over_samples(a, b, symbols[0])) is not None:
+            return [total]
         if symbols and not any(each.batched for each in symbols):
+            if name == "Take" and len(symbols) == 2 and operation.axis == 0:  # by a weight that holds an index
+                return [Symbol(ops.take(self.bare(symbols[0]), symbols[1].tensor, axis=0), batched=False)]
             return [for_each_sample(self, symbols[0], a, b) if self.is_batch(a, b) else with_axis_more(self, a, b)]
         if name == "Reshape":
             return [reshaped(self, a, b, symbols[0])]
         if name == "BroadcastTo" and (repeated := broadcast(self, a, b, symbols[0])) is not None:
             return [repeated]
         return self._called(a, b)
+
+    def _over_samples(self, a: Step, b: Step, x: Symbol) -> Symbol | None:
+        """Return a sum or a mean over samples, after that over the other axes; None if it is over none."""
+        operation, rank = a.operation, len(x.tensor.shape)
+        axes = range(rank) if operation.axis is None else np.atleast_1d(operation.axis) % rank
+        if (
+            not x.batched
+            or 0 not in axes
+            or operation.keepdims
+            or not is_same(*map(settings, (operation, b.operation)))
+        ):
+            return None
+        if len(axes) < rank and not all(
+            self._has_samples(*each) for each in zip(self.programs, self.sizes, (a, b)[: len(self.programs)])
+        ):
+            return None
+        inner = tuple(int(axis) for axis in axes if axis)
+        y = type(operation)(axis=inner)(x.tensor) if inner else x.tensor
+        layer = OverSamples(type(operation).__name__ == "Mean", name=self.name("over_samples"))
+        return Symbol(layer(y), batched=False)
+
+    def _has_samples(self, program: Program, sizes: Any, step: Step) -> bool:
+        """Return whether the first axis of what a step reads is that of samples, or of these and others together."""
+        first, *others = program.shape(step.places[0])
+        if sizes.batch is None:
+            return first is None and None not in others
+        return first is not None and first % sizes.batch == 0
 
     def _part(self, a: Step, b: Step) -> Symbol:
         """Return a slice up to, or from, a size: a number where it is one at all sizes."""
@@ -182,10 +242,11 @@ class Graph(Symbols):
             raise Untraceable("its code does something else at other sizes")
         [n, m] = [each.shape(a.places[1])[made.size_axis] for each in (self.programs[0], self.programs[-1])]
         axis, size_axis = made.axis + (not x.batched), made.size_axis + (not other.batched)
-        if n == m and n is not None:
+        if n == m and n is not None and type(made) is PositionsUpTo:
             part = slice(n, None) if made.is_rest else slice(None, n)
             return Symbol(x.tensor[(*[slice(None)] * axis, part)], x.batched)
-        layer = PositionsUpTo(axis, size_axis, made.is_rest, name=self.name("part"))
+        changed = {"axis": axis, "size_axis": size_axis, "name": self.name("part")}
+        layer = type(made)(**config_but_name(made) | changed)
         return Symbol(layer([x.tensor, other.tensor]), x.batched)
 
     def _call_of_layer(self, a: Step, b: Step) -> list[Symbol]:

@@ -17,16 +17,17 @@ class Weight(keras.layers.Layer):
 
     Args:
         shape: of the weight.
+        number_type: its type; None for that of the layer.
 
     It takes any tensor of the graph, and does not look at it.
     """
 
-    def __init__(self, shape: tuple[int, ...], **arguments: Any):
+    def __init__(self, shape: tuple[int, ...], number_type: str | None = None, **arguments: Any):
         super().__init__(**arguments)
-        self.shape = tuple(shape)
+        self.shape, self.number_type = tuple(shape), number_type
 
     def build(self, input_shape: Any) -> None:
-        self.value = self.add_weight(shape=self.shape, initializer="zeros", name="value")
+        self.value = self.add_weight(shape=self.shape, initializer="zeros", dtype=self.number_type, name="value")
 
     def call(self, x: Any) -> Any:
         return ops.expand_dims(ops.convert_to_tensor(self.value), 0)
@@ -36,7 +37,7 @@ class Weight(keras.layers.Layer):
         return keras.KerasTensor((None, *self.shape), dtype=dtype)
 
     def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {"shape": list(self.shape)}
+        return super().get_config() | {"shape": list(self.shape), "number_type": self.number_type}
 
 
 class Rearranging(keras.layers.Layer):
@@ -47,6 +48,35 @@ class Rearranging(keras.layers.Layer):
 
     def build(self, input_shape: Any) -> None:
         pass
+
+
+@keras.saving.register_keras_serializable(package="keras_rmda")
+class AddsLosses(Rearranging):
+    """The first of several tensors as it is; the others are losses of the model, as code gives them to `add_loss`.
+
+    Args:
+        only_at_training: whether they are none at inference.
+    """
+
+    def __init__(self, only_at_training: bool = False, **arguments: Any):
+        super().__init__(**arguments)
+        self.only_at_training, self.supports_masking = only_at_training, True
+
+    def call(self, inputs: list, training: bool | None = None) -> Any:
+        x, *losses = inputs
+        if training or not self.only_at_training:
+            for each in losses:
+                self.add_loss(each)
+        return x
+
+    def compute_mask(self, inputs: list, mask: Any = None) -> Any:
+        return mask[0] if isinstance(mask, list | tuple) else mask
+
+    def compute_output_spec(self, inputs: list, training: bool | None = None) -> keras.KerasTensor:
+        return keras.KerasTensor(inputs[0].shape, dtype=inputs[0].dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"only_at_training": self.only_at_training}
 
 
 @keras.saving.register_keras_serializable(package="keras_rmda")
@@ -85,6 +115,29 @@ class AsOneSample(Rearranging):
 
 
 @keras.saving.register_keras_serializable(package="keras_rmda")
+class OverSamples(Rearranging):
+    """The sum over samples, or their mean, as one sample.
+
+    Args:
+        is_mean: whether it is the mean.
+    """
+
+    def __init__(self, is_mean: bool, **arguments: Any):
+        super().__init__(**arguments)
+        self.is_mean = is_mean
+
+    def call(self, x: Any) -> Any:
+        return (ops.mean if self.is_mean else ops.sum)(x, axis=0, keepdims=True)
+
+    def compute_output_spec(self, x: Any) -> keras.KerasTensor:
+        made = super().compute_output_spec(x)
+        return keras.KerasTensor((None, *made.shape[1:]), dtype=made.dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"is_mean": self.is_mean}
+
+
+@keras.saving.register_keras_serializable(package="keras_rmda")
 class Numbers(Rearranging):
     """An array as a tensor of a graph, without a batch axis. It takes any tensor of the graph, and does not look at it.
 
@@ -112,6 +165,35 @@ class Numbers(Rearranging):
 
     def get_config(self) -> dict[str, Any]:
         config = {"shape": list(self.shape), "numbers": self.numbers, "number_type": self.number_type}
+        return super().get_config() | config
+
+
+@keras.saving.register_keras_serializable(package="keras_rmda")
+class Filled(Rearranging):
+    """One number at so many positions, in front of a tensor or behind it, whose other axes it has.
+
+    Args:
+        axis: of the positions.
+        count: how many.
+        number: the number.
+        number_type: its type.
+    """
+
+    def __init__(self, axis: int, count: int, number: float, number_type: str, **arguments: Any):
+        super().__init__(**arguments)
+        self.axis, self.count, self.number, self.number_type = axis, count, number, number_type
+
+    def _shape(self, shape: tuple) -> tuple:
+        return (*shape[: self.axis], self.count, *shape[self.axis + 1 :])
+
+    def call(self, x: Any) -> Any:
+        return ops.full(self._shape(ops.shape(x)), self.number, dtype=self.number_type)
+
+    def compute_output_spec(self, x: Any) -> keras.KerasTensor:
+        return keras.KerasTensor(self._shape(x.shape), dtype=self.number_type)
+
+    def get_config(self) -> dict[str, Any]:
+        config = {"axis": self.axis, "count": self.count, "number": self.number, "number_type": self.number_type}
         return super().get_config() | config
 
 

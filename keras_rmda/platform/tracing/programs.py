@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import numpy as np
 from keras.src.ops.operation import Operation
+from keras.src.utils.tracking import TrackedList
 
 from keras_rmda.platform.compat import layers_of
 from keras_rmda.platform.graphs import has_graph, tensors_in
@@ -69,6 +70,8 @@ class Program:
         shapes: of the inputs.
         masks: of tensors that carry a mask, and where that is.
         known: the places of tensors, by their ids.
+        losses: the places of what the code gives to `add_loss`.
+        count: how many steps make the outputs; those behind them are for losses only.
     """
 
     steps: list[Step]
@@ -76,14 +79,21 @@ class Program:
     shapes: list[tuple]
     masks: dict[Place, Place] = field(default_factory=dict)
     known: dict[int, Place] = field(default_factory=dict)
+    losses: list[Place] = field(default_factory=list)
+    count: int = 0
+
+    @property
+    def steps_of_outputs(self) -> list[Step]:
+        """The steps that make the outputs."""
+        return self.steps[: self.count]
 
     def shape(self, place: Place) -> tuple:
         """Return the shape of a tensor."""
         return self.shapes[place.number] if place.step < 0 else self.steps[place.step].shapes[place.number]
 
 
-def program(outputs: Any, inputs: list) -> Program:
-    """Return the program that has made symbolic outputs of symbolic inputs.
+def program(outputs: Any, inputs: list, losses: list | tuple = ()) -> Program:
+    """Return the program that has made symbolic outputs, and symbolic losses, of symbolic inputs.
 
     Raises:
         Untraceable: if an output is no tensor and no array, or comes from elsewhere.
@@ -94,37 +104,56 @@ def program(outputs: Any, inputs: list) -> Program:
     masks = {Place(-1, k): mask_of(x) for k, x in enumerate(inputs)}
     steps: list[Step] = []
     found = [x for x in keras.tree.flatten(outputs) if x is not None]
-    waiting = [x for x in reversed(found) if not is_array(x)]
-    while waiting:
-        x = waiting[-1]
-        if id(x) in places:
-            waiting.pop()
-            continue
-        if not isinstance(x, keras.KerasTensor):
-            raise Untraceable(f"it returns {type(x).__name__}, no symbolic tensor")
-        history = getattr(x, "_keras_history", None)
-        if history is None or history.operation is None or isinstance(history.operation, keras.layers.InputLayer):
-            raise Untraceable("it uses a symbolic tensor that is none of its inputs")
-        node = history.operation._inbound_nodes[history.node_index]
-        arguments, named = tuple(node.arguments.args), dict(node.arguments.kwargs)
-        masked = named if has_graph(node.operation) else with_masks(node.operation, arguments, named)
-        given = (arguments, masked)
-        hidden = [x for key in given[1].keys() - named.keys() for x in tensors_in(given[1][key])]
-        missing = [each for each in [*node.input_tensors, *hidden] if id(each) not in places]
-        if missing:
-            waiting += reversed(missing)
-            continue
-        arguments = keras.tree.map_structure(lambda each: places.get(id(each), each), given)
-        made = Step(node.operation, arguments, [tuple(y.shape) for y in node.output_tensors])
-        steps += in_pairs(made, len(steps), [tuple(each.shape) for each in node.input_tensors])
-        made = {id(y): Place(len(steps) - 1, k) for k, y in enumerate(node.output_tensors)}
-        places.update(made)
-        masks.update((made[id(y)], mask_of(y)) for y in node.output_tensors)
+    counts = []
+    for wanted in (found, losses):
+        waiting = [x for x in reversed(wanted) if not is_array(x)]
+        while waiting:
+            x = waiting[-1]
+            if id(x) in places:
+                waiting.pop()
+                continue
+            if not isinstance(x, keras.KerasTensor):
+                raise Untraceable(f"it returns {type(x).__name__}, no symbolic tensor")
+            history = getattr(x, "_keras_history", None)
+            if history is None or history.operation is None or isinstance(history.operation, keras.layers.InputLayer):
+                raise Untraceable("it uses a symbolic tensor that is none of its inputs")
+            node = history.operation._inbound_nodes[history.node_index]
+            arguments, named = tuple(node.arguments.args), dict(node.arguments.kwargs)
+            masked = named if has_graph(node.operation) else with_masks(node.operation, arguments, named)
+            given = (arguments, masked)
+            hidden = [x for key in given[1].keys() - named.keys() for x in tensors_in(given[1][key])]
+            missing = [each for each in [*node.input_tensors, *hidden] if id(each) not in places]
+            if missing:
+                waiting += reversed(missing)
+                continue
+            let_go(node.operation)
+            arguments = keras.tree.map_structure(lambda each: places.get(id(each), each), given)
+            made = Step(node.operation, arguments, [tuple(y.shape) for y in node.output_tensors])
+            steps += in_pairs(made, len(steps), [tuple(each.shape) for each in node.input_tensors])
+            made = {id(y): Place(len(steps) - 1, k) for k, y in enumerate(node.output_tensors)}
+            places.update(made)
+            masks.update((made[id(y)], mask_of(y)) for y in node.output_tensors)
+        counts.append(len(steps))
     whole = len(found) == len(keras.tree.flatten(outputs))
     outputs = keras.tree.map_structure(lambda x: x if is_array(x) else places[id(x)], outputs if whole else found)
-    _leave_out_scores(steps, outputs)
+    losses = [places[id(x)] for x in losses]
+    _leave_out_scores(steps, (outputs, losses))
     masks = {place: places[id(mask)] for place, mask in masks.items() if id(mask) in places}
-    return Program(steps, outputs, [tuple(x.shape) for x in inputs], masks, places)
+    return Program(steps, outputs, [tuple(x.shape) for x in inputs], masks, places, losses, counts[0])
+
+
+def let_go(operation: Any) -> None:
+    """Let an operation have lists of its own in the place of those of a layer, which lead to all that the layer has."""
+
+    def plain(x: Any) -> Any:
+        if isinstance(x, TrackedList) or type(x) in (list, tuple):
+            return (tuple if isinstance(x, tuple) else list)(plain(each) for each in x)
+        return x
+
+    if not isinstance(operation, keras.Layer):
+        vars(operation).update({name: plain(x) for name, x in settings(operation).items()})
+        if (made := getattr(operation, "_auto_config", None)) is not None:  # what it was made with
+            made.config = {name: plain(x) for name, x in made.config.items()}
 
 
 def _leave_out_scores(steps: list[Step], outputs: Any) -> None:

@@ -15,61 +15,60 @@ import keras
 from keras import ops
 
 from keras_rmda.platform.tracing.leaves import Rearranging
+from keras_rmda.platform.tracing.numbers import AtMost, Difference, Linear, Size
 from keras_rmda.platform.tracing.programs import Untraceable
 
 FILLED = ("zeros", "ones", "full")
 """Functions of `keras.ops` that make arrays of a shape."""
 
 
-class Size(int):
-    """A number that is the size of an axis of a symbolic tensor."""
-
-    tensor: Any
-    axis: int
-    dtype = "int32"  # as Keras asks
-
-    @classmethod
-    def of(cls, tensor: Any, axis: int) -> Size:
-        """Return the size of an axis."""
-        size = cls(tensor.shape[axis])
-        size.tensor, size.axis = tensor, axis
-        return size
-
-
-class AtMost(int):
-    """The smaller of the size of an axis and a number, the limit: as windows of attention are wide."""
-
-    limit: int
-
-    @classmethod
-    def of(cls, size: Size, limit: int) -> AtMost:
-        """Return the smaller of both."""
-        result = cls(min(size, limit))
-        result.limit = limit
-        return result
-
-
 @keras.saving.register_keras_serializable(package="keras_rmda")
 class Range(Rearranging):
-    """The numbers 0, 1, 2, ... along an axis of a tensor, with a first axis of size 1 in the place of the batch axis.
+    """Numbers up to the size of an axis of a tensor, with a first axis of size 1 in the place of the batch axis.
 
     Args:
         axis: of the tensor.
         number_type: of the numbers.
+        start, stop: each a factor of the size, and what is added to it.
+        step: 1 or -1.
     """
 
-    def __init__(self, axis: int, number_type: str = "int32", **arguments: Any):
+    def __init__(
+        self,
+        axis: int,
+        number_type: str = "int32",
+        start: tuple[int, int] = (0, 0),
+        stop: tuple[int, int] = (1, 0),
+        step: int = 1,
+        **arguments: Any,
+    ):
         super().__init__(**arguments)
         self.axis, self.number_type = axis, number_type
+        self.start, self.stop, self.step = tuple(start), tuple(stop), step
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether they are 0, 1, 2, ..."""
+        return (self.start, self.stop, self.step) == ((0, 0), (1, 0), 1)
+
+    def _count(self, size: Any) -> Any:
+        return ((self.stop[0] - self.start[0]) * size + self.stop[1] - self.start[1]) * self.step
 
     def call(self, x: Any) -> Any:
-        return ops.expand_dims(ops.arange(ops.shape(x)[self.axis], dtype=self.number_type), 0)
+        size = ops.shape(x)[self.axis]
+        if self.is_plain:
+            return ops.expand_dims(ops.arange(size, dtype=self.number_type), 0)
+        numbers = ops.arange(self._count(size), dtype="int32") * self.step + self.start[0] * size + self.start[1]
+        return ops.expand_dims(ops.cast(numbers, self.number_type), 0)
 
     def compute_output_spec(self, x: Any) -> keras.KerasTensor:
-        return keras.KerasTensor((None, x.shape[self.axis]), dtype=self.number_type)
+        size = x.shape[self.axis]
+        return keras.KerasTensor((None, None if size is None else max(self._count(size), 0)), dtype=self.number_type)
 
     def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {"axis": self.axis, "number_type": self.number_type}
+        config = {"axis": self.axis, "number_type": self.number_type}
+        more = {"start": list(self.start), "stop": list(self.stop), "step": self.step}
+        return super().get_config() | config | (more if not self.is_plain else {})
 
 
 @keras.saving.register_keras_serializable(package="keras_rmda")
@@ -90,7 +89,7 @@ class RangeOfProgram(Range):
         return super().call(x)[0]
 
     def compute_output_spec(self, x: Any) -> keras.KerasTensor:
-        return keras.KerasTensor((x.shape[self.axis],), dtype=self.number_type)
+        return keras.KerasTensor(super().compute_output_spec(x).shape[1:], dtype=self.number_type)
 
 
 @keras.saving.register_keras_serializable(package="keras_rmda")
@@ -125,13 +124,43 @@ class PositionsUpTo(Rearranging):
         return super().get_config() | {"axis": self.axis, "size_axis": self.size_axis, "is_rest": self.is_rest}
 
 
+@keras.saving.register_keras_serializable(package="keras_rmda")
+class PaddedUpTo(PositionsUpTo):
+    """Adds a number to the positions of a tensor until it has as many as another one has along an axis.
+
+    Args:
+        axis, size_axis, is_rest: as of `PositionsUpTo`; `is_rest` to add behind.
+        value: the number.
+    """
+
+    def __init__(self, axis: int, size_axis: int, is_rest: bool = False, value: float = 0.0, **arguments: Any):
+        super().__init__(axis, size_axis, is_rest, **arguments)
+        self.value = value
+
+    def call(self, inputs: list) -> Any:
+        x, other = inputs
+        n = ops.shape(other)[self.size_axis] - ops.shape(x)[self.axis]
+        widths = [[0, 0] for _ in x.shape]
+        widths[self.axis][self.is_rest] = n
+        return ops.pad(x, widths, constant_values=ops.cast(self.value, x.dtype))
+
+    def compute_output_spec(self, inputs: list) -> keras.KerasTensor:
+        x, other = inputs
+        shape = list(x.shape)
+        shape[self.axis] = other.shape[self.size_axis]
+        return keras.KerasTensor(shape, dtype=x.dtype)
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"value": self.value}
+
+
 @contextlib.contextmanager
 def symbolic_ranges() -> Iterator[None]:
     """Let code get tensors where it makes numbers up to the size of an axis."""
     shape, arange, minimum, cast = ops.shape, ops.arange, ops.minimum, ops.cast
     ndim, symbolic = ops.ndim, lambda x: isinstance(x, keras.KerasTensor)
     broadcast_to, take, getitem = ops.broadcast_to, ops.take, keras.KerasTensor.__getitem__
-    repeat, tile = ops.repeat, ops.tile
+    repeat, tile, slice_, pad = ops.repeat, ops.tile, ops.slice, ops.pad
 
     def shape_of(x: Any) -> tuple:
         if not isinstance(x, keras.KerasTensor) or None in x.shape:
@@ -143,10 +172,14 @@ def symbolic_ranges() -> Iterator[None]:
         start, end = (0, given["start"]) if "stop" not in given else (given["start"], given["stop"])
         if end is None:  # which would be taken for no end at all
             raise Untraceable("it counts up to an open size")
-        if not isinstance(end, Size) or isinstance(start, Size) or start != 0 or given.get("step", 1) not in (None, 1):
+        ends = [x for x in (start, end) if isinstance(x, Linear)]
+        step, first = given.get("step", 1) or 1, ends[0].size if ends else None
+        alike = all(x.size.tensor is first.tensor and x.size.axis == first.axis for x in ends)
+        if not ends or not alike or step not in (1, -1) or not all(isinstance(x, int) for x in (start, end)):
             return arange(*arguments, **keyword_arguments)
         dtype = keras.backend.standardize_dtype(given.get("dtype") or "int32")
-        return RangeOfProgram(end.axis, dtype)(end.tensor)
+        terms = [(x.factor, x.plus) if isinstance(x, Linear) else (0, x) for x in (start, end)]
+        return RangeOfProgram(first.axis, dtype, *terms, int(step))(first.tensor)
 
     def minimum_of(x1: Any, x2: Any) -> Any:
         size, limit = (x1, x2) if isinstance(x1, Size) else (x2, x1)
@@ -201,9 +234,34 @@ def symbolic_ranges() -> Iterator[None]:
 
     def take_of(x: Any, indices: Any, axis: int | None = None) -> Any:
         made = getattr(getattr(indices, "_keras_history", None), "operation", None)
-        if not isinstance(made, RangeOfProgram) or axis is None or (axis == 0 and len(x.shape) == 2):
+        if (
+            not isinstance(made, RangeOfProgram)
+            or not made.is_plain
+            or axis is None
+            or (axis == 0 and len(x.shape) == 2)
+        ):
             return take(x, indices, axis=axis)
         return PositionsUpTo(axis % len(x.shape), made.axis)([x, made._inbound_nodes[0].input_tensors[0]])
+
+    def slice_of(x: Any, start_indices: Any, shape: Any) -> Any:
+        starts = start_indices if isinstance(start_indices, list | tuple) else ()
+        for axis, (start, n) in enumerate(zip(starts, shape)):
+            if isinstance(n, Size) and isinstance(x, keras.KerasTensor) and start == 0 and n != x.shape[axis]:
+                x = PositionsUpTo(axis, n.axis)([x, n.tensor])
+        return slice_(x, start_indices, shape)
+
+    def pad_of(x: Any, pad_width: Any, mode: str = "constant", constant_values: Any = None) -> Any:
+        widths = [list(each) for each in pad_width] if isinstance(pad_width, list | tuple) and x is not None else []
+        known = [(k, i, n) for k, both in enumerate(widths) for i, n in enumerate(both) if isinstance(n, Difference)]
+        if len(known) != 1 or mode != "constant" or len(widths) != len(getattr(x, "shape", ())):
+            return pad(x, pad_width, mode, constant_values)
+        [(axis, is_rest, n)] = known
+        if n.other.tensor is not x or n.other.axis != axis or isinstance(constant_values, keras.KerasTensor):
+            return pad(x, pad_width, mode, constant_values)
+        widths[axis][is_rest] = 0
+        x = pad(x, widths, mode, constant_values) if any(map(any, widths)) else x
+        value = 0.0 if constant_values is None else float(constant_values)
+        return PaddedUpTo(axis, n.size.axis, bool(is_rest), value)([x, n.size.tensor])
 
     def getitem_of(x: keras.KerasTensor, key: Any) -> Any:
         parts, axis = list(key) if isinstance(key, tuple) else [key], 0
@@ -221,7 +279,9 @@ def symbolic_ranges() -> Iterator[None]:
     changed = {"shape": shape_of, "arange": range_of, "minimum": minimum_of, "cast": cast_of}
     changed |= {
         "broadcast_to": broadcast_of,
+        "pad": pad_of,
         "repeat": repeat_of,
+        "slice": slice_of,
         "take": take_of,
         "tile": tile_of,
         "ndim": lambda x: len(x.shape) if symbolic(x) else ndim(x),

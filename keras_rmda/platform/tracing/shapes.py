@@ -115,8 +115,10 @@ def shifted(step: Step, shape: tuple, x: Any, arguments: tuple, name: Callable[[
         if shape.count(None) == 1 and None not in x.shape[1:]:  # behind layers that declare open sizes
             known = math.prod(n for n in shape if n is not None)
             shape = tuple(math.prod(x.shape[1:]) // known if n is None else n for n in shape)
-        if not differ_in_ones(x.shape[1:], shape) and None in (*shape, *x.shape[1:]):
-            raise Untraceable("it reshapes to open sizes")
+        if not differ_in_ones(x.shape[1:], shape):
+            if None in x.shape[1:] and shape.count(None) > 1:
+                raise Untraceable("it reshapes to open sizes")
+            shape = tuple(-1 if n is None else n for n in shape)
         return with_inner(x, shape, name)
     if kind in ("ExpandDims", "Squeeze") and isinstance(axis, int):
         return type(operation)(axis + 1 if axis >= 0 else axis)(x)

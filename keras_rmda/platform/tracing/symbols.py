@@ -67,7 +67,7 @@ class Symbols:
         self.layer, self.programs, self.sizes, self.is_of_samples = layer, programs, sizes, is_of_samples
         self.inputs, self.variables = inputs, variables
         self.names = {each.name for each in getattr(layer, "_layers", [])}
-        self.known = {Place(-1, k): self._given(x) for k, x in enumerate(inputs)}
+        self.known = {Place(-1, k): self._given(x, Place(-1, k)) for k, x in enumerate(inputs)}
         self.made: dict[tuple, list[tuple[list, keras.Layer]]] = {}
         self.layers = own_layers(layer)
         self.of_weights: set[int] = set()
@@ -80,16 +80,35 @@ class Symbols:
         if place not in self.known:
             variable = self.variable(place)
             made = {"name": self.name(variable.name), "dtype": self.layer.dtype_policy}
-            leaf = held(Weight(variable.shape, **made), None, value=variable)
+            number_type = None if "float" in variable.dtype else variable.dtype
+            leaf = held(Weight(variable.shape, number_type, **made), None, value=variable)
             self.known[place] = Symbol(leaf(self.inputs[0]), batched=False)
         return self.known[place]
 
-    def _given(self, x: Any) -> Symbol:
+    def _given(self, x: Any, place: Place) -> Symbol:
         """Return an input: only where others have an open first axis and it has not, it has none for samples."""
-        is_known = self.is_of_samples and all(each.shape[:1] != (None,) for each in self.inputs)
-        if x.shape[:1] == (None,) or is_known:
+        if self.sizes[0].given:
+            is_batched = self._samples_at([each.shape(place) for each in self.programs]) is not None
+        else:
+            is_known = self.is_of_samples and all(each.shape[:1] != (None,) for each in self.inputs)
+            is_batched = x.shape[:1] == (None,) or is_known
+        if is_batched:
             return Symbol(x)
         return Symbol(AsOneSample(name=self.name("as_one_sample"))(x), batched=False)
+
+    def _samples_at(self, shapes: list[tuple]) -> int | None:
+        """Return the axis that has as many numbers as there are samples, at all sizes."""
+        found, batch = list(zip(*shapes)), tuple(each.batch for each in self.sizes)
+        return found.index(batch) if batch in found else None
+
+    @property
+    def samples(self) -> Any:
+        """An input with the axis of the samples in front."""
+        for k, x in enumerate(self.inputs):
+            shapes = [each.shape(Place(-1, k)) for each in self.programs]
+            if self.known[Place(-1, k)].batched and (not self.sizes[0].given or self._samples_at(shapes) == 0):
+                return x
+        raise Untraceable("it repeats numbers for samples that no input has in front")
 
     def bare(self, x: Symbol) -> Any:
         """Return a tensor that is the same for all samples without the axis for them."""

@@ -17,11 +17,12 @@ from typing import Any
 import keras
 
 from keras_rmda.platform.tracing.leaves import Numbers
-from keras_rmda.platform.tracing.ranges import Size
+from keras_rmda.platform.tracing.numbers import Size
 from keras_rmda.platform.tracing.tensorflow.arguments import as_tensor
+from keras_rmda.platform.tracing.tensorflow.attributes import attributes_of_tensorflow
 from keras_rmda.platform.tracing.tensorflow.table import FUNCTIONS, OF_SIZES, TAKE_LISTS
 
-MODULES = ("", "math", "nn", "linalg", "image")
+MODULES = ("", "math", "nn", "linalg", "image", "compat.v1.image")
 """Where TensorFlow has its functions, many of them twice; those of `image` have other meanings."""
 
 MISSED: list[str] = []
@@ -96,18 +97,19 @@ def tensorflow_as_operations() -> Iterator[None]:
         changed.append((tensorflow.Tensor, "__getitem__", getitem))
         tensorflow.Tensor.__getitem__ = lambda x, key: (constant(x, key) or getitem)(x, key)
     for path in MODULES if tensorflow else ():
-        module = getattr(tensorflow, path) if path else tensorflow
+        module = functools.reduce(getattr, filter(None, path.split(".")), tensorflow)
         for functions, kinds in ((FUNCTIONS, (keras.KerasTensor,)), (OF_SIZES, (keras.KerasTensor, Size))):
             for full_name, stand_in in functions.items():
-                *of, name = full_name.split(".")  # of one module, if it has another meaning elsewhere
-                if of != [path] and (of or path == "image"):
+                of, _, name = full_name.rpartition(".")  # of one module, if it has another meaning elsewhere
+                if of != path and (of or path.endswith("image")):
                     continue
                 if callable(function := getattr(module, name, None)):
                     changed.append((module, name, function))
                     setattr(module, name, instead(function, stand_in, kinds, name in TAKE_LISTS))
                     KEPT.setdefault(inspect.unwrap(function), stand_in)
     try:
-        yield
+        with attributes_of_tensorflow() if tensorflow else contextlib.nullcontext():
+            yield
     finally:
         KEPT.clear()
         KEPT.update(kept)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from keras import ops
 
 from keras_rmda.platform.tracing.programs import Untraceable
@@ -75,7 +76,31 @@ def resize(
     return ops.image.resize(x, numbers(size), method, antialias, data_format="channels_last")
 
 
+def resize_corners(
+    images: Any,
+    size: Any,
+    method: Any = "bilinear",
+    align_corners: bool = False,
+    preserve_aspect_ratio: bool = False,
+    name: Any = None,
+) -> Any:
+    """`tf.compat.v1.image.resize` of images whose corners stay: products with the shares of rows and columns."""
+    known = [numbers(size), list(images.shape[1:3])]
+    if not align_corners or preserve_aspect_ratio or method not in ("bilinear", 0) or None in known[1]:
+        raise Untraceable("it calls `tf.compat.v1.image.resize` otherwise than with corners that stay, at known sizes")
+    rows, columns = (shares(old, int(new)) for new, old in zip(*known))
+    x = ops.einsum("bhwc,ih->biwc", ops.cast(images, "float32"), rows)
+    return ops.einsum("bhwc,jw->bhjc", x, columns)
+
+
+def shares(old: int, new: int) -> Any:
+    """Return how much of each old position is in a new one, the first and the last of which are what they were."""
+    places = np.arange(new) * ((old - 1) / max(new - 1, 1))
+    return ops.convert_to_tensor(np.maximum(0.0, 1.0 - np.abs(places[:, None] - np.arange(old))), "float32")
+
+
 OTHERS: dict[str, Callable] = {
+    "compat.v1.image.resize": resize_corners,
     "argsort": argsort,
     "batch_normalization": batch_normalization,
     "crelu": crelu,

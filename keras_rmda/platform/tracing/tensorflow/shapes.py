@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from keras_rmda.platform.tracing.numbers import Size
 from keras_rmda.platform.tracing.programs import Untraceable
-from keras_rmda.platform.tracing.ranges import Size
 from keras_rmda.platform.tracing.tensorflow.arguments import dtype_of, numbers
 
 
