@@ -312,6 +312,21 @@ def test_what_is_carried_trains():
     assert not np.array_equal(model(series, training=False), aware(series, training=False))  # hers are her own
 
 
+def test_losses_that_code_adds_are_trained_on():
+    class Small(L.Layer):
+        def call(self, x):
+            self.add_loss(3.0 * keras.ops.mean(keras.ops.square(x)))
+            return 2.0 * x
+
+    model = through(Small(), L.Conv2D(4, 3))
+    aware = kr.quantization_aware(model, IMAGES)
+    outputs = model(IMAGES)
+    [expected], [_, found] = model.losses, (aware(IMAGES, training=True), sum(aware.losses))
+    assert float(found) == pytest.approx(float(expected), rel=0.03)
+    aware.compile("sgd", "mse")
+    assert aware.evaluate(IMAGES, outputs, verbose=0) > 0.9 * float(expected)
+
+
 def with_half(shape, dtype=None):
     return keras.ops.convert_to_tensor(np.arange(np.prod(shape)).reshape(shape) % 2, dtype)
 

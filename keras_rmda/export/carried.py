@@ -68,8 +68,8 @@ class Carried:
         """Return itself: tf_keras copies configurations."""
         return self
 
-    def __call__(self, tensors: list, weights: list, training: bool) -> tuple[list, list]:
-        """Return the outputs, and what the layer makes of its weights."""
+    def __call__(self, tensors: list, weights: list, training: bool) -> tuple[list, list, list]:
+        """Return the outputs, what the layer makes of its weights, and the losses that it adds."""
         given = iter(tensors)
         arguments, keywords = keras.tree.map_structure(
             lambda x: next(given) if isinstance(x, Slot) else x, (self.arguments, self.keywords)
@@ -77,9 +77,9 @@ class Carried:
         if getattr(self.function, "_call_has_training_arg", False):
             keywords = {"training": training} | keywords
         with lite.in_float32(self.function, has_others=True) if self.is_other else contextlib.nullcontext():
-            with keras.StatelessScope(list(zip(self.variables, weights))) as scope:
+            with keras.StatelessScope(list(zip(self.variables, weights)), collect_losses=True) as scope:
                 outputs = keras.tree.flatten(self.function(*arguments, **keywords))
-            return outputs, [scope.get_current_value(v) for v in self.variables]
+            return outputs, [scope.get_current_value(v) for v in self.variables], scope.losses
 
 
 def weight_of(variable: keras.Variable) -> Any:
@@ -144,7 +144,8 @@ def carrier() -> type:
             is_training = training is True  # tf_keras gives something else while it makes a model only
             weights = rounded(self.shared, self.quantizers.kernels, is_training)
             given = [tfmot.with_mask(x) for x in keras.tree.flatten(inputs)]
-            computed, after = self.carried(given, weights, is_training)
+            computed, after, losses = self.carried(given, weights, is_training)
+            self.add_loss(losses)
             for number, (weight, value) in enumerate(zip(self.shared, after)):
                 if is_training and not weight.trainable and number not in self.quantizers.kernels:
                     weight.assign(value)
