@@ -58,7 +58,7 @@ LEVELS = [
     ["platform.tracing.training"],
     ["platform.tracing.code"],
     ["platform.tracing"],
-    ["platform.copying.objects", "platform.copying.occurring"],
+    ["platform.copying.objects", "platform.copying.shapes_in_model"],
     ["platform.copying.classes", "platform.copying.copies", "platform.copying.symbolic", "platform.startup"],
     ["platform.copying.likeness"],
     ["platform.copying.readable"],

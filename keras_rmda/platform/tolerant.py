@@ -52,7 +52,7 @@ def made_by_code(layer: Any, arguments: tuple, keyword_arguments: dict) -> Any:
     return made
 
 
-def told(operation: Any, *arguments: Any, **keyword_arguments: Any) -> Any:
+def symbolic_outputs(operation: Any, *arguments: Any, **keyword_arguments: Any) -> Any:
     """Return symbolic tensors like what an operation of a graph makes, inside of `tolerant_symbols`."""
     made = made_by_code(operation, arguments, keyword_arguments)
     if made is None:

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 
 from keras_rmda.platform import graphs
-from keras_rmda.platform.tolerant import told, tolerant_symbols
+from keras_rmda.platform.tolerant import symbolic_outputs, tolerant_symbols
 
 SIZES = (32, 64, 128, 256)
 """Of axes that a model leaves open, from the one that is tried first."""
@@ -37,7 +37,7 @@ def fills(model: keras.Model, shapes: list[tuple]) -> bool:
         if graphs.is_inner_graph(operation):
             given = graphs.inputs_given(operation, arguments, keyword_arguments)
             return keras.tree.flatten(graphs.replayed(operation, given, call))
-        outputs = keras.tree.flatten(told(operation, *arguments, **keyword_arguments))
+        outputs = keras.tree.flatten(symbolic_outputs(operation, *arguments, **keyword_arguments))
         if any(n is not None and n < 1 for y in outputs if y is not None for n in y.shape):
             raise ValueError("empty")
         return outputs

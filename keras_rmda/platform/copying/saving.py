@@ -43,7 +43,7 @@ from keras_rmda.platform.copying.parts import (
     taking_parts,
 )
 from keras_rmda.platform.copying.readable import is_read_by_keras, is_suspicious
-from keras_rmda.platform.tolerant import told, tolerant_symbols
+from keras_rmda.platform.tolerant import symbolic_outputs, tolerant_symbols
 from keras_rmda.platform.tracing.weights import own_variables
 
 PART_OF_FILE = {
@@ -117,7 +117,7 @@ class RebuiltSequential(keras.Sequential):
 def outputs_like(graph: Functional, inputs: Any) -> Any:
     """Return symbolic tensors like what a graph makes of some of any shapes, by the code of its layers."""
     with tolerant_symbols():
-        return graph._run_through_graph(inputs, operation_fn=lambda each: functools.partial(told, each))
+        return graph._run_through_graph(inputs, operation_fn=lambda each: functools.partial(symbolic_outputs, each))
 
 
 def _configured(operations: list, get_config: Callable[[], dict]) -> tuple[dict[str, Any], list[str]]:

@@ -13,7 +13,7 @@ import keras
 
 from keras_rmda.platform import graphs
 from keras_rmda.platform.compat import layers_of
-from keras_rmda.platform.copying.occurring import Occurring, is_of_no_sample
+from keras_rmda.platform.copying.shapes_in_model import ShapesInModel, is_of_no_sample
 from keras_rmda.platform.graphs import has_graph, nodes
 from keras_rmda.platform.hidden import carried_by, mask_of, masks_behind
 from keras_rmda.platform.runs import first_calls
@@ -45,8 +45,8 @@ def as_graph(model: keras.Model, is_known: IsKnown) -> Iterator[keras.Model]:
     """
     with _forgetting_calls(model):
         graph = _graph_of(model)
-        occurring = Occurring(graph)
-        yield _expanded(graph, is_known, occurring, all(x.shape[:1] != (None,) for x in graph.inputs))
+        shapes = ShapesInModel(graph)
+        yield _expanded(graph, is_known, shapes, all(x.shape[:1] != (None,) for x in graph.inputs))
 
 
 @contextlib.contextmanager
@@ -159,10 +159,10 @@ def innermost(model: keras.Model) -> keras.Layer:
     return next(filter(is_last, failed), model)
 
 
-def _expanded(model: keras.Model, is_known: IsKnown, occurring: Occurring, is_of_samples: bool) -> keras.Model:
+def _expanded(model: keras.Model, is_known: IsKnown, shapes: ShapesInModel, is_of_samples: bool) -> keras.Model:
     """Return a model in which the blocks of a model with a graph are models with graphs, and get what they take.
 
-    `occurring` tells the shapes of the tensors in it.
+    `shapes` tells the shapes of the tensors in it.
 
     Where the whole model takes any number of samples, a tensor whose first axis is of known size has none for them;
     `is_of_samples` is false there.
@@ -174,7 +174,7 @@ def _expanded(model: keras.Model, is_known: IsKnown, occurring: Occurring, is_of
         if graphs.is_inner_graph(node.operation):
             given = node.operation, node.arguments.args, node.arguments.kwargs
             is_fitted = is_fitted and graphs.is_fitted(*given)
-            occurring.stand(graphs.inputs_of(node.operation), graphs.inputs_given(*given))
+            shapes.note(graphs.inputs_of(node.operation), graphs.inputs_given(*given))
         if is_container(node.operation) or (_is_code(node.operation) and not is_known(node.operation)):
             calls.setdefault(id(node.operation), []).append(node)
     expansions = {}
@@ -183,8 +183,8 @@ def _expanded(model: keras.Model, is_known: IsKnown, occurring: Occurring, is_of
         """Return the graph of a block, on what it gets from the graphs of those before it: they may declare others."""
         if id(layer) in calls:
             try:
-                graph = _traced(calls[id(layer)], given, is_of_samples, read, occurring)
-                expansions[id(layer)] = _expanded(graph, is_known, occurring, is_of_samples)
+                graph = _traced(calls[id(layer)], given, is_of_samples, read, shapes)
+                expansions[id(layer)] = _expanded(graph, is_known, shapes, is_of_samples)
             except Untraceable as why:
                 UNTRACEABLE[layer] = str(why)
         return expansions.get(id(layer), layer)
@@ -222,7 +222,7 @@ def is_function(layer: Any) -> bool:
 
 
 def _traced(
-    calls: list, first: tuple[tuple, dict], is_of_samples: bool, read: list, occurring: Occurring
+    calls: list, first: tuple[tuple, dict], is_of_samples: bool, read: list, shapes: ShapesInModel
 ) -> keras.Model:
     """Return the graph of a layer's code on these arguments of the first call, if all calls say the same.
 
@@ -245,12 +245,12 @@ def _traced(
     else:
         masks = carried_by((arguments, keyword_arguments))
         tensors = graphs.tensors_in((arguments, keyword_arguments))
-        is_odd = not is_of_samples and any(map(is_without_samples_in_front, tensors))
+        samples_elsewhere = not is_of_samples and any(map(is_without_samples_in_front, tensors))
         before = [[*graphs.tensors_in(each), *(x for x in carried_by(each) if x is not None)] for each in given]
-        sizes = lambda: occurring.sizes(before, is_odd)  # noqa: E731
-        graph = traced(layer, arguments, keyword_arguments, masks, is_of_samples, sizes, is_odd)
+        sizes = lambda: shapes.sizes(before, samples_elsewhere)  # noqa: E731
+        graph = traced(layer, arguments, keyword_arguments, masks, is_of_samples, sizes, samples_elsewhere)
         for each in before if len(before[0]) == len(graph.inputs) else ():  # else masks are known here only
-            occurring.stand(graph.inputs, each)
+            shapes.note(graph.inputs, each)
         if any(mask_of(y) is not None for node in calls for y in node.output_tensors):
             graph.masks_behind = functools.partial(_masks_behind, layer)
             graph.masks_behind(arguments, keyword_arguments, len(graph.outputs))

@@ -17,12 +17,12 @@ from keras_rmda.platform.tracing.leaves import (
     WithoutSamples,
 )
 from keras_rmda.platform.tracing.programs import Untraceable
-from keras_rmda.platform.tracing.sizes import MOST_THAT_DIFFER, OCCURRING, Sizes, ways_to_differ
+from keras_rmda.platform.tracing.sizes import MOST_THAT_DIFFER, SIZES_OF_MODELS, Sizes, ways_to_differ
 from keras_rmda.platform.tracing.weights import dtype_for
 
 __all__ = [
     "MOST_THAT_DIFFER",
-    "OCCURRING",
+    "SIZES_OF_MODELS",
     "AddsLosses",
     "AsOneSample",
     "Exchanged",

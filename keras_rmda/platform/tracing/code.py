@@ -32,8 +32,8 @@ def traced(
     keyword_arguments: dict,
     masks: tuple = (),
     is_of_samples: bool = True,
-    occurring: Callable[[], list[Sizes]] = list,
-    is_odd: bool = False,
+    sizes_in_model: Callable[[], list[Sizes]] = list,
+    samples_elsewhere: bool = False,
 ) -> Functional:
     """Return what the `call` of a layer or model computes at inference, as a graph that has its layers and weights.
 
@@ -43,9 +43,9 @@ def traced(
         keyword_arguments: likewise.
         masks: those that the tensors carry, None for one without.
         is_of_samples: whether a first axis of known size is that of samples, if no tensor has an open one.
-        occurring: gives sizes with the shapes that the tensors have in the model around, if they are known; asked
+        sizes_in_model: gives sizes with the shapes that the tensors have in the model around, if they are known; asked
             where others do not do.
-        is_odd: whether the axis of the samples is not the first one everywhere, so that no others do.
+        samples_elsewhere: whether the axis of the samples is not the first one everywhere, so that no others do.
 
     Returns:
         A model, whose inputs are the tensors among the arguments in their order, and then the masks.
@@ -58,11 +58,11 @@ def traced(
     tensors = tensors[0] if len(tensors) == 1 else tensors
     why = Untraceable("it gets tensors without samples in front")
     try:
-        if not is_odd:
+        if not samples_elsewhere:
             return _graph(layer, tensors, inputs, is_of_samples)
     except Untraceable as error:
         why = error
-    known = occurring()
+    known = sizes_in_model()
     if known and _tells_open_axes(known, symbols_in(inputs)) and takes_numbers(layer, inputs, known[0]):
         with contextlib.suppress(Untraceable):
             return _graph(layer, tensors, inputs, is_of_samples, known)

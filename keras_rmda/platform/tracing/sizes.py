@@ -45,7 +45,7 @@ NUMBERS = (
 4, 6 or 8 by as many, or 7 by 7; sizes that can be halved some times, which networks for images of any size want; and
 small and very small ones, for code that takes no longer sequences."""
 
-OCCURRING: tuple[Callable[[int], tuple[int, int]], ...] = (
+SIZES_OF_MODELS: tuple[Callable[[int], tuple[int, int]], ...] = (
     lambda times: (64 * times, 96 * (times + (times > 1))),
     lambda times: (64, 96) if times == 1 else (2048, 4032),
 )

@@ -13,15 +13,15 @@ from typing import Any
 import keras
 
 from keras_rmda.platform import graphs
-from keras_rmda.platform.tolerant import told, tolerant_symbols
-from keras_rmda.platform.tracing import MOST_THAT_DIFFER, OCCURRING, Sizes, ways_to_differ
+from keras_rmda.platform.tolerant import symbolic_outputs, tolerant_symbols
+from keras_rmda.platform.tracing import MOST_THAT_DIFFER, SIZES_OF_MODELS, Sizes, ways_to_differ
 from keras_rmda.platform.tracing.leaves import WithoutSamples
 
 BATCHES = (3, 5)
 """Numbers of samples."""
 
 
-class Occurring:
+class ShapesInModel:
     """Shapes of the tensors in the graph of a model, and in those of the models and blocks inside.
 
     Args:
@@ -30,13 +30,13 @@ class Occurring:
 
     def __init__(self, model: keras.Model):
         self.model, self.inputs = model, graphs.inputs_of(model)
-        self.standing: dict[int, tuple[Any, list]] = {}
+        self.noted: dict[int, tuple[Any, list]] = {}
         self.known: dict[tuple[int, Sizes], tuple[Any, Any]] = {}
 
-    def stand(self, inputs: list, given: list) -> None:
+    def note(self, inputs: list, given: list) -> None:
         """Note that tensors of a model stand for the inputs of one inside, at one of its calls."""
         for x, y in zip(inputs, given, strict=True):
-            self.standing.setdefault(id(x), (x, []))[1].append(y)
+            self.noted.setdefault(id(x), (x, []))[1].append(y)
 
     @functools.cached_property
     def numbers(self) -> list[Sizes]:
@@ -47,7 +47,7 @@ class Occurring:
         count = sum(x.shape[1:].count(None) for x in self.inputs)
         some = itertools.product((1, 2), repeat=count) if count <= MOST_THAT_DIFFER else ()
         near, far = (*ways_to_differ(count), (1,) * count), (*sorted(some, key=sum)[1:], (2,) * count)
-        for size_of, ways in zip(OCCURRING, (near, far)):
+        for size_of, ways in zip(SIZES_OF_MODELS, (near, far)):
             for times in ways:
                 found = [self._given(batch, [size_of(n)[k] for n in times]) for k, batch in enumerate(BATCHES)]
                 if all(map(self._runs, found)):
@@ -69,10 +69,10 @@ class Occurring:
             return False
         return True
 
-    def sizes(self, calls: list[list], is_odd: bool) -> list[Sizes]:
+    def sizes(self, calls: list[list], samples_elsewhere: bool) -> list[Sizes]:
         """Return sizes with the shapes that tensors have, which must be the same at all calls; or none.
 
-        There are none unless `is_odd` where tensors are only as large as inputs, which nobody needs a model to know.
+        There are none unless `samples_elsewhere` where tensors are only as large as inputs: that needs no model.
         """
         found = []
         for sizes in self.numbers:
@@ -86,7 +86,7 @@ class Occurring:
             found.append(Sizes(sizes.batch, None, given=shapes.pop()))
         pairs = [list(zip(*shapes)) for shapes in zip(*(each.given for each in found[:2]))]
         known = {pair for shapes in zip(*(each.given for each in self.numbers[:2])) for pair in zip(*shapes)}
-        is_more = is_odd or not {(n, m) for each in pairs for n, m in each if n != m} <= known | {BATCHES}
+        is_more = samples_elsewhere or not {(n, m) for each in pairs for n, m in each if n != m} <= known | {BATCHES}
         return found if is_more and all(each.count(BATCHES) < 2 for each in pairs) else []
 
     def _spec(self, tensor: Any, sizes: Sizes) -> Any:
@@ -100,7 +100,7 @@ class Occurring:
             operation, index, _ = x._keras_history
             node = operation._inbound_nodes[index]
             if isinstance(operation, keras.layers.InputLayer):
-                before = self.standing[id(x)][1] if id(x) in self.standing else []
+                before = self.noted[id(x)][1] if id(x) in self.noted else []
             else:
                 before = node.input_tensors
             missing = [each for each in before if (id(each), sizes) not in self.known]
@@ -141,7 +141,7 @@ def _called(node: Any, arguments: tuple, keyword_arguments: dict) -> list:
     if graphs.is_inner_graph(operation):
         given = graphs.inputs_given(operation, arguments, keyword_arguments)
         return keras.tree.flatten(graphs.replayed(operation, given, _called))
-    return keras.tree.flatten(told(operation, *arguments, **keyword_arguments))
+    return keras.tree.flatten(symbolic_outputs(operation, *arguments, **keyword_arguments))
 
 
 def is_of_no_sample(tensor: Any) -> bool:
