@@ -270,11 +270,26 @@ def test_what_only_moves_numbers_has_no_range_of_its_own(tmp_path):
     x = keras.ops.matmul(keras.ops.matmul(query, keras.ops.swapaxes(key, 1, 2)), key) + inputs
     model, data = keras.Model(inputs, L.Dense(3)(x[:, 0])), IMAGES.reshape(-1, 6, 16)[:64]
     aware = kr.quantization_aware(model, data)
+    assert not any(
+        layer.quantizers.outputs for layer in aware.layers if layer.name.startswith(("transpose", "unstack"))
+    )
     aware.compile("adam", "mse")
     aware.fit(data, RANDOM.normal(size=(64, 3)), batch_size=4, epochs=2, verbose=0)
     file = kr.export_tflite(aware, tmp_path / "m.tflite", "int8", data)
     assert not file.changes
     assert file.max_difference < 0.06
+
+
+def test_numbers_in_the_place_of_what_is_masked_count_for_the_range(tmp_path):
+    """No position is masked where both models are compared, on random numbers, but some of the data are."""
+    inputs = keras.Input((6, 3))
+    x = keras.ops.where(inputs[..., 2:] > 5, -20.0, L.Dense(4)(inputs[..., :2]))
+    model, data = keras.Model(inputs, L.Dense(2)(x)), IMAGES.reshape(-1, 6, 3)[:64].copy()
+    data[::2, 1, 2] = 6
+    file = kr.export_tflite(kr.quantization_aware(model, data), tmp_path / "m.tflite", "int8", data)
+    assert "SELECT" not in str(file.changes)
+    assert file.max_difference < 1e-5
+    assert difference(np.asarray(model(data)), FileInterpreter(file.path).predict(data)) < 0.02
 
 
 def test_divisors_that_are_rounded_to_zero(tmp_path):

@@ -64,6 +64,12 @@ class Carried:
                 weights[id(variable)] = weight_of(variable)
         self.weights = [weights[id(variable)] for variable in self.variables]
 
+    @property
+    def has_numbers(self) -> bool:
+        """Whether an argument is a number or an array of such, which another mask or index may bring out."""
+        given = keras.tree.flatten((self.arguments, self.keywords))
+        return any(isinstance(x, float) or "float" in str(getattr(x, "dtype", "")) for x in given)
+
     def __deepcopy__(self, memo: dict) -> Carried:
         """Return itself: tf_keras copies configurations."""
         return self
@@ -150,7 +156,7 @@ def carrier() -> type:
                 if is_training and not weight.trainable and number not in self.quantizers.kernels:
                     weight.assign(value)
             if self.carried.moves is None and tf.executing_eagerly():
-                self.carried.moves = only_moves(given, computed)
+                self.carried.moves = not self.carried.has_numbers and only_moves(given, computed)
             outputs = rounded([tf.identity(y) for y in computed], self.quantizers.outputs, is_training)
             for y, without_mask in zip(computed, outputs):
                 tfmot.hide_mask(y, without_mask)

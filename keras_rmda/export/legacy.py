@@ -13,6 +13,7 @@ import numpy as np
 from keras_rmda.export.carried import Carried, Slot, carrier, slots
 from keras_rmda.export.native import Piece, pieces
 from keras_rmda.platform import arithmetic, checks, compat, graphs, tfmot
+from keras_rmda.platform.lite.parts import apart
 from keras_rmda.structure.inputs import random_inputs
 from keras_rmda.structure.verification import difference
 
@@ -159,7 +160,11 @@ class Writer:
             return x
         if id(x) not in self.roundings:
             name = graphs.unused(f"{x.node.layer.name}_rounded", self.names)
-            same = Carried(lambda x: x, (Slot(),), {}, [True], True, self.weights)
+            before = getattr(x.node.layer, "carried", None)
+            # The converter would give the range of a column to the whole input, and so to the others.
+            same = Carried(
+                lambda x: apart(x) if before and before.moves else x, (Slot(),), {}, [True], True, self.weights
+            )
             same.moves = False  # it is there to round
             self.roundings[id(x)] = carrier()(same, name=name)(x)
         return self.roundings[id(x)]

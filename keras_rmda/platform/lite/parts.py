@@ -83,7 +83,8 @@ def of_two(name: str) -> Callable:
         import tensorflow as tf
 
         *condition, x, y = inputs
-        if not x.dtype.is_floating or any(tf.get_static_value(each) is not None for each in (x, y)):
+        is_limit = not condition and any(tf.get_static_value(each) is not None for each in (x, y))
+        if not x.dtype.is_floating or is_limit:  # what is cut off has the range of what is left
             return None
         if is_apart(x) and is_apart(y):
             return None
