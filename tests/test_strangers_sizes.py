@@ -10,6 +10,7 @@ from keras import ops
 from test_strangers import half_zero, numbers, stripped
 
 import keras_rmda as kr
+from keras_rmda.platform.tolerant import symbolic_outputs, tolerant_symbols
 
 pytestmark = only_tensorflow
 
@@ -475,3 +476,9 @@ def test_what_does_not_declare_what_it_makes_is_read_back(kind, tmp_path):
     assert math.isclose(0.0, float(ops.max(ops.abs(keras.models.load_model(tmp_path / "small.keras")(x) - small(x)))))
     other = keras.Input((6, 8))
     assert keras.Model(other, small(other)).output_shape == (None, 6, 3)
+
+
+def test_layers_that_take_no_training_are_not_told_of_it():
+    """`Identity` in the place of a DropPath, in a graph that is read from a file, as in Depth Anything."""
+    with tolerant_symbols():
+        assert symbolic_outputs(L.Identity(), keras.Input((3,)), training=False).shape == (None, 3)

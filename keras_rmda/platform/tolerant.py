@@ -54,6 +54,8 @@ def made_by_code(layer: Any, arguments: tuple, keyword_arguments: dict) -> Any:
 
 def symbolic_outputs(operation: Any, *arguments: Any, **keyword_arguments: Any) -> Any:
     """Return symbolic tensors like what an operation of a graph makes, inside of `tolerant_symbols`."""
+    if isinstance(operation, keras.Layer) and not operation._call_has_training_arg:  # as `Layer.__call__` does
+        keyword_arguments.pop("training", None)
     made = made_by_code(operation, arguments, keyword_arguments)
     if made is None:
         try:

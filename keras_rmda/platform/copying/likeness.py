@@ -79,12 +79,12 @@ def _is_same(a: Any, b: Any, seen: set[tuple[int, int]]) -> bool:
         return type(a) is type(b)
     if is_array(a) or isinstance(a, PLAIN) or a is None:
         return is_same(a, b)
+    if isinstance(a, list | tuple) and isinstance(b, list | tuple):  # files make lists of tuples
+        return len(a) == len(b) and all(_is_same(x, y, seen) for x, y in zip(a, b))
     if type(a) is not type(b):
         return False
     if isinstance(a, dict):
         return a.keys() == b.keys() and all(_is_same(a[key], b[key], seen) for key in a)
-    if isinstance(a, list | tuple):
-        return len(a) == len(b) and all(_is_same(x, y, seen) for x, y in zip(a, b))
     if isinstance(a, set | frozenset):
         return len(a) == len(b)
     if isinstance(a, types.FunctionType):
