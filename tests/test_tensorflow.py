@@ -1,5 +1,7 @@
 """Code that calls functions of TensorFlow: traced, and cut like that of keras.ops."""
 
+import operator
+
 import keras
 import numpy as np
 import pytest
@@ -112,6 +114,10 @@ CALLS = {
         lambda x, f: f(tf.reshape(x, (1, 3, 4, 1)), [6, 8], method="nearest"),
         lambda x, f: f(tf.reshape(x, (1, 3, 4, 1)), (2, 2), "bilinear", antialias=True),
     ],
+    "compat.v1.image.resize": [
+        lambda x, f: f(tf.reshape(x, (1, 3, 4, 1)), (6, 2), align_corners=True),
+        lambda x, f: f(tf.reshape(x, (1, 3, 4, 1)), [1, 8], "bilinear", align_corners=True),
+    ],
     "reverse": [lambda x, f: f(x, axis=[0, 1])],
     "roll": [lambda x, f: f(x, 1, 1), lambda x, f: f(x, [1, 2], [0, 1])],
     "shape": [lambda x, f: x * tf.cast(f(x)[1], "float32")],
@@ -167,8 +173,8 @@ def test_equality_is_one_of_numbers():
 
 def all_of_a_name(name):
     """Return what TensorFlow has of a name, each function once."""
-    *module, name = name.split(".")
-    modules = [getattr(tf, *module)] if module else (tf, tf.math, tf.nn, tf.linalg)
+    module, _, name = name.rpartition(".")
+    modules = [operator.attrgetter(module)(tf)] if module else (tf, tf.math, tf.nn, tf.linalg)
     found = [getattr(each, name, None) for each in modules]
     return list({id(each): each for each in found if callable(each)}.values())
 
