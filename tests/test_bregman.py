@@ -1,4 +1,7 @@
-"""Bregman training beyond one strength: two levels, numbers by variable, laws of the strength, against plain NumPy."""
+"""Bregman training beyond one strength: two levels, numbers by variable, laws of the strength, against plain NumPy.
+
+Over a minute, since every law and mode trains for itself.
+"""
 
 import warnings
 

@@ -1,4 +1,7 @@
-"""Coarse steps on a network without the channels that rest compute what masks compute."""
+"""Coarse steps on a network without the channels that rest compute what masks compute.
+
+Over a minute, since every comparison trains two times.
+"""
 
 import warnings
 

@@ -1,4 +1,7 @@
-"""Models that train with the rounding of int8 files: rebuilding, refusing, zeros, ranges, and the files."""
+"""Models that train with the rounding of int8 files: rebuilding, refusing, zeros, ranges, and the files.
+
+Over a minute, since tf_keras and TensorFlow Model Optimization make each model anew.
+"""
 
 import contextlib
 import os
