@@ -650,3 +650,33 @@ def test_a_list_that_a_layer_keeps_leads_to_nothing_else():
     assert half_zero(model) == 12
     small = stripped(model, numbers(3, 5, 6))
     assert small.count_params() < 0.6 * model.count_params()
+
+
+class Balanced(L.Layer):
+    """Units for each word, and a loss at training only that wants a mask as long as the words."""
+
+    def __init__(self, **arguments):
+        super().__init__(**arguments)
+        self.up, self.down = L.Dense(8, activation="relu"), L.Dense(6)
+
+    def build(self, shape):
+        self.up.build((None, 6))
+        self.down.build((None, 8))
+
+    def call(self, x, there, training=None):
+        n, steps, _ = ops.shape(x)
+        words = self.up(ops.reshape(x, (-1, 6)))
+        if training:
+            self.add_loss(0.1 * ops.mean(words * ops.reshape(there, (-1, 1))))
+        return ops.reshape(self.down(words), (n, steps, 6))
+
+
+def test_a_loss_of_training_that_wants_equal_sizes_stays_and_units_go():
+    words, there = keras.Input((None, 6)), keras.Input((None,))
+    model = keras.Model([words, there], L.Dense(3)(Balanced(name="balanced")(words, there)))
+    assert half_zero(model) == 8 + 6
+    small = stripped(model, [numbers(3, 5, 6), np.ones((3, 5), "float32")])
+    for each in (model, small):
+        each([numbers(3, 5, 6), np.ones((3, 5), "float32")], training=True)
+    assert small.count_params() < 0.7 * model.count_params()
+    np.testing.assert_allclose(small.losses, model.losses, rtol=1e-5)

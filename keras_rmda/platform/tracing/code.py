@@ -89,7 +89,7 @@ def _graph(
 ) -> Functional:
     programs, sizes = _programs(layer, given) if known is None else _programs_at(known, layer, given)
     programs = as_trained(layer, given, sizes, programs)
-    only_at_training = with_losses_of_training(layer, given, sizes, programs)
+    programs, sizes, only_at_training = with_losses_of_training(layer, given, sizes, programs)
     try:
         with tolerant_symbols():
             graph = Graph(layer, programs, sizes, symbols_in(given), own_variables(layer), is_of_samples)

@@ -41,11 +41,19 @@ def as_trained(layer: keras.Layer, given: tuple, sizes: list[Sizes], programs: l
     return programs
 
 
-def with_losses_of_training(layer: keras.Layer, given: tuple, sizes: list[Sizes], programs: list[Program]) -> bool:
-    """Let programs have the losses that code adds at training only, and return whether there are such."""
+def with_losses_of_training(
+    layer: keras.Layer, given: tuple, sizes: list[Sizes], programs: list[Program]
+) -> tuple[list[Program], list[Sizes], bool]:
+    """Return programs with the losses that code adds at training only, their sizes, and whether there are such."""
     if "training" not in inspect.signature(layer.call).parameters:
-        return False
+        return programs, sizes, False
     others, own = [attempt(layer, given, each, training=True) for each in sizes], own_layers(layer)
+    equal = [replace(each, times=()) for each in sizes]
+    if equal != sizes and not all(isinstance(each, Program) for each in others):  # a loss may want equal sizes
+        found = [attempt(layer, given, each) for each in equal]
+        if all(isinstance(a, Program) and is_same(_kinds(a), _kinds(b)) for a, b in zip(found, programs)):
+            programs, sizes = found, equal
+            others = [attempt(layer, given, each, training=True) for each in sizes]
     for mine, other in zip(programs, others):
         if isinstance(other, Untraceable):
             raise other
@@ -53,8 +61,12 @@ def with_losses_of_training(layer: keras.Layer, given: tuple, sizes: list[Sizes]
         if mine.losses and not (mine.losses == other.losses and is_same(*steps)):
             raise Untraceable("it adds another loss by `add_loss` at training")
     if programs[0].losses or not others[0].losses:
-        return False
+        return programs, sizes, False
     for mine, other in zip(programs, others):  # whose steps for the outputs are the same
         mine.steps += other.steps[mine.count :]
         mine.losses, mine.known = other.losses, mine.known | other.known
-    return True
+    return programs, sizes, True
+
+
+def _kinds(program: Program) -> list:
+    return [(type(step.operation), step.places) for step in program.steps_of_outputs]
