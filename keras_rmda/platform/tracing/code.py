@@ -19,7 +19,7 @@ from keras_rmda.platform.graphs import Functional, name_apart
 from keras_rmda.platform.tolerant import tolerant_symbols
 from keras_rmda.platform.tracing.attempts import all_or_one, attempt, inputs_like, symbols_in, takes_numbers, why_of
 from keras_rmda.platform.tracing.graph import Graph
-from keras_rmda.platform.tracing.programs import Program, Untraceable, is_same
+from keras_rmda.platform.tracing.programs import Program, Untraceable, is_same, kinds
 from keras_rmda.platform.tracing.ranges import PositionsUpTo
 from keras_rmda.platform.tracing.sizes import MOST_THAT_DIFFER, NUMBERS, OPEN, Sizes, ways_to_differ
 from keras_rmda.platform.tracing.training import as_trained, with_losses_of_training
@@ -121,9 +121,7 @@ def _programs(layer: keras.Layer, given: tuple) -> tuple[list[Program], list[Siz
         others = tuple(replace(sizes, times=each) for sizes, each in zip(pair, more))
         found = all_or_one(attempt(layer, given, sizes) for sizes in others)
         if len(found) == len(pair) and takes_numbers(layer, given, others[0]):
-            if not is_same(
-                *([(type(step.operation), step.places) for step in each[0].steps] for each in (found, programs))
-            ):
+            if not is_same(kinds(found[0].steps), kinds(programs[0].steps)):
                 raise Untraceable("its code does something else at other sizes")
             programs, pair = found, others
             break
@@ -137,13 +135,9 @@ def _programs_at(known: list[Sizes], layer: keras.Layer, given: tuple) -> tuple[
     found = all_or_one(attempt(layer, given, sizes) for sizes in known)
     if len(found) < len(known):
         raise found[0]
-    if not all(is_same(_kinds(each), _kinds(found[0])) for each in found):
+    if not all(is_same(kinds(each.steps), kinds(found[0].steps)) for each in found):
         raise Untraceable("its code does something else at other sizes")
     return found[:2], known[:2]
-
-
-def _kinds(program: Program) -> list:
-    return [(type(step.operation), step.places) for step in program.steps]
 
 
 def _programs_of_sums(layer: keras.Layer, given: tuple, why: Untraceable) -> tuple[list[Program], list[Sizes]]:
@@ -169,12 +163,11 @@ def _holds_at_numbers(layer: keras.Layer, given: tuple, found: Program) -> bool:
     """
     if not any(None in x.shape[1:] for x in symbols_in(given)):
         return True
-    operations = lambda steps: [(type(step.operation), step.places) for step in steps]  # noqa: E731
     for sizes in (pair[0] for pair in NUMBERS):
         other = attempt(layer, given, sizes)
         if isinstance(other, Program):
             if any(isinstance(step.operation, PositionsUpTo) for step in other.steps):
                 return False
-            same = is_same(operations(found.steps), operations(other.steps))
+            same = is_same(kinds(found.steps), kinds(other.steps))
             return not same or all(is_same(a.arguments, b.arguments) for a, b in zip(found.steps, other.steps))
     return True

@@ -92,6 +92,11 @@ class Program:
         return self.shapes[place.number] if place.step < 0 else self.steps[place.step].shapes[place.number]
 
 
+def kinds(steps: list[Step]) -> list:
+    """Return what steps call, and which tensors they read, without what depends on sizes."""
+    return [(type(step.operation), step.places) for step in steps]
+
+
 def program(outputs: Any, inputs: list, losses: list | tuple = ()) -> Program:
     """Return the program that has made symbolic outputs, and symbolic losses, of symbolic inputs.
 

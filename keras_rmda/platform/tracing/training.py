@@ -8,7 +8,7 @@ from dataclasses import replace
 import keras
 
 from keras_rmda.platform.tracing.attempts import all_or_one, attempt
-from keras_rmda.platform.tracing.programs import Program, Untraceable, described, is_same, own_layers
+from keras_rmda.platform.tracing.programs import Program, Untraceable, described, is_same, kinds, own_layers
 from keras_rmda.platform.tracing.silent import is_silent, with_default_training, without
 from keras_rmda.platform.tracing.sizes import Sizes
 
@@ -51,7 +51,10 @@ def with_losses_of_training(
     equal = [replace(each, times=()) for each in sizes]
     if equal != sizes and not all(isinstance(each, Program) for each in others):  # a loss may want equal sizes
         found = [attempt(layer, given, each) for each in equal]
-        if all(isinstance(a, Program) and is_same(_kinds(a), _kinds(b)) for a, b in zip(found, programs)):
+        if all(
+            isinstance(a, Program) and is_same(kinds(a.steps_of_outputs), kinds(b.steps_of_outputs))
+            for a, b in zip(found, programs)
+        ):
             programs, sizes = found, equal
             others = [attempt(layer, given, each, training=True) for each in sizes]
     for mine, other in zip(programs, others):
@@ -66,7 +69,3 @@ def with_losses_of_training(
         mine.steps += other.steps[mine.count :]
         mine.losses, mine.known = other.losses, mine.known | other.known
     return programs, sizes, True
-
-
-def _kinds(program: Program) -> list:
-    return [(type(step.operation), step.places) for step in program.steps_of_outputs]
