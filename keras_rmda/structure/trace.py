@@ -13,7 +13,7 @@ import numpy as np
 from keras_rmda.channels.gates import Vanishes
 from keras_rmda.channels.rule import OPAQUE
 from keras_rmda.channels.sites import Block, Call, Site
-from keras_rmda.channels.table import row_of, rule_of
+from keras_rmda.channels.table import row_of, rule_of, what_regularizer_wants
 from keras_rmda.channels.tensors import Atoms, NotCovered, Shape, Tensor
 from keras_rmda.platform import graphs
 from keras_rmda.platform.copying import symbolic
@@ -174,6 +174,8 @@ class Builder:
             y.copies = copies
         if site.opaque:
             self.pin(f"opaque: {site.name}", *call.inputs, *call.outputs)
+        elif wanted := what_regularizer_wants(operation):
+            self.pin(wanted, *call.outputs)
         site.calls.append(call)
         self.trace.calls.append(call)
         self.trace.by_node.setdefault(id(node), call)
