@@ -340,7 +340,7 @@ def rule_of(layer: Any) -> Rule:
 
 
 def what_regularizer_wants(layer: Any) -> str:
-    """Return why all channels that a layer gives stay: its activity regularizer takes them, but not one less; else ""."""
+    """Return why what a layer gives stays: its activity regularizer takes these channels, not one less; or ""."""
     regularizer = getattr(layer, "activity_regularizer", None)
     nodes = getattr(layer, "_inbound_nodes", []) if regularizer is not None else []
     for shape in {tuple(n or 1 for n in y.shape) for node in nodes for y in node.output_tensors}:
