@@ -7,6 +7,7 @@ import keras
 import numpy as np
 import processes
 import pytest
+import tensorflow as tf
 from ai_edge_litert.interpreter import Interpreter as LiteRT
 from keras import layers as L
 from keras import ops
@@ -528,6 +529,50 @@ def test_long_fourier_transforms_keep_their_operator(tmp_path):
     file = kr.export_tflite(keras.Model(inputs, ops.rfft(inputs)[0]), tmp_path / "m.tflite")
     assert "RFFT2D" in file.operators
     assert file.bytes < 5000
+
+
+class PatchesOf(L.Layer):
+    """Patches of images as Keras takes them, or as TensorFlow."""
+
+    def __init__(self, take, size, **arguments):
+        super().__init__()
+        self.take, self.size, self.arguments = take, size, arguments
+
+    def call(self, images):
+        if self.take == "keras":
+            return ops.image.extract_patches(images, self.size, **self.arguments)
+        ends = [[1, n, n, 1] for n in (self.size, self.arguments.get("strides", self.size), 1)]
+        return tf.image.extract_patches(images, *ends, self.arguments.get("padding", "valid").upper())
+
+
+PATCHES = {
+    "side by side": ((16, 16, 3), PatchesOf("keras", 4)),
+    "with a rest": ((13, 10, 3), PatchesOf("keras", 4)),
+    "with a rest filled up": ((13, 10, 3), PatchesOf("keras", 4, padding="same")),
+    "not square": ((8, 16, 3), PatchesOf("keras", (4, 8))),
+    "that overlap": ((9, 9, 4), PatchesOf("keras", 4, strides=2)),
+    "of TensorFlow": ((16, 16, 3), PatchesOf("tensorflow", 4)),
+    "of TensorFlow that overlap": ((9, 9, 4), PatchesOf("tensorflow", 4, strides=2, padding="same")),
+    "of channels first": ((3, 16, 16), PatchesOf("keras", 4, data_format="channels_first")),
+}
+
+
+@pytest.mark.parametrize("name", PATCHES)
+def test_patches_of_images(tmp_path, rng, name):
+    """Keras multiplies by an identity matrix, which in int8 was no weight to LiteRT, where it was large."""
+    shape, layer = PATCHES[name]
+    inputs = keras.Input(shape)
+    model = keras.Model(inputs, L.Dense(3)(layer(inputs)))
+    images = rng.normal(size=(8, *shape)).astype("float32")
+    expected = np.ptp(np.asarray(model(images)))
+    assert kr.export_tflite(model, tmp_path / "m.tflite", None, images).max_difference < 1e-5
+    for quantization, most in (("int8", 0.02), ("int16x8", 0.01)):
+        file = kr.export_tflite(model, tmp_path / "m.tflite", quantization, images, batch=1)
+        assert file.max_difference < most * expected
+        assert not file.not_micro or quantization == "int16x8"
+    assert ("SPACE_TO_DEPTH" in kr.export_tflite(model, tmp_path / "m.tflite").operators) == (
+        name in ("side by side", "with a rest", "of TensorFlow")
+    )
 
 
 def test_inputs_of_different_batches(tmp_path):

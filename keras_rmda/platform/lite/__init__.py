@@ -16,7 +16,7 @@ from keras.src.ops import image
 from keras.src.utils import tf_utils
 
 from keras_rmda.platform import compat, graphs
-from keras_rmda.platform.lite import fourier, functions, stand_ins
+from keras_rmda.platform.lite import fourier, functions, patches, stand_ins
 
 OTHER_FLOATS = ("float16", "bfloat16", "float64")
 """Types that TensorFlow Lite has few operators for."""
@@ -47,6 +47,7 @@ def tracing(unroll: bool, rounded: str | None = None) -> Iterator[list[int]]:
         (backend.math, "irfft", fourier.to_real),
         (backend.nn, "max_pool", functions.pooled),
         (backend.nn, "average_pool", functions.pooled),
+        (image, "_extract_patches", patches.of_keras),
         (keras.layers.TimeDistributed, "call", functions.at_once),
         (tf_utils, "tf_encode_categorical_inputs", _refused),  # so that categories are ones, and not counted
         (tf, "reduce_any", functions.any_of),

@@ -9,6 +9,7 @@ from typing import Any
 
 from keras_rmda.platform.lite import masks
 from keras_rmda.platform.lite.parts import MOVES, minimum
+from keras_rmda.platform.lite.patches import by_order
 
 
 def limited(comparison: str) -> Callable[[Any, Any], Any]:
@@ -164,6 +165,7 @@ INT16 = {
     "Minimum": smaller,
     "PadV2": padded,
     "Rsqrt": root,
+    "SpaceToDepth": by_order,
     "Sum": total,
     **dict.fromkeys(SQUARES, product),
     **{name: compared(name) for name in COMPARISONS},

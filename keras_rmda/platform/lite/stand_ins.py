@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from keras_rmda.platform.lite import patches
 from keras_rmda.platform.lite.integers import INT16, ROUNDED
 from keras_rmda.platform.lite.parts import AWARE, INT8, negative
 
@@ -114,12 +115,15 @@ def one_hot(indices: Any, depth: Any, on: Any, off: Any, attributes: dict[str, A
 
 
 WITH_ATTRIBUTES = (
-    "BiasAdd", "Cast", "ConcatV2", "Einsum", "EnsureShape", "FakeQuantWithMinMaxVars", "OneHot", "Pack", "Relu", "Sum",
+    "BiasAdd", "Cast", "ConcatV2", "Einsum", "EnsureShape", "ExtractImagePatches", "FakeQuantWithMinMaxVars", "OneHot",
+    "Pack", "Relu", "SpaceToDepth", "Sum",
 )  # fmt: skip
 
 ALWAYS = {
     "EnsureShape": of_shape,
     "ExpandDims": expanded,
+    "ExtractImagePatches": patches.of_tensorflow,
+    "MatrixDiagV3": patches.diagonal,
     "OneHot": one_hot,
     "Roll": rolled,
     "Selu": selu,
