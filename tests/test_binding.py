@@ -215,3 +215,29 @@ def test_regularizers_of_every_layer_are_where_they_belong():
         y = layer(y)
     keras.Model(x, y).compile("sgd", "mse")
     assert late.kernel.regularizer is psi
+
+
+class Pair(keras.Model):
+    """Two networks with layers of the same names, one of which an optimizer of its own trains."""
+
+    def __init__(self, trained, other):
+        super().__init__()
+        self.trained, self.other = trained, other
+
+    def call(self, x):
+        return self.other(self.trained(x))
+
+
+def test_coupled_groups_of_a_model_inside():
+    """As of a generator, whose optimizer knows the model around it."""
+    parts = [
+        keras.Sequential([keras.Input((n,)), L.Dense(6, "relu", name="a"), L.Dense(4, name="b")], name=name)
+        for n, name in ((4, "generator"), (4, "discriminator"))
+    ]
+    pair = Pair(*parts)
+    pair.compile()
+    pair(np.zeros((1, 4), "float32"))
+    groups = kr.coupled_groups(parts[0])
+    optimizer = kr.ProxSGD(0.1, regularizer=kr.GroupLasso(100.0, groups=groups))
+    optimizer.build(parts[0].trainable_variables)
+    assert [psi and psi.path for psi in optimizer._penalties] == [None, None, "b/kernel", None]

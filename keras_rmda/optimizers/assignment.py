@@ -74,6 +74,17 @@ def inside(around: Sequence[str], path: str) -> str:
     return "/".join([*around[:-1], path])
 
 
+def names_inside(model: keras.Model, variables: Iterable[keras.Variable]) -> dict[int, tuple[str, ...]]:
+    """Return, by `id`, what only one of the variables is called in a model inside, of which coupled groups may be."""
+    found, own = {}, {id(variable) for variable in variables}
+    for variable, around in compat.variables_with_owners(model):  # the longest last
+        path = inside(around, variable.path.removeprefix(f"{model.name}/"))
+        outer = ["/".join(around[:k]) + "/" for k in range(1, len(around) * (id(variable) in own))]
+        found[id(variable)] = [path.removeprefix(each) for each in outer if path.startswith(each)]
+    counts = Counter(name for names in found.values() for name in names)
+    return {key: tuple(name for name in names if counts[name] == 1) for key, names in found.items()}
+
+
 def matches(pattern: str, names: tuple[str, ...]) -> bool:
     """Return whether a pattern is one of a variable's names, or a regular expression that matches all of one."""
     return pattern in names or any(re.fullmatch(pattern, name) for name in names)
@@ -128,10 +139,11 @@ def assign(
     axes = axes_of_weights(model)
     known = {} if model is None else names_in(model)
     called = [known.get(id(variable), (variable.path,)) for variable in variables]
+    within = {} if model is None else names_inside(model, variables)
     assigned, uses_default = [], False
     for variable, names in zip(variables, called):
         is_excluded = any(matches(pattern, names) for pattern in exclude)
-        default = None if is_excluded else chosen(regularizers, variable, names)
+        default = None if is_excluded else chosen(regularizers, variable, names, within.get(id(variable), ()))
         own = own_regularizer(variable)
         uses_default |= own is None and default is not None
         psi = own or default
@@ -161,15 +173,20 @@ def numbers_for(
     return [default if pattern is None else given[pattern] for pattern in found]
 
 
-def chosen(regularizers: Regularizers, variable: keras.Variable, names: tuple[str, ...]) -> ProximalRegularizer | None:
-    """Return what an optimizer's `regularizer` argument says about a variable; coupled groups name theirs."""
+def chosen(
+    regularizers: Regularizers, variable: keras.Variable, names: tuple[str, ...], within: tuple[str, ...] = ()
+) -> ProximalRegularizer | None:
+    """Return what an optimizer's `regularizer` argument says about a variable; coupled groups name theirs.
+
+    `within` are its names in models inside, which count for coupled groups only.
+    """
     if isinstance(regularizers, Mapping):
         pattern = matching(regularizers, names)
         regularizers = None if pattern is None else regularizers[pattern]
         applies = True
     else:
         applies = is_kernel(variable)
-    bound = regularizers and regularizers.bound_to(names)
+    bound = regularizers and regularizers.bound_to((*names, *within))
     return bound if applies or isinstance(bound, PenaltyPart) else None
 
 
