@@ -11,6 +11,7 @@ from keras import ops
 from zoo import randomize, zero
 
 import keras_rmda as kr
+from keras_rmda.compression.result import compared
 from keras_rmda.structure.inputs import random_inputs
 from keras_rmda.structure.verification import difference
 
@@ -209,6 +210,19 @@ def test_attention_is_traced_whether_its_sizes_are_open_or_not(positions):
     model = ignore(randomize(keras.Model(inputs, L.Dense(4)(x))), "b")
     assert "attention" not in kr.analyze(model).opaque
     assert stripped(model).get_layer("a").units == 28
+
+
+def test_products_of_two_tensors_count_as_operations():
+    """In reports too, as they do in targets; those of the stripped model have other names."""
+    x = inputs = keras.Input((9, 16))
+    x = x + Attention(name="attention")(x)
+    model = randomize(keras.Model(inputs, L.Dense(4)(x)))
+    kernel = model.get_layer("attention").dense["o"].kernel
+    kernel.assign(np.where(np.arange(16)[:, None] < 4, 0.0, kernel))  # nobody hears the first head
+    report = kr.analyze(model)
+    assert report.macs == 9 * (4 * 16 * 16 + 16 * 4) + 2 * 9 * 9 * 16
+    assert report.macs_after == kr.analyze(kr.strip(model)).macs < report.macs
+    assert compared(report, kr.analyze(kr.strip(model))).macs_after == report.macs_after
 
 
 def test_windows_merge_with_the_batch_and_come_back():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ from keras_rmda.export import export_tflite
 from keras_rmda.export.tflite import TFLiteFile
 from keras_rmda.structure.pictures import draw_training, html_table, table
 from keras_rmda.structure.report import Report
-from keras_rmda.structure.rows import LayerReport
 
 
 @dataclass(frozen=True)
@@ -104,23 +103,25 @@ class Compressed:
 
 
 def compared(before: Report, after: Report) -> Report:
-    """Return one report of two models, of which the second is the first without some channels."""
+    """Return one report of two models, of which the second is the first without some channels.
+
+    Operations have other names in the second, and the same order.
+    """
     left = {layer.name: layer for layer in after.layers}
+    own = {layer.name for layer in before.layers}
+    renamed = [layer for layer in after.layers if layer.name not in own]
     rows = []
     for layer in before.layers:
-        small = left.get(layer.name)
+        small = left.get(layer.name) or next((each for each in renamed if each.type == layer.type), None)
+        if small in renamed:
+            renamed.remove(small)
         rows.append(
-            LayerReport(
-                name=layer.name,
-                type=layer.type,
-                channels=layer.channels,
+            replace(
+                layer,
                 removable=layer.channels - (small.channels if small else 0),
                 reasons=small.reasons if small else {},
-                parameters=layer.parameters,
                 parameters_after=small.parameters if small else 0,
-                macs=layer.macs,
                 macs_after=small.macs if small else 0,
-                opaque=layer.opaque,
             )
         )
     return Report(before.model, tuple(rows))

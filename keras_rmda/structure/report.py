@@ -173,6 +173,6 @@ def with_times(report: Report, times: dict[str, tuple[float, float]], latency: t
 
 
 def report(plan: Plan, name: str) -> Report:
-    """Return the report of a plan; layers that are called several times have one row."""
-    rows = [layer_row(plan, site) for site in plan.trace.sites.values() if site.weights() or site.opaque]
-    return Report(name, tuple(rows))
+    """Return the report of a plan: a row for each layer or operation that has weights, is opaque or multiplies."""
+    rows = [(site, layer_row(plan, site)) for site in plan.trace.sites.values()]
+    return Report(name, tuple(row for site, row in rows if site.weights() or site.opaque or row.macs))

@@ -24,7 +24,8 @@ class LayerReport:
         removable: output channels that `strip` would remove.
         reasons: why the others stay: reason -> number of channels.
         parameters, parameters_after: numbers of weights, before and after `strip`.
-        macs, macs_after: multiply-accumulate operations per sample in the kernels of layers; an open axis counts as 1.
+        macs, macs_after: multiply-accumulate operations per sample, in kernels and in products of tensors; an open axis
+            counts as 1.
             Those of an opaque layer are an estimate: every weight of two axes and more, except embeddings, times the
             positions of its output, at every call.
         opaque: why the converter does not look into the layer, "" where it does.
