@@ -209,7 +209,22 @@ CARRIED = {
     "recurrent": lambda: through(L.Reshape((12, 48)), L.Bidirectional(L.GRU(5)), L.Dense(3)),
     "no layer that can be rounded": lambda: keras.Sequential([keras.Input((12, 12, 3)), L.Flatten(), L.PReLU()]),
     "operations": lambda: operations(),
+    "spectra of images": lambda: through(
+        L.Reshape((12, 48)), L.Dense(8), lambda x: keras.ops.fft2((x, keras.ops.zeros_like(x)))[0], L.Dense(3)
+    ),
+    "a table of another type": lambda: through(Table()),
 }
+
+
+@keras.saving.register_keras_serializable(package="tests")
+class Table(keras.Layer):
+    """Adds numbers that are kept in a type of their own."""
+
+    def build(self, shape):
+        self.table = self.add_weight(shape=shape[1:], dtype="float64", initializer="normal", trainable=False)
+
+    def call(self, x):
+        return x + keras.ops.cast(keras.ops.expand_dims(self.table, 0), x.dtype)
 
 
 @keras.saving.register_keras_serializable(package="tests")

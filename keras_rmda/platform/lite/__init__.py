@@ -42,7 +42,7 @@ def tracing(unroll: bool, rounded: str | None = None) -> Iterator[list[int]]:
         (backend.numpy, "repeat", functions.repeated),
         (backend.math, "stft", functions.transformed),
         (backend.math, "fft", fourier.of_complex),
-        (backend.math, "fft2", fourier.of_images),
+        (backend.math, "fft2", lambda fft2: fourier.of_images(fft2, rounded == "aware")),
         (backend.math, "rfft", fourier.of_real),
         (backend.math, "irfft", fourier.to_real),
         (backend.nn, "max_pool", functions.pooled),
@@ -136,6 +136,7 @@ def _refused(_: Callable) -> Callable:
 def is_float32(model: Any) -> bool:
     """Return whether a model, layer or operation computes, and takes its inputs, in no other type of floats."""
     types = [name for layer in _layers_of(model) for name in (layer.compute_dtype, layer.variable_dtype)]
+    types += [variable.dtype for variable in getattr(model, "variables", [])]
     return not _is_other(*types, *(holder.dtype for holder in _with_types(model)))
 
 

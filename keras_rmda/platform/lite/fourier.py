@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from keras.src import backend
 
+from keras_rmda.platform.lite.parts import apart
+
 LONGEST, OF_OPERATOR = 2048, 256
 """The most positions of a product, and of one in the place of TensorFlow Lite's own operator, which holds no waves."""
 
@@ -57,14 +59,18 @@ def of_complex(fft: Callable) -> Callable:
     return of_complex
 
 
-def of_images(fft2: Callable) -> Callable:
-    """Compute the transform along the last two axes, one after the other."""
+def of_images(fft2: Callable, in_float: bool) -> Callable:
+    """Compute the transform along the last two axes, one after the other.
+
+    Where numbers have trained to be rounded, those in between have not: a product of such is one in float.
+    """
     import tensorflow as tf
 
     def of_images(x: Any) -> tuple[Any, Any]:
         parts = tuple(map(backend.convert_to_tensor, x))
         if not is_short(parts[0], 2):
             return fft2(x)
+        parts = tuple(map(apart, parts)) if in_float else parts
         for _ in range(2):
             parts = tuple(map(tf.linalg.matrix_transpose, backend.math.fft(parts)))
         return parts
