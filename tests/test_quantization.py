@@ -86,6 +86,33 @@ def test_models_inside_shared_layers_operations_and_several_inputs():
         assert difference(a, np.asarray(b)) < 0.05
 
 
+@pytest.mark.parametrize("place", ["first", "behind a convolution", "behind an activation"])
+def test_normalizations_of_networks_that_are_called_twice(place, tmp_path):
+    """As Siamese networks are; their statistics are those of both inputs."""
+    keras.utils.set_random_seed(0)
+    norm, convolution = L.BatchNormalization(name="norm"), L.Conv2D(6, 3, name="convolution")
+    order = {"first": [norm, convolution], "behind a convolution": [convolution, norm]}
+    inner = order.get(place, [convolution, L.ReLU(), norm])
+    towers = [keras.Sequential([keras.Input((12, 12, 3)), *inner, L.GlobalAveragePooling2D()])]
+    # Another one with the same names, whose normalization goes into its convolution.
+    towers.append(
+        keras.Sequential(
+            [keras.Input((12, 12, 3)), L.Conv2D(4, 3, name="convolution"), L.BatchNormalization(name="norm")]
+        )
+    )
+    one, two = keras.Input((12, 12, 3)), keras.Input((12, 12, 3))
+    y = [towers[0](one) - towers[0](two), L.GlobalAveragePooling2D()(towers[1](one))]
+    model = trained_normalizations(keras.Model([one, two], L.Dense(3)(L.Concatenate()(y))))
+    data = [IMAGES, IMAGES[::-1].copy()]
+    expected = np.asarray(model(data, training=False))
+    aware = kr.quantization_aware(model, data)
+    assert difference(expected, np.asarray(aware(data, training=False))) < 0.07
+    assert len(aware.trainable_variables) == len(model.trainable_variables)
+    aware.compile("sgd", "mse")
+    aware.fit(data, expected, verbose=0)
+    assert kr.export_tflite(aware, tmp_path / "m.tflite", "int8", data).max_difference < 0.05
+
+
 def test_it_begins_as_the_int8_file_computes(residual, aware):
     before = [w.copy() for w in residual.get_weights()]
     expected = np.asarray(residual(IMAGES, training=False))

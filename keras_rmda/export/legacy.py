@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -25,14 +25,14 @@ class Unsupported(ValueError):
     """What tf_keras or TensorFlow Model Optimization does not have."""
 
 
-def as_tf_keras(model: keras.Model, alone: Sequence[str] = ()) -> Any:
+def as_tf_keras(model: keras.Model, alone: Mapping[int, int] | None = None) -> Any:
     """Return a `tf_keras.Model` that computes what a Keras 3 model does; models inside are written out.
 
     What TensorFlow Model Optimization can round becomes a layer of tf_keras. All else is a layer that carries Keras's.
 
     Args:
         model: a built Functional or Sequential model.
-        alone: names of batch normalizations that nothing before them becomes one with.
+        alone: by the `id` of batch normalizations that nothing before them becomes one with, how often each is called.
 
     Returns:
         An uncompiled model in float32 with the names of layers and inputs, and the outputs as a flat list.
@@ -41,7 +41,7 @@ def as_tf_keras(model: keras.Model, alone: Sequence[str] = ()) -> Any:
         Unsupported: naming the layers that it cannot have.
         ValueError: if the model has no graph of layers.
     """
-    legacy, writer = tfmot.tf_keras(), Writer(model, alone)
+    legacy, writer = tfmot.tf_keras(), Writer(model, alone or {})
     inputs = [
         legacy.Input(x.shape[1:], x.shape[0], name=x.name, dtype=keras.backend.standardize_dtype(x.dtype))
         for x in graphs.inputs_of(model)
@@ -77,7 +77,7 @@ class Writer:
         roundings: by the `id` of one of those, itself rounded.
     """
 
-    def __init__(self, model: keras.Model, alone: Sequence[str]):
+    def __init__(self, model: keras.Model, alone: Mapping[int, int]):
         self.model, self.alone = model, alone
         self.made: dict[int, list[Piece]] = {}
         self.names: set[str] = set()
@@ -110,9 +110,11 @@ class Writer:
         is_masked |= any(getattr(y, "_keras_mask", None) is not None for y in node.output_tensors)
         if is_masked or not tensors or not all(is_tensor(x) and x.dtype.is_floating for x in tensors):
             return None
+        if self.alone.get(id(operation), 0) > 1:  # TensorFlow Model Optimization takes none that is called again
+            return None
         if id(operation) not in self.made:
             self.made[id(operation)] = pieces(
-                operation, self.names, operation.name in self.alone, tuple(tensors[0].shape)
+                operation, self.names, id(operation) in self.alone, tuple(tensors[0].shape)
             )
             self.copies.update(id(v) for v in getattr(operation, "variables", []) if self.made[id(operation)])
         if not self.made[id(operation)]:
@@ -124,6 +126,7 @@ class Writer:
             if each.layer is None:
                 x = self.carrying(each.name, each.function, (x,), {}, [True])
             else:
+                each.layer.stands_for = id(operation)
                 is_new, x = not each.layer.built, each.layer(x)
                 if is_new and each.weights:
                     each.layer.set_weights(each.weights)

@@ -109,17 +109,22 @@ def prepared(optimization: Any, model: Any) -> Any:
     return result
 
 
-def unfolded_normalizations(model: Any) -> list[str]:
-    """Return the batch normalizations of a tf_keras model that do not become one with the layer before."""
-    kind, found = tfmot.tf_keras().layers.BatchNormalization, []
+def unfolded_normalizations(model: Any) -> dict[int, int]:
+    """Return the batch normalizations of a tf_keras model that do not become one with the layer before.
+
+    By the `id` of those of Keras that they stand for, how often each is called.
+    """
+    legacy, found = tfmot.tf_keras(), {}
     for layer in model.layers:
-        before = layer.inbound_nodes[0].inbound_layers if isinstance(layer, kind) else None
-        if before and (
-            type(before).__name__ not in FOLDED
-            or len(tfmot.readers(before, model)) > 1
-            or before.activation is not tfmot.tf_keras().activations.linear
-        ):
-            found.append(layer.name)
+        if isinstance(layer, legacy.layers.BatchNormalization):
+            before = layer.inbound_nodes[0].inbound_layers
+            if (
+                len(layer.inbound_nodes) > 1
+                or type(before).__name__ not in FOLDED
+                or len(tfmot.readers(before, model)) > 1
+                or before.activation is not legacy.activations.linear
+            ):
+                found[layer.stands_for] = len(layer.inbound_nodes)
     return found
 
 
