@@ -467,6 +467,14 @@ def test_what_the_converter_has_no_operators_for(tmp_path):
     with pytest.raises(RuntimeError, match=r"no operators for BitwiseAnd\. Take other layers, or"):
         kr.export_tflite(model, tmp_path / "m.tflite")
 
+    class Doubles(L.Layer):
+        def call(self, x):
+            return tf.cast(tf.cast(x, "float64") * tf.constant(np.arange(4.0)), x.dtype)
+
+    model = keras.Sequential([keras.Input((4,)), Doubles(), L.Dense(2)])
+    with pytest.raises(RuntimeError, match=r"no operators for Mul of float64\. Compute this in float32\."):
+        kr.export_tflite(model, tmp_path / "m.tflite")
+
 
 SPECTRA = [{}, {"center": False, "window": "hamming"}, {"window": None}, {"window": np.linspace(0.5, 1.0, 24)}]
 

@@ -128,6 +128,9 @@ def reason(error: Exception) -> str:
     missing = re.search(r"^(?:TF Select|Custom) ops: (.*)$", text, re.MULTILINE)
     if missing:
         names = [name for name in missing[1].split(", ") if name != "Placeholder"]  # which stands for a table
+        doubles = [name for name in names if re.search(rf"^\s*tf\.{name}\(tensor<[^>]*f64>", text, re.MULTILINE)]
+        if doubles:
+            return f"it has no operators for {', '.join(doubles)} of float64. Compute this in float32."
         is_random = any("Random" in name for name in names)
         random = "Draw random numbers outside, and give them to the model as an input."
         return f"it has no operators for {', '.join(names)}. {random if is_random else OTHERWISE}"
