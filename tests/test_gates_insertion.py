@@ -5,7 +5,7 @@ import itertools
 import keras
 import numpy as np
 import pytest
-from backend import gradient, number
+from backend import gradient, number, only_tensorflow
 from graphs import close
 from keras import layers as L
 from zoo import block, randomize
@@ -556,3 +556,56 @@ def test_what_an_unknown_layer_reads_stays():
         np.testing.assert_allclose(number(a), number(b), atol=1e-6)
     assert "GateGenerator with a reader that is opaque" in kr.analyze(model).opaque.values()
     np.testing.assert_allclose(outputs(small, images(model)), outputs(model, images(model)), atol=1e-6)
+
+
+class Alphas(L.Layer):
+    """Numbers of its own for gates, in the place of a generator."""
+
+    def build(self, shape):
+        self.numbers = self.add_weight(shape=(1, shape[-1]), initializer="ones", name="numbers")
+
+    def compute_output_spec(self, x):
+        return keras.KerasTensor((1, x.shape[-1]))
+
+    def call(self, x):
+        return self.numbers + 0.0
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_gates_stay_whose_numbers_come_from_a_layer_that_stays(channels):
+    inputs = keras.Input((6,))
+    x = L.Dense(channels, activation="relu")(inputs)
+    x, z = DependentL0Gate(0.1, with_gates=True)([x, Alphas()(x)])
+    model = keras.Model(inputs, L.Dense(2)(SharedL0Gate()([x, z])))
+    randomize(model)
+    small = kr.strip(model)
+    assert len(gates_of(small)) == 2
+    assert "SharedL0Gate with numbers from a layer that stays" in kr.analyze(model).opaque.values()
+    np.testing.assert_allclose(outputs(small, images(model)), outputs(model, images(model)), atol=1e-6)
+
+
+def test_all_gates_of_a_generator_stay_with_it():
+    inputs = keras.Input((6,))
+    first, second = GateGenerator([8, 5])(inputs)
+    x, z = DependentL0Gate(0.1, with_gates=True)([L.Dense(8)(inputs), first])
+    y = DependentL0Gate(0.1)([L.Dense(5)(Unknown()([x, z])), second])
+    model = keras.Model(inputs, L.Dense(2)(y))
+    close(model, np.random.default_rng(0))
+    small = kr.strip(model)
+    assert len(gates_of(small)) == 3
+    np.testing.assert_allclose(outputs(small, images(model)), outputs(model, images(model)), atol=1e-6)
+
+
+@only_tensorflow
+def test_gates_behind_a_tensor_that_keras_calls_sparse():
+    """As it does with a tensor times a number; its own code then forgets the shape of what it makes."""
+    inputs = keras.Input((None, 6))
+    x = kr.layers.L0Gate(0.1)(L.Dense(8)(inputs) * 2.0)
+    assert x.shape == (None, None, None)
+    model = keras.Model(inputs, x + L.Dense(8)(inputs))
+    close(model, np.random.default_rng(0))
+    assert kr.analyze(model).opaque == {}
+    small = kr.strip(model)
+    assert gates_of(small) == []
+    given = np.random.default_rng(1).normal(size=(2, 5, 6)).astype("float32")
+    np.testing.assert_allclose(outputs(small, given), outputs(model, given), atol=1e-6)

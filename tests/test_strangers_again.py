@@ -680,3 +680,106 @@ def test_a_loss_of_training_that_wants_equal_sizes_stays_and_units_go():
         each([numbers(3, 5, 6), np.ones((3, 5), "float32")], training=True)
     assert small.count_params() < 0.7 * model.count_params()
     np.testing.assert_allclose(small.losses, model.losses, rtol=1e-5)
+
+
+class TopExperts(L.Layer):
+    """Two of four experts for each word, and at training a loss that balances them over the words that are there."""
+
+    def __init__(self, loss, **arguments):
+        super().__init__(**arguments)
+        self.loss, self.router = loss, L.Dense(4, use_bias=False)
+
+    def build(self, shape):
+        self.router.build(shape)
+        self.up, self.down = (self.add_weight(shape=each) for each in ((4, 6, 10), (4, 10, 6)))
+
+    def compute_output_shape(self, shape):
+        return shape
+
+    def call(self, x, there, training=False):
+        n, steps, _ = ops.shape(x)
+        words = ops.reshape(x, (-1, 6))
+        shares = ops.softmax(self.router(words))
+        top, which = ops.top_k(shares, k=2)
+        weights = ops.sum(ops.one_hot(which, 4) * top[..., None], axis=1)
+        hidden = ops.silu(ops.einsum("tc,ech->eth", words, self.up))
+        y = ops.einsum("eth,ehc,te->tc", hidden, self.down, weights)
+        if training:
+            self.loss(self, shares, weights, there)
+        return x + ops.reshape(y, (n, steps, 6))
+
+
+def by_slices(layer, shares, weights, there):
+    steps = ops.shape(there)[1]
+    there = ops.slice(there, [0, 0], [ops.shape(shares)[0] // steps, steps])
+    there = ops.reshape(there, (-1, 1))
+    counted = ops.sum(ops.cast(weights > 0, "float32") * there, axis=0) / ops.maximum(ops.sum(there), 1e-9)
+    layer.add_loss(0.1 * ops.sum(counted * ops.mean(shares, axis=0)))
+
+
+def by_indexed_slices(layer, shares, weights, there):
+    there = ops.reshape(there[: ops.shape(shares)[0] // there.shape[1]], (-1, 1))
+    layer.add_loss(0.1 * ops.sum(ops.square(ops.mean(shares * there, axis=0))))
+
+
+def by_capacity(layer, shares, weights, there):
+    """As many words as an expert has room for: no graph holds how many that are."""
+    room = ops.shape(shares)[0] // 2
+    layer.add_loss(ops.mean(ops.top_k(ops.transpose(shares), k=room)[0]))
+
+
+def with_experts(loss):
+    words, there = keras.Input((None, 6)), keras.Input((None,))
+    return keras.Model([words, there], L.Dense(3)(TopExperts(loss, name="experts")(words, there)))
+
+
+@pytest.mark.parametrize("loss", [by_slices, by_indexed_slices])
+def test_losses_that_take_slices_of_open_sizes_stay_and_experts_lose_units(loss):
+    model = with_experts(loss)
+    assert half_zero(model) >= 10
+    given = [numbers(3, 5, 6), np.tile([1.0, 1.0, 1.0, 0.0, 0.0], (3, 1)).astype("float32")]
+    small = stripped(model, given)
+    for each in (model, small):
+        each(given, training=True)
+    assert small.count_params() < 0.7 * model.count_params()
+    assert len(model.losses) == 1
+    np.testing.assert_allclose(small.losses, model.losses, rtol=1e-5)
+
+
+def test_a_loss_that_cannot_be_followed_is_lost_with_a_warning_and_experts_lose_units():
+    model = with_experts(by_capacity)
+    assert half_zero(model) >= 10
+    assert "experts" not in kr.analyze(model).opaque
+    with pytest.warns(kr.SparsityWarning, match=r"\['experts'\] adds losses.*`ops.topk` numbers that depend on open"):
+        small = stripped(model, [numbers(3, 5, 6), np.ones((3, 5), "float32")])
+    assert small.count_params() < 0.7 * model.count_params()
+
+
+class DropsAndAdds(L.Layer):
+    """Units whose dropout the code calls at training only, and where it adds a loss."""
+
+    def build(self, shape):
+        self.up, self.down, self.drop = L.Dense(8, activation="relu"), L.Dense(6), L.Dropout(0.5)
+        self.up.build(shape)
+        self.down.build((None, None, 8))
+
+    def call(self, x, training=None):
+        x = self.up(x)
+        if training:
+            self.add_loss(0.1 * ops.mean(ops.square(x)))
+            x = self.drop(x, training=True)
+        return self.down(x)
+
+
+def test_a_loss_beside_dropout_that_is_called_at_training_only_stays():
+    inputs = keras.Input((None, 6))
+    model = keras.Model(inputs, L.Dense(3)(DropsAndAdds(name="block")(inputs)))
+    assert half_zero(model) == 8 + 6
+    x = numbers(3, 5, 6)
+    small = stripped(model, x)
+    for each in (model, small):
+        each(x, training=True)
+    assert small.count_params() < 0.7 * model.count_params()
+    np.testing.assert_allclose(small.losses, model.losses, rtol=1e-5)
+    small(x)
+    assert small.losses == []

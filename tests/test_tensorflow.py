@@ -229,6 +229,17 @@ def test_what_has_no_counterpart_is_named():
     assert "it calls `tf.fft`, which takes no symbolic tensors; `keras.ops` does" in why
 
 
+def test_what_is_none_of_its_functions_is_not_named():
+    class Written(L.Layer):
+        def call(self, x):
+            return tf.TensorArray("float32", 1).write(0, x).stack()[0]
+
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, L.Dense(3)(Written(name="written")(inputs)))
+    [why] = kr.analyze(model).opaque.values()
+    assert why.endswith("it calls a function of TensorFlow, which takes no symbolic tensors; `keras.ops` does")
+
+
 def test_tensorflow_is_left_as_it_was():
     before = tf.matmul, tf.nn.softmax, tf.range
     with tensorflow_as_operations():

@@ -420,3 +420,50 @@ def test_a_layer_inside_that_takes_numbers_only_costs_nothing_but_itself(steps, 
         small.save(tmp_path / "small.keras")
         assert difference(small(x), keras.models.load_model(tmp_path / "small.keras")(x)) == 0
         assert len(kr.coupled_groups(small)) == len(kr.coupled_groups(kr.strip(small, inputs=x))) == 10
+
+
+class Part(L.Layer):
+    """Some of the channels, as it declares; counts how often its code runs."""
+
+    def __init__(self, count, **arguments):
+        super().__init__(**arguments)
+        self.count, self.runs = count, 0
+
+    def compute_output_shape(self, shape):
+        return (*shape[:-1], self.count)
+
+    def call(self, x):
+        self.runs += 1
+        return x[..., : self.count]
+
+
+class AroundPart(L.Layer):
+    """Dense layers around a part."""
+
+    def __init__(self, part, **arguments):
+        super().__init__(**arguments)
+        self.part, self.first, self.last = part, L.Dense(8), L.Dense(2)
+
+    def build(self, shape):
+        self.first.build(shape)
+        self.part.build((None, None, 8))
+        self.last.build((None, None, 3))
+
+    def call(self, x, training=None):
+        y = self.part(self.first(x))
+        return ops.reshape(self.last(y[..., :3]), (-1, ops.shape(x)[1], 2))
+
+
+def test_what_a_layer_inside_makes_is_found_out_once_for_each_shape_and_anew_for_each_graph():
+    part = Part(3)
+    inputs = keras.Input((None, 5))
+    model = keras.Model(inputs, AroundPart(part)(inputs))
+    part.runs = 0
+    kr.analyze(model)
+    first = part.runs
+    assert first < 10  # 12 if each attempt at the code around would run it
+    part.count = 4  # what was found out is not used any more
+    assert difference(model(x := np.ones((2, 5, 5), "float32")), kr.strip(model)(x)) < 1e-6
+    part.runs = 0
+    kr.analyze(model)
+    assert part.runs == first

@@ -79,7 +79,7 @@ class Multiplies(Rule):
             raise NotCovered(f"an input of shape {x.shape} and an output of shape {call.shapes[0]}")
         channels = x.channels(axis, ties)
         if any(other.atoms.size != len(channels) for other in call.inputs[1:]):
-            raise NotCovered("numbers from a layer that is opaque")
+            raise NotCovered("numbers from a layer that stays")
         atoms = call.register("c", channels, ties)
         call.site.own[GONE] = 0
         return [along(atoms, len(x.shape), axis), *(along(atoms, len(s), len(s) - 1) for s in call.shapes[1:])]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -11,8 +12,11 @@ import keras
 PAIRS = (((2, 8), (3, 12)), ((3, 64), (5, 96)), ((3, 16), (5, 24)), ((64, 64), (96, 96)))
 """Pairs of sizes for the first axis and for others, where they are open: for symbolic tensors; for zeros, in turn."""
 
-MADE: weakref.WeakKeyDictionary[keras.Layer, dict[str, Any]] = weakref.WeakKeyDictionary()
-"""What layers make of open sizes, by what they get: code with loops is slow."""
+Memory = weakref.WeakKeyDictionary[keras.Layer, dict[str, Any]]
+"""What layers make of symbolic tensors, by what they get."""
+
+MADE: Memory = weakref.WeakKeyDictionary()
+"""That of open sizes: code with loops is slow."""
 
 
 def first_calls(model: keras.Model, x: Any) -> dict[int, tuple]:
@@ -38,15 +42,27 @@ def outputs_of_numbers(layer: keras.Layer, arguments: tuple, keyword_arguments: 
     Code with a loop over steps takes symbolic tensors of known sizes, code that asks for values takes numbers only.
     Sizes of the outputs are open where they differ for two sizes of what is open in the arguments.
     """
-    given = (arguments, {name: x for name, x in keyword_arguments.items() if name != "training"})
-    if not layer.built or not any(isinstance(x, keras.KerasTensor) for x in keras.tree.flatten(given)):
+    named = {name: x for name, x in keyword_arguments.items() if name != "training"}
+    if not layer.built or not any(isinstance(x, keras.KerasTensor) for x in keras.tree.flatten((arguments, named))):
         return None
-    key = repr(keras.tree.map_structure(lambda x: (x.shape, x.dtype) if _is_symbolic(x) else repr(x), given))
-    known = MADE.setdefault(layer, {})
+    return remembered(MADE, _outputs, layer, arguments, named)
+
+
+def remembered(memory: Memory, make: Callable, layer: keras.Layer, arguments: tuple, keyword_arguments: dict) -> Any:
+    """Return new symbolic tensors like those that `make` gives for a layer and what it gets, made once."""
+    if not layer.built:
+        return make(layer, arguments, keyword_arguments)
+    known = memory.setdefault(layer, {})
+    key = repr(keras.tree.map_structure(_told_apart, (arguments, keyword_arguments)))
     if key not in known:
-        known[key] = _outputs(layer, arguments, keyword_arguments)
-    new = lambda x: keras.KerasTensor(x.shape, dtype=x.dtype) if _is_symbolic(x) else x  # noqa: E731
+        known[key] = make(layer, arguments, keyword_arguments)
+    new = lambda x: keras.KerasTensor(x.shape, dtype=x.dtype, sparse=x.sparse) if _is_symbolic(x) else x  # noqa: E731
     return keras.tree.map_structure(new, known[key])  # Keras writes into tensors which call has made them
+
+
+def _told_apart(x: Any) -> tuple:
+    """Return what code can make a difference between."""
+    return (*((x.shape, x.dtype) if hasattr(x, "shape") else ()), x.sparse if _is_symbolic(x) else repr(x))
 
 
 def _outputs(layer: keras.Layer, arguments: tuple, keyword_arguments: dict) -> Any:

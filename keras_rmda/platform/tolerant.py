@@ -22,6 +22,9 @@ from keras_rmda.platform.declared import claims_more, declared_rightly, densifie
 ADDING_LOSSES: weakref.WeakSet[keras.Layer] = weakref.WeakSet()
 """Layers whose code has called `add_loss` while it was traced: models that do so make steps of their own."""
 
+MADE_BY_CODE: runs.Memory = weakref.WeakKeyDictionary()
+"""What layers make that declare their outputs, while the graph of a model is made: code around runs several times."""
+
 
 def declares_outputs(layer: Any) -> bool:
     """Return whether a layer of somebody's says by a method of its own, not by its code, what its outputs are."""
@@ -38,6 +41,10 @@ def made_by_code(layer: Any, arguments: tuple, keyword_arguments: dict) -> Any:
     """
     if not declares_outputs(layer):
         return None
+    return runs.remembered(MADE_BY_CODE, _made_by_code, layer, arguments, keyword_arguments)
+
+
+def _made_by_code(layer: keras.Layer, arguments: tuple, keyword_arguments: dict) -> Any:
     made = None
     with contextlib.suppress(Exception):  # the code may not take the sizes that Keras tries
         made = keras.src.backend.compute_output_spec(layer.call, *arguments, **keyword_arguments)

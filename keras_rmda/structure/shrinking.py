@@ -24,7 +24,7 @@ from keras_rmda.structure.penalties import keep_own_penalties, losses_count_what
 from keras_rmda.structure.rebuilding import is_whole, remade, with_weights
 from keras_rmda.structure.states import copied_optimizer, cut_state, inside, pairs
 from keras_rmda.structure.stepping import counts_what_is_gone
-from keras_rmda.structure.strip import verify
+from keras_rmda.structure.strip import verify, warn_of_lost_losses
 from keras_rmda.structure.trace import as_graph
 
 STEPS = ("train_step", "compute_loss", "compute_metrics")
@@ -75,6 +75,7 @@ def shrink(
     if tolerance is not None:
         checks.real("tolerance", tolerance, open_minimum=True)
     made = shrunk(model, zeros, tolerance, inputs)
+    warn_of_lost_losses(model, made.small)
     if (made.steps_count_what_is_gone or made.losses_count_what_is_gone) and zeros == "decided":
         warnings.warn(
             f"{model.name!r} has weights that act on nothing any more and are not zero, and its optimizer "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import keras
@@ -11,6 +12,7 @@ from keras import ops
 from keras_rmda.channels.tensors import varying
 from keras_rmda.optimizers.models import warn_of_hidden_zeros
 from keras_rmda.platform import arithmetic, checks, compat, finite
+from keras_rmda.platform.tracing import LOST_LOSSES
 from keras_rmda.structure.folding import Folding, fold
 from keras_rmda.structure.liveness import Plan, plan
 from keras_rmda.structure.rebuilding import rebuilt_without
@@ -53,8 +55,8 @@ def strip(
     Returns:
         A new, uncompiled model with the same inputs and outputs, also when nothing can go. What was subclassed is
         Functional, and computes at training what the original does at inference wherever its code asks for `training`;
-        losses that code adds by `add_loss` stay. Where the original is saved and loaded, it is, too, with
-        `import keras_rmda` if Keras alone cannot.
+        losses that code adds by `add_loss` stay, and a `SparsityWarning` names those that cannot be followed. Where the
+        original is saved and loaded, it is, too, with `import keras_rmda` if Keras alone cannot.
 
     Raises:
         ValueError: if the model is not built, has no graph of layers or weights that are not finite, if an argument is
@@ -71,7 +73,9 @@ def strip(
     checks.whole("round_to", round_to, minimum=1)
     checks.truth("strict", strict)
     warn_of_hidden_zeros(model)
-    return stripped(model, tolerance, inputs, round_to, strict)[0]
+    small = stripped(model, tolerance, inputs, round_to, strict)[0]
+    warn_of_lost_losses(model, small)
+    return small
 
 
 def stripped(
@@ -96,7 +100,9 @@ def copied(model: keras.Model) -> keras.Model:
     Raises:
         ValueError, VerificationError: as `strip`.
     """
-    return copied_with_layers(model)[0]
+    copy = copied_with_layers(model)[0]
+    warn_of_lost_losses(model, copy)
+    return copy
 
 
 def copied_with_layers(model: keras.Model) -> tuple[keras.Model, dict[int, Any]]:
@@ -109,6 +115,21 @@ def copied_with_layers(model: keras.Model) -> tuple[keras.Model, dict[int, Any]]
         with compat.restored(model.non_trainable_variables):
             verify(graph, copy, decided, folding, None, None, model, exact)
     return copy, made
+
+
+def warn_of_lost_losses(model: keras.Model, small: keras.Model) -> None:
+    """Say which layers add losses by code that a smaller model does not have, since they cannot be followed."""
+    kept = {type(layer) for layer in compat.layers_of(small)}
+    known = [layer for layer in compat.layers_of(model) if layer in LOST_LOSSES and type(layer) not in kept]
+    lost = {layer.name: LOST_LOSSES[layer] for layer in known}
+    if lost:
+        reasons = "; ".join(f"{name}: {why}" for name, why in lost.items())
+        warnings.warn(
+            f"The code of {list(lost)} adds losses by `add_loss` that cannot be followed and are not in the smaller "
+            f"model: training it further goes without them. ({reasons})",
+            checks.SparsityWarning,
+            stacklevel=3,
+        )
 
 
 def meaningless(variable: Any) -> np.ndarray:

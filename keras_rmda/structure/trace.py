@@ -96,6 +96,11 @@ def named(operation: Any, arguments: tuple, keyword_arguments: dict) -> list[tup
     return [*zip(names, arguments), *keyword_arguments.items()]
 
 
+def numbers(call: Call) -> list[Tensor]:
+    """Return what a generator or gate makes of numbers only."""
+    return call.outputs if isinstance(call.site.rule, Vanishes) else call.outputs[1:]
+
+
 class Builder:
     """Goes through a model and fills a `Trace`."""
 
@@ -205,19 +210,25 @@ class Builder:
         self.trace.pinned += tie_shared_weights(sites, self.trace.ties)
 
     def keep_what_opaque_layers_read(self) -> None:
-        """Keep generators and gates whose numbers are outputs, or read by a layer that stays as it is."""
-        kept = {y.index for y in self.trace.outputs}
-        for call in reversed(self.trace.calls):
-            site = call.site
-            if not site.rule.vanishes:
-                kept.update(x.index for x in call.inputs)
-            else:
-                numbers = call.outputs if isinstance(site.rule, Vanishes) else call.outputs[1:]
-                if any(x.index in kept for x in numbers):
-                    site.rule, site.opaque = OPAQUE, f"{type(site.layer).__name__} with a reader that is opaque"
-                    for each in site.calls:
-                        self.pin(f"opaque: {site.name}", *each.inputs, *each.outputs)
-                        kept.update(x.index for x in each.inputs)
+        """Keep generators and gates whose numbers are outputs, or read or made by a layer that stays as it is."""
+        gates = [call for call in self.trace.calls if call.site.rule.vanishes]
+        found: list[tuple[Call, str]] = [(call, "") for call in gates]
+        while found:
+            others = [call for call in self.trace.calls if not call.site.rule.vanishes]
+            gates = [call for call in gates if call.site.rule.vanishes]
+            read = {x.index for call in others for x in call.inputs} | {y.index for y in self.trace.outputs}
+            made = {y.index for call in gates for y in call.outputs}
+            found = [(call, "a reader that is opaque") for call in gates if any(x.index in read for x in numbers(call))]
+            found += [
+                (call, "numbers from a layer that stays")
+                for call in gates
+                if any(x.index not in made for x in call.inputs[1:])
+            ]
+            for call, why in found:
+                site = call.site
+                site.rule, site.opaque = OPAQUE, f"{type(site.layer).__name__} with {why}"
+                for each in site.calls:
+                    self.pin(f"opaque: {site.name}", *each.inputs, *each.outputs)
 
     def find_partners(self) -> None:
         """Let batch normalizations take the constants of the layers without bias right before them."""

@@ -17,6 +17,7 @@ from keras_rmda.platform.copying.shapes_in_model import ShapesInModel, is_of_no_
 from keras_rmda.platform.graphs import has_graph, nodes
 from keras_rmda.platform.hidden import carried_by, mask_of, masks_behind
 from keras_rmda.platform.runs import first_calls
+from keras_rmda.platform.tolerant import MADE_BY_CODE
 from keras_rmda.platform.tracing import Untraceable, dtype_for, traced, traced_model
 from keras_rmda.platform.tracing.containers import graph_of, is_container
 from keras_rmda.platform.tracing.tensorflow import tensorflow_as_operations
@@ -43,6 +44,7 @@ def as_graph(model: keras.Model, is_known: IsKnown) -> Iterator[keras.Model]:
     Raises:
         ValueError: if the model is not built, or its `call` cannot be traced.
     """
+    MADE_BY_CODE.clear()  # layers may have changed
     with _forgetting_calls(model):
         graph = _graph_of(model)
         shapes = ShapesInModel(graph)
@@ -169,12 +171,14 @@ def _expanded(model: keras.Model, is_known: IsKnown, shapes: ShapesInModel, is_o
     """
     calls: dict[int, list] = {}
     is_fitted, read = True, keras.tree.flatten(graphs.functional(model).outputs)
+    is_dense = not any(x.sparse for x in graphs.inputs_of(model))
     for node in _nodes_inside(model):
         read += node.input_tensors
         if graphs.is_inner_graph(node.operation):
             given = node.operation, node.arguments.args, node.arguments.kwargs
             is_fitted = is_fitted and graphs.is_fitted(*given)
             shapes.note(graphs.inputs_of(node.operation), graphs.inputs_given(*given))
+        is_fitted = is_fitted and not (is_dense and _takes_sparse(node))
         if is_container(node.operation) or (_is_code(node.operation) and not is_known(node.operation)):
             calls.setdefault(id(node.operation), []).append(node)
     expansions = {}
@@ -193,6 +197,12 @@ def _expanded(model: keras.Model, is_known: IsKnown, shapes: ShapesInModel, is_o
         return model
     result = graphs.rebuilt(model, lambda layer: layer, graph_of=expanded)
     return result if expansions or not is_fitted else model
+
+
+def _takes_sparse(node: Any) -> bool:
+    """Return whether code has got a tensor that Keras calls sparse, as it does with `x * 2.0`, and forgot its shape."""
+    is_of_keras = type(node.operation).__module__.startswith("keras.")
+    return not is_of_keras and any(x.sparse for x in node.input_tensors)
 
 
 def _nodes_inside(model: keras.Model) -> Iterator[Any]:

@@ -1,6 +1,6 @@
 """What code of layers and models computes, as graphs."""
 
-from keras_rmda.platform.tracing.code import traced, traced_model
+from keras_rmda.platform.tracing.code import LOST_LOSSES, traced, traced_model
 from keras_rmda.platform.tracing.leaves import (
     AddsLosses,
     AsOneSample,
@@ -21,6 +21,7 @@ from keras_rmda.platform.tracing.sizes import MOST_THAT_DIFFER, SIZES_OF_MODELS,
 from keras_rmda.platform.tracing.weights import dtype_for
 
 __all__ = [
+    "LOST_LOSSES",
     "MOST_THAT_DIFFER",
     "SIZES_OF_MODELS",
     "AddsLosses",

@@ -116,8 +116,9 @@ def why_of(error: Exception) -> str:
     """Return what an error says, without what Keras puts around it; where a layer inside raised it, with its name."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split("\nArguments received by")[0]  # Keras prints in bold letters
     layers = re.findall(r"infer the output shape / dtype of ('[^']*' \(of type \w+\))", text)
-    if "KerasTensor cannot be used as input to a TensorFlow function" in text and MISSED:
-        return f"it calls `tf.{MISSED[-1]}`, which takes no symbolic tensors; `keras.ops` does"
+    if "KerasTensor cannot be used as input to a TensorFlow function" in text:
+        called = f"`tf.{MISSED[-1]}`" if MISSED else "a function of TensorFlow"
+        return f"it calls {called}, which takes no symbolic tensors; `keras.ops` does"
     reason = re.split(r"Exception encountered when calling \S+\(\)\.|Error encountered:", text)[-1]
     named = f"Keras cannot run {layers[-1]} on symbolic tensors: " if layers else ""
     return named + " ".join(reason.split())[:200]

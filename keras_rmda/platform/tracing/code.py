@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -22,8 +23,11 @@ from keras_rmda.platform.tracing.graph import Graph
 from keras_rmda.platform.tracing.programs import Program, Untraceable, is_same, kinds
 from keras_rmda.platform.tracing.ranges import PositionsUpTo
 from keras_rmda.platform.tracing.sizes import MOST_THAT_DIFFER, NUMBERS, OPEN, Sizes, ways_to_differ
-from keras_rmda.platform.tracing.training import as_trained, with_losses_of_training
+from keras_rmda.platform.tracing.training import as_trained, ways_with_losses
 from keras_rmda.platform.tracing.weights import own_variables
+
+LOST_LOSSES: weakref.WeakKeyDictionary[keras.Layer, str] = weakref.WeakKeyDictionary()
+"""Why the losses that the code of layers gives to `add_loss` are not in the graphs that were made of it last."""
 
 
 def traced(
@@ -89,19 +93,29 @@ def _graph(
 ) -> Functional:
     programs, sizes = _programs(layer, given) if known is None else _programs_at(known, layer, given)
     programs = as_trained(layer, given, sizes, programs)
-    programs, sizes, only_at_training = with_losses_of_training(layer, given, sizes, programs)
-    try:
-        with tolerant_symbols():
-            graph = Graph(layer, programs, sizes, symbols_in(given), own_variables(layer), is_of_samples)
-            outputs = graph.with_losses(graph.outputs(), only_at_training)
-        name_apart(outputs)
-        result = Functional(inputs, outputs, name=layer.name)
-    except Untraceable:
-        raise
-    except Exception as error:  # an operation may not take open sizes
-        raise Untraceable(why_of(error)) from error
-    result.dtype_policy, result._trainable = layer.dtype_policy, layer._trainable
-    return result
+    LOST_LOSSES.pop(layer, None)
+    refused: list[Untraceable] = []
+    for way in ways_with_losses(layer, given, sizes, programs):
+        if isinstance(way, Untraceable):
+            refused.append(way)
+            continue
+        programs, sizes = way
+        try:
+            with tolerant_symbols():
+                graph = Graph(layer, programs, sizes, symbols_in(given), own_variables(layer), is_of_samples)
+                outputs = graph.with_losses(graph.outputs())
+            name_apart(outputs)
+            result = Functional(inputs, outputs, name=layer.name)
+        except Untraceable as error:
+            refused.append(error)
+        except Exception as error:  # an operation may not take open sizes
+            refused.append(Untraceable(why_of(error)))
+        else:
+            if refused and not (programs[0].losses or programs[0].losses_of_training):
+                LOST_LOSSES[layer] = str(refused[0])
+            result.dtype_policy, result._trainable = layer.dtype_policy, layer._trainable
+            return result
+    raise refused[-1]
 
 
 def _programs(layer: keras.Layer, given: tuple) -> tuple[list[Program], list[Sizes]]:

@@ -64,14 +64,17 @@ class Graph(Symbols):
                 carry(self.known[place].tensor, self.known[mask].tensor)
         return keras.tree.pack_sequence_as(self.programs[0].outputs, made)
 
-    def with_losses(self, outputs: Any, only_at_training: bool) -> Any:
+    def with_losses(self, outputs: Any) -> Any:
         """Return the outputs of the graph with the losses that the code adds, which come with the first of them."""
-        if not self.programs[0].losses:
-            return outputs
+        program = self.programs[0]
+        differ = program.losses != program.losses_of_training
+        ways = {"only_at_training": program.losses_of_training} if differ else {}
         first, *others = keras.tree.flatten(outputs)
-        symbols = [self.symbol(place) for place in self.programs[0].losses]
-        losses = [x.tensor if x.batched else self.bare(x) for x in symbols]
-        first = AddsLosses(only_at_training, name=self.name("losses"))([first, *losses])
+        for only_at, places in {"only_at_inference": program.losses, **ways}.items():
+            symbols = [self.symbol(place) for place in places]
+            losses = [x.tensor if x.batched else self.bare(x) for x in symbols]
+            layer = AddsLosses(**{only_at: differ}, name=self.name("losses"))
+            first = layer([first, *losses]) if losses else first
         return keras.tree.pack_sequence_as(outputs, [first, *others])
 
     def symbol(self, place: Place) -> Symbol:

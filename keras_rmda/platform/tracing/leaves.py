@@ -56,15 +56,17 @@ class AddsLosses(Rearranging):
 
     Args:
         only_at_training: whether they are none at inference.
+        only_at_inference: whether they are none at training.
     """
 
-    def __init__(self, only_at_training: bool = False, **arguments: Any):
+    def __init__(self, only_at_training: bool = False, only_at_inference: bool = False, **arguments: Any):
         super().__init__(**arguments)
-        self.only_at_training, self.supports_masking = only_at_training, True
+        self.only_at_training, self.only_at_inference = only_at_training, only_at_inference
+        self.supports_masking = True
 
     def call(self, inputs: list, training: bool | None = None) -> Any:
         x, *losses = inputs
-        if training or not self.only_at_training:
+        if not (self.only_at_inference if training else self.only_at_training):
             for each in losses:
                 self.add_loss(each)
         return x
@@ -76,7 +78,8 @@ class AddsLosses(Rearranging):
         return keras.KerasTensor(inputs[0].shape, dtype=inputs[0].dtype)
 
     def get_config(self) -> dict[str, Any]:
-        return super().get_config() | {"only_at_training": self.only_at_training}
+        only_at = {"only_at_training": self.only_at_training, "only_at_inference": self.only_at_inference}
+        return super().get_config() | only_at
 
 
 @keras.saving.register_keras_serializable(package="keras_rmda")

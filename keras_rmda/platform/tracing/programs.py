@@ -71,6 +71,7 @@ class Program:
         masks: of tensors that carry a mask, and where that is.
         known: the places of tensors, by their ids.
         losses: the places of what the code gives to `add_loss`.
+        losses_of_training: of what it gives there at training.
         count: how many steps make the outputs; those behind them are for losses only.
     """
 
@@ -81,6 +82,7 @@ class Program:
     known: dict[int, Place] = field(default_factory=dict)
     losses: list[Place] = field(default_factory=list)
     count: int = 0
+    losses_of_training: list[Place] = field(default_factory=list)
 
     @property
     def steps_of_outputs(self) -> list[Step]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from dataclasses import replace
 
 import keras
 
 from keras_rmda.platform.tracing.attempts import all_or_one, attempt
-from keras_rmda.platform.tracing.programs import Program, Untraceable, described, is_same, kinds, own_layers
+from keras_rmda.platform.tracing.programs import Place, Program, Untraceable, described, is_same, kinds, own_layers
 from keras_rmda.platform.tracing.silent import is_silent, with_default_training, without
 from keras_rmda.platform.tracing.sizes import Sizes
 
@@ -29,11 +30,16 @@ def as_trained(layer: keras.Layer, given: tuple, sizes: list[Sizes], programs: l
         other = attempt(layer, given, first, training)
         if isinstance(other, Program) and is_same(says(result), says(other)):
             continue
-        if training and isinstance(other, Program) and len(other.losses) == len(result.losses):
+        if training and isinstance(other, Program):
             silent = {id(x) for x in (step.operation for step in other.steps) if is_silent(x, other)}
-            if silent and is_same(says(without(result, silent)), says(without(other, silent))):
+            pair = [without(each, silent) for each in (result, other)]
+            if not result.losses:  # those of training come later
+                pair = [without_losses(each) for each in pair]
+            whole = [[[described(step, own) for step in each.steps], each.losses] for each in pair]
+            if silent and is_same(*whole):
                 found = all_or_one(attempt(layer, given, each, training) for each in sizes)
                 if len(found) == len(sizes):
+                    found = found if result.losses else map(without_losses, found)
                     programs = [with_default_training(each) for each in found]
                     continue
         when = "at every call" if training is None else "at training"
@@ -41,31 +47,58 @@ def as_trained(layer: keras.Layer, given: tuple, sizes: list[Sizes], programs: l
     return programs
 
 
-def with_losses_of_training(
+def ways_with_losses(
     layer: keras.Layer, given: tuple, sizes: list[Sizes], programs: list[Program]
-) -> tuple[list[Program], list[Sizes], bool]:
-    """Return programs with the losses that code adds at training only, their sizes, and whether there are such."""
-    if "training" not in inspect.signature(layer.call).parameters:
-        return programs, sizes, False
-    others, own = [attempt(layer, given, each, training=True) for each in sizes], own_layers(layer)
-    equal = [replace(each, times=()) for each in sizes]
-    if equal != sizes and not all(isinstance(each, Program) for each in others):  # a loss may want equal sizes
-        found = [attempt(layer, given, each) for each in equal]
-        if all(
-            isinstance(a, Program) and is_same(kinds(a.steps_of_outputs), kinds(b.steps_of_outputs))
-            for a, b in zip(found, programs)
-        ):
-            programs, sizes = found, equal
-            others = [attempt(layer, given, each, training=True) for each in sizes]
-    for mine, other in zip(programs, others):
-        if isinstance(other, Untraceable):
-            raise other
-        steps = ([described(step, own) for step in each.steps] for each in (mine, other))
-        if mine.losses and not (mine.losses == other.losses and is_same(*steps)):
-            raise Untraceable("it adds another loss by `add_loss` at training")
-    if programs[0].losses or not others[0].losses:
-        return programs, sizes, False
-    for mine, other in zip(programs, others):  # whose steps for the outputs are the same
-        mine.steps += other.steps[mine.count :]
-        mine.losses, mine.known = other.losses, mine.known | other.known
-    return programs, sizes, True
+) -> Iterator[tuple[list[Program], list[Sizes]] | Untraceable]:
+    """Give programs with the losses that code adds, and their sizes, until a graph can be made of them.
+
+    A loss may want equal sizes where others differ. If there is one, the last way is without it; before that comes why
+    it cannot be followed, if code does not run to it.
+    """
+    takes_training, own = "training" in inspect.signature(layer.call).parameters, own_layers(layer)
+    says = lambda found: [kinds(each.steps_of_outputs) for each in found]  # noqa: E731
+    has_losses = False
+    for at in (sizes, [replace(each, times=()) for each in sizes]):
+        if at != sizes:
+            found = [attempt(layer, given, each) for each in at]
+            if not all(isinstance(each, Program) for each in found) or not is_same(says(found), says(programs)):
+                break
+        else:
+            found = programs
+        others = [attempt(layer, given, each, training=True) for each in at] if takes_training else found
+        refused = [each for each in others if isinstance(each, Untraceable)]
+        has_losses = has_losses or bool(refused) or any(each.losses for each in (*found, *others))
+        if refused:
+            yield refused[0]
+        else:
+            yield [with_both(a, b, own) for a, b in zip(found, others)], at
+        if at == sizes == [replace(each, times=()) for each in sizes]:
+            break
+    if has_losses:
+        yield [without_losses(each) for each in programs], sizes
+
+
+def without_losses(program: Program) -> Program:
+    """Return what a program does for its outputs."""
+    return replace(program, steps=program.steps_of_outputs, losses=[])
+
+
+def with_both(mine: Program, other: Program, own: set[int]) -> Program:
+    """Return a program with its losses, and those at training of another, whose steps for the outputs are the same.
+
+    Args:
+        mine, other: the programs.
+        own: the layers that exist beside the code, by `id`.
+    """
+    said = [[described(step, own) for step in each.steps] for each in (mine, other)]
+    if mine.losses == other.losses and is_same(*said):
+        return replace(mine, losses_of_training=mine.losses)
+    more = len(mine.steps) - mine.count
+    is_behind = lambda x: isinstance(x, Place) and x.step >= mine.count  # noqa: E731
+    moved = lambda x: Place(x.step + more, x.number) if is_behind(x) else x  # noqa: E731
+    steps = [
+        replace(each, arguments=keras.tree.map_structure(moved, each.arguments)) for each in other.steps[mine.count :]
+    ]
+    known = mine.known | {number: moved(place) for number, place in other.known.items()}
+    losses = [moved(place) for place in other.losses]
+    return replace(mine, steps=[*mine.steps, *steps], known=known, losses_of_training=losses)
