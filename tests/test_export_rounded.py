@@ -271,3 +271,40 @@ def test_volumes_are_pooled(tmp_path, rng, padding, depth):
     file = kr.export_tflite(model, tmp_path / "m.tflite", representative_data=data)
     assert file.max_difference < 1e-6
     assert file.operators["AVERAGE_POOL_2D"] == file.operators["MAX_POOL_2D"] == 2
+
+
+@pytest.mark.parametrize("bias", [-50.0, -1.3])
+def test_layers_whose_units_are_all_off(tmp_path, rng, bias):
+    """What is 0 for all samples, or nearly, has no range; LiteRT refuses steps that fine for a sum of products."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8, 8, 3))
+    kernel, bias = keras.initializers.RandomNormal(stddev=0.3), keras.initializers.Constant(bias)
+    off = L.Conv2D(2, 1, activation="relu", kernel_initializer=kernel, bias_initializer=bias)(inputs)
+    parts = [L.GlobalAveragePooling2D()(x) for x in (L.Conv2D(4, 1)(L.MaxPooling2D()(off)), inputs)]
+    y = [L.Dense(3)(L.Concatenate()(parts)), off]
+    data = rng.uniform(-1, 1, size=(16, 8, 8, 3)).astype("float32")
+    file = kr.export_tflite(keras.Model(inputs, y), tmp_path / "m.tflite", "int8", data, strip=False)
+    assert file.differences["output_0"] < 0.05
+
+
+@pytest.mark.parametrize("method", ["linear", "lower", "nearest", "midpoint"])
+def test_quantiles(tmp_path, rng, method):
+    """Keras computes positions among sorted numbers of an open size, in float64, which TensorFlow Lite has not."""
+    x = keras.Input((5, 4))
+    outputs = [ops.quantile(x, [0.3, 0.9], axis=(1, 2), method=method), ops.quantile(x, 0.7, 1, method, keepdims=True)]
+    model = keras.Model(x, [*outputs, ops.median(x, axis=-1)])
+    data = rng.normal(size=(16, 5, 4)).astype("float32")
+    for quantization, most in ((None, 1e-6), ("int8", 0.03)):
+        assert kr.export_tflite(model, tmp_path / "m.tflite", quantization, data).max_difference < most
+
+
+@pytest.mark.parametrize("axis", [1, -1])
+def test_numbers_taken_along_an_axis(tmp_path, rng, axis):
+    x, places = keras.Input((5, 4)), keras.Input((5, 4), dtype="int32", name="places")
+    model = keras.Model([x, places], 2.0 * ops.take_along_axis(x, places, axis=axis))
+    data = [rng.normal(size=(16, 5, 4)).astype("float32"), rng.integers(4, size=(16, 5, 4)).astype("int32")]
+    file = kr.export_tflite(model, tmp_path / "m.tflite", representative_data=data)
+    assert file.max_difference < 1e-6
+    assert "INT64" not in str(file.not_micro)
+    if axis == -1:
+        assert kr.export_tflite(model, tmp_path / "m.tflite", "int8", data, micro=True).not_micro == ()

@@ -337,6 +337,44 @@ def test_numbers_in_the_place_of_what_is_masked_count_for_the_range(tmp_path):
     assert difference(np.asarray(model(data)), FileInterpreter(file.path).predict(data)) < 0.02
 
 
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x: keras.ops.one_hot(keras.ops.cast(x[:, 0] > 0, "int32"), 3),
+        keras.ops.tanh,
+        keras.ops.elu,
+        keras.ops.square,
+        lambda x: keras.ops.flip(x, -1),
+    ],
+)
+def test_parts_with_scales_of_their_own_are_put_together(tmp_path, function):
+    """TensorFlow Lite wants one scale for all parts and for what they are together."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((8,))
+    x = L.Concatenate()([function(L.Dense(4)(inputs)), L.Dense(4, kernel_initializer="he_normal")(inputs)])
+    model, data = keras.Model(inputs, L.Dense(3)(x)), IMAGES.reshape(-1, 8)[:64]
+    file = kr.export_tflite(kr.quantization_aware(model, data), tmp_path / "m.tflite", "int8", data)
+    assert file.max_difference < 0.03
+
+
+def test_units_that_are_all_off_keep_a_range(tmp_path):
+    inputs = keras.Input((12, 12, 3))
+    off = L.Conv2D(4, 3, activation="relu", bias_initializer=keras.initializers.Constant(-50.0))
+    parts = [L.GlobalAveragePooling2D()(x) for x in (L.Conv2D(4, 1)(off(inputs)), inputs)]
+    model = keras.Model(inputs, L.Dense(3)(L.Concatenate()(parts)))
+    file = kr.export_tflite(kr.quantization_aware(model, IMAGES), tmp_path / "m.tflite", "int8", IMAGES)
+    assert file.max_difference < 0.03
+
+
+def test_names_that_tensorflow_does_not_take(tmp_path):
+    inputs = keras.Input((12, 12, 3), name="ein bild")
+    x = L.Conv2D(4, 3, name="größe: 1")(inputs)
+    x = L.ReLU(name="r 1")(L.BatchNormalization(name="für sich")(L.ReLU(name="r 0")(x)))
+    model = keras.Model(inputs, L.Dense(2, name="__out")(keras.ops.gelu(L.Flatten()(x))), name="modell ü 1:2")
+    file = kr.export_tflite(kr.quantization_aware(model, IMAGES), tmp_path / "m.tflite", "int8", IMAGES)
+    assert file.max_difference < 0.03
+
+
 def test_divisors_that_are_rounded_to_zero(tmp_path):
     """LiteRT has no quotient of integers for these; in training it is a number, limited by the range of all."""
     model = through(lambda x: 1.0 / (x * x + 1e-3), L.Conv2D(4, 3))

@@ -58,7 +58,7 @@ ADVICE = {
     "open batch": "Give the model inputs of fixed sizes, or `representative_data` of one size.",
     "WHILE": "Give the model a fixed number of steps: loops over time are written out only where it is known.",
     "UINT8": "Give the model an input of float32, and `int8_io` if integers shall go in.",
-    "INT64": "Give the model inputs of int32.",
+    "INT64": "Take integers of int32 for inputs and in code.",
     "SIGABRT": "An int8 operator does that which makes far smaller numbers than it gets, or a softmax of numbers below "
     "1e-8, as some networks that are not trained have. Take float32.",
 }

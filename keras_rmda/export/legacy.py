@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_rmda.export.carried import Carried, Slot, carrier, slots
 from keras_rmda.export.native import Piece, pieces
-from keras_rmda.platform import arithmetic, checks, compat, graphs, tfmot
+from keras_rmda.platform import arithmetic, checks, compat, graphs, lite, tfmot
 from keras_rmda.platform.lite.parts import apart
 from keras_rmda.structure.inputs import random_inputs
 from keras_rmda.structure.verification import difference
@@ -51,7 +51,7 @@ def as_tf_keras(model: keras.Model, alone: Mapping[int, int] | None = None) -> A
     if writer.refused:
         listed = "; ".join(f"{name!r} ({reason})" for name, reason in writer.refused.items())
         raise Unsupported(f"Quantization-aware training cannot have these layers: {listed}")
-    result = legacy.Model(inputs, outputs if len(outputs) > 1 else outputs[0], name=model.name)
+    result = legacy.Model(inputs, outputs if len(outputs) > 1 else outputs[0], name=lite.scope_name(model.name))
     verify(model, result)
     tied = [v.path for v in model.trainable_variables if writer.copies[id(v)] + (id(v) in writer.weights) > 1]
     if tied and not alone:
@@ -113,9 +113,8 @@ class Writer:
         if self.alone.get(id(operation), 0) > 1:  # TensorFlow Model Optimization takes none that is called again
             return None
         if id(operation) not in self.made:
-            self.made[id(operation)] = pieces(
-                operation, self.names, id(operation) in self.alone, tuple(tensors[0].shape)
-            )
+            is_alone = id(operation) in self.alone
+            self.made[id(operation)] = pieces(operation, self.names, is_alone, tuple(tensors[0].shape))
             self.copies.update(id(v) for v in getattr(operation, "variables", []) if self.made[id(operation)])
         if not self.made[id(operation)]:
             return None
@@ -137,7 +136,7 @@ class Writer:
         if getattr(node.operation, "stateful", False):
             raise Unsupported("it remembers from call to call")
         floats = ["float" in keras.backend.standardize_dtype(y.dtype) for y in node.output_tensors]
-        name = graphs.unused(node.operation.name, self.names)
+        name = graphs.unused(lite.scope_name(node.operation.name), self.names)
         return self.carrying(name, node.operation, arguments, keywords, floats)
 
     def carrying(self, name: str, function: Any, arguments: tuple, keywords: dict[str, Any], floats: list[bool]) -> Any:
@@ -162,7 +161,7 @@ class Writer:
         if id(x) not in self.in_float or not x.dtype.is_floating:
             return x
         if id(x) not in self.roundings:
-            name = graphs.unused(f"{x.node.layer.name}_rounded", self.names)
+            name = graphs.unused(lite.scope_name(f"{x.node.layer.name}_rounded"), self.names)
             before = getattr(x.node.layer, "carried", None)
             # The converter would give the range of a column to the whole input, and so to the others.
             same = Carried(

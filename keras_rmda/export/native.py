@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_rmda.platform import graphs, tfmot
+from keras_rmda.platform import graphs, lite, tfmot
 from keras_rmda.platform.copying.copies import Copies, is_unknown
 from keras_rmda.platform.copying.likeness import is_that_of_its_name
 
@@ -65,7 +65,7 @@ def pieces(operation: Any, names: set[str], is_alone: bool, shape: tuple[int | N
             becomes one in a file.
         shape: of its input.
     """
-    legacy, name, kind = tfmot.tf_keras().layers, operation.name, type(operation).__name__
+    legacy, name, kind = tfmot.tf_keras().layers, lite.scope_name(operation.name), type(operation).__name__
     if not isinstance(operation, keras.Layer):
         make = OPERATIONS.get(kind) if graphs.is_raw_operation(operation) else None
         return [Piece(make(legacy, operation, graphs.unused(name, names)))] if make else []

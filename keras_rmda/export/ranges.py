@@ -7,13 +7,21 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 WORST = 1 / 32
 """Of the range of what comes out: a larger error by rounding one number that goes in is not taken."""
 
-LEVELS = 255
-"""Steps of int8."""
+LEVELS, KERNEL = 255, 127
+"""Steps of int8, and of one sign of a kernel."""
 
 LIMITS = ("MAXIMUM", "MINIMUM")
+
+WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+"""Operators that add up products of their first input with their second, a constant."""
+
+FINEST = 1 / 64
+"""Of one step of such a sum, at its largest weight: the finest step of what comes out. LiteRT refuses 1/256."""
 
 STEEP = {"DIV": lambda x: 1 / x, "LOG": math.log, "RSQRT": lambda x: x**-0.5, "SQRT": math.sqrt}
 """Functions that are steep near 0, of the last of their inputs."""
@@ -80,6 +88,27 @@ class Ranges:
                 )
             ranges = self.graph.tensors[limited[0]].quantization
             tensor.quantization.min, tensor.quantization.max = ranges.min, ranges.max
+
+    def widen(self) -> None:
+        """Give sums of products that are 0 for all samples, or nearly, no finer steps than LiteRT takes for them.
+
+        So is a layer whose units are all off.
+        """
+        for each in self.operators:
+            if self.name_of(each) not in WEIGHTED:
+                continue
+            given, kernel, number = int(each.inputs[0]), int(each.inputs[1]), int(each.outputs[0])
+            if None in (self.of(given), self.of(number)):
+                continue
+            (low, high), least = self.of(number), FINEST * extent(*self.of(given)) * self.largest(kernel) / KERNEL
+            if extent(low, high) < least:
+                ranges = self.graph.tensors[number].quantization
+                ranges.min, ranges.max = ([-least], [max(high, 0.0)]) if low < 0 else ([0.0], [least])
+
+    def largest(self, number: int) -> float:
+        """Return the largest absolute value of a constant; 0 for what is none."""
+        data = self.model.buffers[self.graph.tensors[number].buffer].data
+        return 0.0 if data is None or not len(data) else float(np.abs(np.frombuffer(bytes(data), "float32")).max())
 
     def is_finite(self, number: int) -> bool:
         """Return whether the range of a tensor is, if it has one."""

@@ -151,6 +151,8 @@ def observed_ranges(optimization: Any) -> Iterator[None]:
     def observe(quantizer: Any, inputs: Any, training: bool, weights: dict[str, Any], **unused: Any) -> Any:
         low, high = weights["min_var"], weights["max_var"]
         begun = id(low) in seen
+        if not begun and not tf.math.count_nonzero(inputs):
+            return inputs  # of no range there are no steps: it keeps the one that it began with
         seen.add(id(low))
         low.assign(tf.minimum(low if begun else 0.0, tf.reduce_min(inputs)))
         high.assign(tf.maximum(high if begun else 0.0, tf.reduce_max(inputs)))

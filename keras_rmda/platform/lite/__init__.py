@@ -39,7 +39,9 @@ def tracing(unroll: bool, rounded: str | None = None) -> Iterator[list[int]]:
     unrolled: list[int] = []
     made = [
         (backend, "rnn", lambda rnn: _written_out(rnn, unroll, unrolled)),
+        (backend.numpy, "quantile", functions.of_rank),
         (backend.numpy, "repeat", functions.repeated),
+        (backend.numpy, "take_along_axis", functions.taken_along),
         (backend.math, "stft", functions.transformed),
         (backend.math, "fft", fourier.of_complex),
         (backend.math, "fft2", lambda fft2: fourier.of_images(fft2, rounded == "aware")),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 from keras.src import backend
 from keras.src.ops import image
 
@@ -99,6 +101,23 @@ def taken(take: Callable) -> Callable:
     return taken
 
 
+def taken_along(take_along_axis: Callable) -> Callable:
+    """Let indices along an axis be of int32: microcontrollers gather by no others."""
+    import tensorflow as tf
+
+    def taken_along(x: Any, indices: Any, axis: int | None = None) -> Any:
+        x, indices = backend.convert_to_tensor(x), backend.convert_to_tensor(indices, "int32")
+        last = len(x.shape) - 1
+        if axis is None or any(
+            a != b for k, (a, b) in enumerate(zip(x.shape, indices.shape)) if k != axis % (last + 1)
+        ):
+            return take_along_axis(x, indices, axis)
+        x, indices = (keras.ops.swapaxes(each, axis, -1) for each in (x, indices))
+        return keras.ops.swapaxes(tf.gather(x, indices, axis=-1, batch_dims=last), axis, -1)
+
+    return taken_along
+
+
 def masked(apply_masks: Callable) -> Callable:
     """Let a causal mask be compared positions: Keras's has an index that TensorFlow Lite has for known sizes only."""
     import tensorflow as tf
@@ -160,6 +179,32 @@ def transformed(stft: Callable) -> Callable:
         return real, imaginary
 
     return transformed
+
+
+def of_rank(quantile: Callable) -> Callable:
+    """Let positions among sorted numbers be constants: Keras computes them of an open size, in float64."""
+    import tensorflow as tf
+
+    def of_rank(x: Any, q: Any, axis: Any = None, method: str = "linear", keepdims: bool = False) -> Any:
+        x = backend.convert_to_tensor(x)
+        rank, share = len(x.shape), tf.get_static_value(backend.convert_to_tensor(q))
+        axes = range(rank) if axis is None else [axis] if isinstance(axis, int) else axis
+        axes = sorted(k % rank for k in axes)
+        if share is None or any(x.shape[k] is None for k in axes):
+            return quantile(x, q, axis, method, keepdims)
+        count = math.prod(x.shape[k] for k in axes)
+        with tf.init_scope():  # what it makes of 0, 1, 2, ... is the position of what it makes of others
+            found = quantile(tf.range(count, dtype="float32"), share.reshape(-1), 0, method).numpy()
+        others = [k for k in range(rank) if k not in axes]
+        ends = [tf.shape(x)[k] if x.shape[k] is None else x.shape[k] for k in others]
+        ordered = tf.sort(tf.reshape(tf.transpose(x, [*others, *axes]), [*ends, count]))
+        low = tf.gather(ordered, np.floor(found).astype("int32"), axis=-1)
+        high = tf.gather(ordered, np.ceil(found).astype("int32"), axis=-1)
+        y = tf.transpose(low + (high - low) * (found - np.floor(found)), [len(others), *range(len(others))])
+        kept = [1 if k in axes else ends[others.index(k)] for k in range(rank)] if keepdims else ends
+        return tf.reshape(y, [*share.shape, *kept])
+
+    return of_rank
 
 
 def resized(resize: Callable) -> Callable:

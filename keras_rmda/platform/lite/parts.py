@@ -147,6 +147,23 @@ def concatenated(*inputs: Any, attributes: dict[str, Any]) -> Any:
     return of_parts(parts, lambda parts: tf.concat(parts, tf.get_static_value(axis)))
 
 
+def of_one_scale(*inputs: Any, attributes: dict[str, Any]) -> Any:
+    """Let parts that have trained with scales of their own be rounded once, when they are put together.
+
+    The converter wants one scale for all of them. Parts that were moved before become tensors of their own.
+    """
+    import tensorflow as tf
+
+    *parts, axis = inputs
+    found = [x.op.inputs[0] if is_rounded(x) else apart(x) if is_rounded(behind_moves(x)) else x for x in parts]
+    return tf.concat(found, tf.get_static_value(axis)) if any(a is not b for a, b in zip(parts, found)) else None
+
+
+def is_rounded(x: Any) -> bool:
+    """Return whether a tensor holds what was rounded as in training."""
+    return symbolic(x) and x.op.type == "FakeQuantWithMinMaxVars"
+
+
 def packed(*parts: Any, attributes: dict[str, Any]) -> Any:
     """Let parts that are stacked have ranges of their own."""
     import tensorflow as tf
@@ -206,7 +223,7 @@ def smaller(x: Any, y: Any) -> Any:
     return of_own_range("minimum")(x, y) if result is None else result
 
 
-MOVES = ("ExpandDims", "GatherV2", "Identity", "Reshape", "Squeeze", "StridedSlice", "Transpose")
+MOVES = ("ExpandDims", "GatherV2", "Identity", "Reshape", "ReverseV2", "Squeeze", "StridedSlice", "Transpose")
 """Operations that leave numbers what they are, and have them as their first input."""
 
 PARTS = ("AvgPool", "Max", "MaxPool", "Min", "ResizeBilinear", "Slice", "Split", "SplitV", "StridedSlice", "Unpack")
@@ -233,6 +250,7 @@ DENSE = ("BiasAdd", "MatMul", "Relu")
 
 AWARE = {
     "BiasAdd": before_reshape(biased),
+    "ConcatV2": of_one_scale,
     "FakeQuantWithMinMaxVars": before_reshape(rounded),
     "Maximum": of_two("maximum"),
     "Minimum": of_two("minimum"),
