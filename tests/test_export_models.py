@@ -642,3 +642,43 @@ def test_progress_is_shown_at_a_terminal_only(tmp_path, monkeypatch, capsys):
     steps = capsys.readouterr().err.split("\r\x1b[K")
     assert [step.split(":")[0] for step in steps] == ["", *["m.tflite"] * 4, ""]
     assert "m.tflite: converting" in steps
+
+
+class OfTheBatch(L.Layer):
+    """Decides for all samples by their sum."""
+
+    def call(self, x):
+        return ops.cond(ops.sum(x) > 0, lambda: x * 2.0, lambda: x - 1.0)
+
+
+@pytest.mark.parametrize("quantization", [None, "int8"])
+def test_what_depends_on_the_batch_wants_its_size(tmp_path, quantization):
+    """Its branches would fix the batch to 1, with which the model makes something else of a sample."""
+    inputs, data = keras.Input((4,)), np.random.default_rng(0).normal(size=(16, 4)).astype("float32")
+    coupled = keras.Model(inputs, OfTheBatch()(L.Dense(3)(inputs)))
+    with pytest.raises(RuntimeError, match=r"depends on the others of its batch.* `ops.where` .* `batch`"):
+        kr.export_tflite(coupled, tmp_path / "m.tflite", quantization, data)
+    assert not list(tmp_path.iterdir())
+    for size in (1, 4):
+        file = kr.export_tflite(coupled, tmp_path / "m.tflite", quantization, data, batch=size)
+        assert (file.batch, file.max_difference < 0.05) == (size, True)
+
+
+def test_branches_that_hold_tensors_of_the_model_are_named(tmp_path):
+    """Keras runs a model of these, which gives tensors that have no numbers."""
+    inputs = keras.Input((4,))
+    symbolic = keras.Model(inputs, ops.cond(ops.sum(inputs) > 0, lambda: inputs * 2, lambda: inputs - 1))
+    with pytest.raises(
+        ValueError, match=r"a branch of `cond`, computes of a symbolic tensor of the model. Make it a layer"
+    ):
+        kr.export_tflite(symbolic, tmp_path / "m.tflite")
+
+
+def test_what_a_kernel_does_not_take_is_said_in_words(tmp_path):
+    """Float32 has slices of six axes by another way."""
+    inputs, data = keras.Input((2, 2, 2, 2, 4)), np.random.default_rng(0).normal(size=(8, 2, 2, 2, 2, 4))
+    sliced = keras.Model(inputs, L.Dense(4)(inputs)[:, 1:, :, 1:, :, ::2])
+    with pytest.raises(
+        RuntimeError, match=r"its operator STRIDED_SLICE does not take this \(.* 1D-5D .*\)\. Take other"
+    ):
+        kr.export_tflite(sliced, tmp_path / "m.tflite", "int8", data.astype("float32"))

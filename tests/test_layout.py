@@ -132,7 +132,7 @@ LEVELS = [
     ["export.interpreter", "export.differences", "export.samples"],
     ["export.benchmark"],
     ["export.carried", "export.native", "export.prepared"],
-    ["export.legacy"],
+    ["export.expected", "export.legacy"],
     ["export.converter", "export.comparison"],
     ["export.quantization", "export.tflite"],
     ["export"],

@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
 import pickle
 import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
 import keras_rmda.export.tflm as tflm
 from keras_rmda.export.apart import run_apart
 from keras_rmda.export.contents import Contents
 from keras_rmda.export.differences import CLASSES, OutputDifference, compared_output, differs, losses_of
-from keras_rmda.export.interpreter import Interpreter, in_parts
-from keras_rmda.export.prepared import Prepared, batch_size, called, in_float32, takes
-from keras_rmda.platform import arithmetic, checks, lite
+from keras_rmda.export.expected import TOLERANCE, alike, depends_on_batch, expected_of
+from keras_rmda.export.interpreter import Interpreter
+from keras_rmda.export.prepared import Prepared, takes
+from keras_rmda.platform import arithmetic, checks
 from keras_rmda.structure.inputs import random_inputs
 
 CHECKED = 16
 """How many samples a file is checked on, at most."""
-
-TOLERANCE = 1e-3
-"""Largest accepted difference of a float32 file, relative to the largest output; far above rounding."""
 
 TRIAL = Path(__file__).with_name("trial.py")
 
@@ -147,6 +143,15 @@ def compared(
             f"({checks.first_line(error.__cause__ or error)})"
         ) from error
     values = [[y[name] if isinstance(y, dict) else y for y in batches] for name in made.outputs]
+    if made.batch is not None and depends_on_batch(model, samples, made, expected, values):
+        if made.loops_fix_batch:
+            raise RuntimeError(
+                f"What the model {model.name!r} makes of a sample depends on the others of its batch, as where a "
+                "`cond` asks for numbers of all, and its branches or loops need a fixed number of samples. Decide for "
+                "each by itself, as `ops.where` does, or say by `batch` how many you give at once. Nothing was written."
+            )
+        made = replace(made, is_coupled=True)
+        expected = expected_of(model, samples, made)
     classes = are_classes(model, found)
     outputs = {
         name: compared_output(a, b, is_class)
@@ -207,41 +212,3 @@ def asked_tflm(
 def is_float(found: Contents) -> bool:
     """Return whether a file computes without rounding to integers."""
     return not any(tensor.channels for tensor in found.tensors)
-
-
-def expected_of(model: Any, samples: list[dict[str, np.ndarray]], made: Prepared) -> list[list[np.ndarray]]:
-    """Return what a model makes of samples, in float32, from the same states."""
-    scope = keras.StatelessScope() if made.keeps_state else contextlib.nullcontext()
-    with in_float32(model), lite.running(), scope:
-        return outputs_of(model, samples, made.batch)
-
-
-def alike(samples: list[dict[str, np.ndarray]]) -> list[dict[str, np.ndarray]]:
-    """Return samples in batches, each of one size."""
-    groups: dict[tuple, list[dict[str, np.ndarray]]] = {}
-    for sample in samples:
-        groups.setdefault(tuple(x.shape for x in sample.values()), []).append(sample)
-    return [{name: np.concatenate([each[name] for each in group]) for name in group[0]} for group in groups.values()]
-
-
-def outputs_of(model: Any, samples: list[dict[str, np.ndarray]], size: int | None) -> list[list[np.ndarray]]:
-    """Return what a model makes of samples: for each output one array for all samples of a size.
-
-    Args:
-        model: the model.
-        samples: of one sample each, by the names of inputs.
-        size: how many its file takes at once.
-    """
-    call, is_open = called(model), all(y.shape and y.shape[0] is None for y in (*model.inputs, *model.outputs))
-
-    def computed(arrays: list[np.ndarray]) -> list[np.ndarray]:
-        return [np.asarray(y) for y in call(arrays)]
-
-    results = []
-    for batch in alike(samples):
-        arrays = [batch[tensor.name] for tensor in model.inputs]
-        outputs = computed(arrays) if is_open else []
-        if not outputs or any(len(y) != len(arrays[0]) for y in outputs):  # outputs are not one for each sample
-            outputs = in_parts(computed, arrays, size or batch_size(model) or 1)
-        results.append(outputs)
-    return [list(each) for each in zip(*results)]

@@ -134,5 +134,10 @@ def reason(error: Exception) -> str:
         is_random = any("Random" in name for name in names)
         random = "Draw random numbers outside, and give them to the model as an input."
         return f"it has no operators for {', '.join(names)}. {random if is_random else OTHERWISE}"
+    kernel = re.search(
+        r"tensorflow/lite/kernels/\S+ (.*?)\.?\s*Node number \d+ \((\w+)\) failed to prepare", text, re.DOTALL
+    )
+    if kernel:
+        return f"its operator {kernel[2]} does not take this ({' '.join(kernel[1].split())}). {OTHERWISE}"
     said = re.findall(r"error: (?:loc\(.*?\): )?('.*)$", text, re.MULTILINE)
     return said[0] if said else checks.first_line(error) if text else "it does not say why."

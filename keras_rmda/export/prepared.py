@@ -34,6 +34,8 @@ class Prepared:
         keeps_state: whether it changes variables, for the next call.
         may_crash: whether it has loops, branches, states or empty tensors, at which the converter may.
         is_tried: whether its file is one of a kind at which LiteRT was seen to crash: with loops, also written out.
+        loops_fix_batch: whether the number of samples is fixed for its loops and branches, and nobody asked for it.
+        is_coupled: whether what the model makes of a sample was seen to depend on the others of its batch.
     """
 
     name: str
@@ -46,6 +48,8 @@ class Prepared:
     keeps_state: bool
     may_crash: bool
     is_tried: bool
+    loops_fix_batch: bool = False
+    is_coupled: bool = False
 
 
 def stripped(model: keras.Model, samples: list[dict[str, np.ndarray]]) -> keras.Model:
@@ -102,7 +106,10 @@ def prepared(
     changes = [] if batch is None else [f"a batch of {batch}"]
     with in_float32(model) as was_other:
         graph = traced(model, batch, unroll, rounded, shapes)
-        if (graph.has_loops or (unroll and graph.unrolled)) and batch_size(model) is None and batch is None:
+        loops_fix_batch = (
+            batch_size(model) is None and batch is None and (graph.has_loops or (unroll and graph.unrolled))
+        )
+        if loops_fix_batch:
             batch, changes = 1, ["a batch of 1, which its loops need"]
             graph = traced(model, batch, unroll, rounded, shapes)
     changes += [] if shapes is None else [f"inputs of {' and '.join(map(str, shapes))}, as the samples have"]
@@ -120,6 +127,7 @@ def prepared(
         graph.keeps_state,
         may_crash,
         may_crash or bool(graph.unrolled),
+        loops_fix_batch,
     )
 
 

@@ -9,19 +9,12 @@ from typing import Any, Literal
 import keras
 import numpy as np
 
-from keras_rmda.export.comparison import (
-    TOLERANCE,
-    check_by_trial,
-    check_sizes,
-    compared,
-    has_open_sizes,
-    made_up,
-    one_shape,
-)
+from keras_rmda.export.comparison import check_by_trial, check_sizes, compared, has_open_sizes, made_up, one_shape
 from keras_rmda.export.contents import Contents, parsed
 from keras_rmda.export.conversion import CALIBRATED
 from keras_rmda.export.converter import convert
 from keras_rmda.export.differences import warn_of_differences
+from keras_rmda.export.expected import TOLERANCE
 from keras_rmda.export.fitness import advice
 from keras_rmda.export.prepared import prepared, stripped
 from keras_rmda.export.progress import progress

@@ -77,6 +77,10 @@ def outputs_of_both(
         flat = random_inputs(model) if inputs is None else flat_inputs(model, inputs)
         with keras.StatelessScope(values) if values else contextlib.nullcontext():
             a = graphs.call(model, flat, original)
+        if any(isinstance(y, keras.KerasTensor) for y in a):
+            raise TypeError(
+                "A function inside, as a branch of `cond`, computes of a symbolic tensor of the model. Make it a layer."
+            )
     except Exception as error:  # TensorFlow, JAX and NumPy raise many types
         which = "the given `inputs`: give others"
         if inputs is None:
