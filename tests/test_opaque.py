@@ -164,3 +164,24 @@ def test_code_that_raises_in_a_loop_leaves_strategies_possible():
     assert tf.compat.v1.get_variable_scope().caching_device is None
     with tf.distribute.MirroredStrategy(["CPU:0"]).scope():
         keras.layers.Dense(1).build((None, 2))
+
+
+class Steps(keras.Model):
+    """Says how it trains, and not what it computes."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder = keras.Sequential([keras.Input((4,)), L.Dense(8), L.Dense(4)])
+
+    def train_step(self, data):
+        return {"loss": 0.0}
+
+
+@pytest.mark.parametrize(
+    "function", [kr.analyze, kr.strip, lambda model: kr.compress(model, np.zeros((8, 4), "float32"))]
+)
+def test_a_model_without_a_call_says_so(function):
+    model = Steps()
+    model.compile("adam")
+    with pytest.raises(ValueError, match=r"'steps.*' of type Steps has no `call`.*models inside one by one"):
+        function(model)

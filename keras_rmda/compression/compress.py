@@ -24,7 +24,7 @@ from keras_rmda.compression.scores import Score, Scores, score_of
 from keras_rmda.compression.search import Limit, check_trained, smallest_that_holds
 from keras_rmda.compression.steps import check_optimizers, check_steps, copy_of, own_step
 from keras_rmda.export.devices import DeviceProfile
-from keras_rmda.platform import checks, fitting
+from keras_rmda.platform import checks, fitting, graphs
 from keras_rmda.structure import analyze, copied
 from keras_rmda.structure.coupling import coupled_groups
 
@@ -211,6 +211,7 @@ def compress(
 
 def build(model: keras.Model, data: Data) -> None:
     """Call a model that has no weights yet on a batch, as `fit` does."""
+    graphs.check_call(model)
     if not model.built:
         with explained(model, data):
             model(next(data.batches(1))[0])

@@ -118,6 +118,15 @@ def replayed(model: keras.Model, inputs: list, call: Callable[[Any, tuple, dict]
     return keras.tree.map_structure(lambda x: known[id(x)], graph.output)
 
 
+def check_call(model: keras.Model) -> None:
+    """Raise `ValueError` if a model has steps of its own, and no `call`."""
+    if type(model).call is keras.Model.call:
+        raise ValueError(
+            f"The model {model.name!r} of type {type(model).__name__} has no `call`: nothing says what it computes. "
+            "Give it one, or take the models inside one by one."
+        )
+
+
 def has_masks(model: keras.Model) -> bool:
     """Return whether any tensor in a model's graph, or in those of models inside, carries a mask."""
     return any(

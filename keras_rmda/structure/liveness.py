@@ -7,7 +7,7 @@ of its channels is needed in any tensor.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -28,6 +28,7 @@ class Plan:
         reasons: for each representative atom that stays, the number of its reason in `texts`; -1 for none.
         whys: by number of a tensor, the same for each of its channels that is needed; shaped like its atoms.
         texts: reasons.
+        sure: which atoms are taken first where one channel has to stay for the sake of a shape, since they stay anyway.
     """
 
     trace: Trace
@@ -36,6 +37,7 @@ class Plan:
     reasons: np.ndarray
     whys: dict[int, np.ndarray]
     texts: list[str]
+    sure: np.ndarray
 
 
 def plan(trace: Trace, read: Read, round_to: int = 1, absorbs: bool = True) -> Plan:
@@ -51,11 +53,23 @@ def plan(trace: Trace, read: Read, round_to: int = 1, absorbs: bool = True) -> P
     Returns:
         The plan. Every tensor keeps at least one channel.
     """
-    state = State(read)
     size = len(trace.ties.parent)
-    decided = Plan(trace, state, Cut(trace.ties, np.zeros(size, bool)), np.full(size, -1), {}, [])
-    state.cut = decided.cut
+    state = State(read, Cut(trace.ties, np.zeros(size, bool)))
     propagate_constants(trace, state, absorbs)
+    first = planned(trace, state, round_to, np.zeros(size, bool))
+    if LAST not in first.texts:
+        return first
+    # What stays for other reasons is known now: with it, less may have to stay for the sake of shapes.
+    last = np.isin(first.reasons, [number for number, text in enumerate(first.texts) if text == LAST])
+    again = planned(trace, state, round_to, first.cut.keep & ~last[trace.ties.find(np.arange(size))])
+    return again if again.cut.keep.sum() < first.cut.keep.sum() else first
+
+
+def planned(trace: Trace, state: State, round_to: int, sure: np.ndarray) -> Plan:
+    """Return the plan for known constants."""
+    size = len(sure)
+    state = replace(state, cut=Cut(trace.ties, np.zeros(size, bool)))
+    decided = Plan(trace, state, state.cut, np.full(size, -1), {}, [], sure)
     for atoms, reason in trace.pinned:
         add(decided, atoms, reason)
     sums, before = any(site.rule.sums for site in trace.sites.values()), -1
@@ -134,6 +148,9 @@ def whys_behind(plan: Plan, call: Call, x: Tensor) -> np.ndarray:
     return result
 
 
+LAST = "last channel"
+"""Why one stays of channels that nobody needs."""
+
 OTHER_WIDTH = "instead of a width"
 """How the reason begins of channels that stay for the sake of another width."""
 
@@ -157,8 +174,9 @@ def complete(plan: Plan, round_to: int) -> None:
             if not plan.cut.stays(atoms).any():
                 # The same one in every tensor that has them, in whatever order.
                 roots = plan.trace.ties.find(atoms)
+                roots = roots[likely] if (likely := plan.sure[roots]).any() else roots
                 roots = roots[likely] if (likely := in_rows_that_stay(plan)[roots]).any() else roots
-                add(plan, roots.min(), "last channel")
+                add(plan, roots.min(), LAST)
         for name, block in plan.trace.blocks:
             even_out(plan, block, f"groups of equal size in {name}")
         for site, wrong in avoided:

@@ -11,7 +11,7 @@ import numpy as np
 from keras_rmda.channels.sites import WRITTEN, Site
 from keras_rmda.channels.tensors import varying
 from keras_rmda.structure.amounts import everything
-from keras_rmda.structure.liveness import OTHER_WIDTH, Plan
+from keras_rmda.structure.liveness import LAST, OTHER_WIDTH, Plan
 
 
 @dataclass(frozen=True)
@@ -96,5 +96,5 @@ def reasons_of(plan: Plan, site: Site, atoms: np.ndarray) -> list[str]:
     return texts
 
 
-STRUCTURAL = ("last channel", "groups of", "multiples of", OTHER_WIDTH)
+STRUCTURAL = (LAST, "groups of", "multiples of", OTHER_WIDTH)
 """How reasons begin that are none of a single channel."""

@@ -74,6 +74,7 @@ def _graph_of(model: keras.Model) -> keras.Model:
     if not isinstance(model, keras.Model) or graphs.has_graph(model):
         nodes(model)
         return model
+    graphs.check_call(model)
     if not model.built:
         raise ValueError(
             f"The model {model.name!r} is not built: it has no shapes and no weights yet. Call it on data first."
