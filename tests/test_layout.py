@@ -82,6 +82,7 @@ LEVELS = [
     ["regularizers.coupled"],
     ["regularizers.elementwise", "regularizers.groups", "regularizers.nuclear"],
     ["regularizers"],
+    ["optimizers.names"],
     ["optimizers.algorithm", "optimizers.assignment"],
     ["optimizers.binding", "optimizers.constants", "optimizers.joint", "optimizers.notes", "optimizers.strengths"],
     ["optimizers.steps"],

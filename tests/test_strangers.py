@@ -9,7 +9,7 @@ from keras import ops
 from zoo import randomize
 
 import keras_rmda as kr
-from keras_rmda.optimizers import assignment
+from keras_rmda.optimizers.names import names_of
 from keras_rmda.platform import compat
 from keras_rmda.structure.verification import difference
 
@@ -21,7 +21,7 @@ def half_zero(model):
     """Set every second group of a model to zero; return how many groups there are."""
     groups = kr.coupled_groups(randomize(model))
     for weight in model.weights:
-        path = groups.path_among(assignment.names_of(weight, model))
+        path = groups.path_among(names_of(weight, model))
         if path is not None:
             ids = groups.members[path]
             weight.assign(np.where((ids >= 0) & (ids % 2 == 1), 0.0, ops.convert_to_numpy(weight)))

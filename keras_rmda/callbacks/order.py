@@ -8,8 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_rmda.optimizers import assignment
 from keras_rmda.optimizers.models import optimizers_of
+from keras_rmda.optimizers.names import check_patterns, matches
 from keras_rmda.platform import checks
 from keras_rmda.regularizers import ProximalRegularizer
 
@@ -136,15 +136,15 @@ class Order:
 
     def _matching(self, patterns: Sequence[str]) -> list[tuple[keras.Variable, ProximalRegularizer]]:
         """Return the recorded variables that patterns match, with their regularizers."""
-        assignment.check_patterns("layers", patterns)
-        unused = [each for each in patterns if not any(assignment.matches(each, (path,)) for path in self.entered)]
+        check_patterns("layers", patterns)
+        unused = [each for each in patterns if not any(matches(each, (path,)) for path in self.entered)]
         if unused:
             raise ValueError(f"`layers` matches no variable of the path: {unused!r}. Those are: {list(self.entered)!r}")
         found = []
         for optimizer in optimizers_of(self._recorded):
             for variable in self._recorded.trainable_variables:
                 psi = optimizer.penalty_of(variable)
-                if psi is not None and any(assignment.matches(each, (variable.path,)) for each in patterns):
+                if psi is not None and any(matches(each, (variable.path,)) for each in patterns):
                     found.append((variable, psi))
         return found
 

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_rmda.optimizers.assignment import names_in
+from keras_rmda.optimizers.names import names_in
 from keras_rmda.platform import checks, compat, fitting
 from keras_rmda.platform.copying.classes import dressed
 from keras_rmda.platform.tolerant import ADDING_LOSSES

@@ -13,7 +13,7 @@ from keras_rmda.gates.generator import BEGINNINGS
 from keras_rmda.gates.places import places_in
 from keras_rmda.gates.presets import fitting, settings, strength_or, strengths_of
 from keras_rmda.gates.wiring import Insertion, MadeWith
-from keras_rmda.optimizers import assignment
+from keras_rmda.optimizers.names import check_patterns
 from keras_rmda.platform import checks, graphs
 from keras_rmda.structure.trace import as_graph
 
@@ -103,13 +103,13 @@ def insert(
                 f"Received: target={target!r}, strength={strength!r}, preset={preset!r}"
             )
     if isinstance(strength, Mapping):
-        assignment.check_patterns("strength", strength)
+        check_patterns("strength", strength)
     for each in strength.values() if isinstance(strength, Mapping) else [STRENGTH if strength is None else strength]:
         checks.real("strength", each)
     if not isinstance(where, list | tuple):
         checks.one_of("where", where, WHERE)
     else:
-        assignment.check_patterns("where", where)
+        check_patterns("where", where)
     if graphs.has_graph(model):
         graphs.nodes(model)
     chosen_with = {"cost": cost, "per_example": per_example, "begin": begin, "where": where}

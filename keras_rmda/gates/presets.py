@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from keras_rmda.gates.costs import Place
-from keras_rmda.optimizers import assignment
+from keras_rmda.optimizers.names import matches, matching
 
 VGG16 = [(width, 9) for width in (64, 64, 128, 128, 256, 256, 256, *[512] * 6)]
 RESNET56 = [(width, 9) for width in (*[16] * 10, *[32] * 9, *[64] * 9)]
@@ -83,8 +83,8 @@ def strengths_of(strength: float | Mapping[str, float], places: list[Place]) -> 
     if not isinstance(strength, Mapping):
         return [strength] * len(places)
     names = [tuple(site.name for site in place.writers) for place in places]
-    unused = [pattern for pattern in strength if not any(assignment.matches(pattern, each) for each in names)]
-    found = [assignment.matching(strength, each, "strength") for each in names]
+    unused = [pattern for pattern in strength if not any(matches(pattern, each) for each in names)]
+    found = [matching(strength, each, "strength") for each in names]
     without = [each[0] for each, pattern in zip(names, found) if pattern is None]
     if unused or without:
         raise ValueError(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 from keras_rmda.optimizers import assignment
+from keras_rmda.optimizers.names import check_patterns
 from keras_rmda.platform import checks
 
 Check = Callable[[str, Any], Any]
@@ -28,7 +29,7 @@ def by_pattern(check: Check) -> Check:
     def checked(name: str, value: Any) -> Any:
         if not isinstance(value, Mapping):
             return check(name, value)
-        assignment.check_patterns(name, value)
+        check_patterns(name, value)
         return {pattern: check(name, each) for pattern, each in value.items()}
 
     return checked
@@ -41,7 +42,7 @@ def whole(minimum: int = 0) -> Check:
 
 def _patterns(name: str, value: Any) -> tuple[str, ...]:
     value = value if isinstance(value, str) or not isinstance(value, Iterable) else tuple(value)
-    assignment.check_patterns(name, value)
+    check_patterns(name, value)
     return value
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from keras_rmda.channels.sites import WRITTEN, Site
 from keras_rmda.channels.tensors import varying
-from keras_rmda.optimizers import assignment
+from keras_rmda.optimizers.names import check_patterns, matches, names_in
 from keras_rmda.platform import checks
 from keras_rmda.regularizers import CoupledGroups
 from keras_rmda.structure.liveness import OTHER_WIDTH, plan
@@ -72,12 +72,12 @@ def coupled_groups(
     checks.one_of("parts", parts, PARTS)
     if not isinstance(weights, Mapping):
         checks.one_of("weights", weights, ("size", "macs"))
-    assignment.check_patterns("exclude", exclude)
-    called = assignment.names_in(model)  # before the graph gives names to what has the same
+    check_patterns("exclude", exclude)
+    called = names_in(model)  # before the graph gives names to what has the same
     with as_graph(model) as graph:
         traced = trace(graph)
         tie_what_goes_together(traced)
-        is_excluded = lambda v: any(assignment.matches(pattern, called[id(v)]) for pattern in exclude)  # noqa: E731
+        is_excluded = lambda v: any(matches(pattern, called[id(v)]) for pattern in exclude)  # noqa: E731
         free = {id(v) for v in model.trainable_variables if not is_excluded(v)}
         found = removable(traced, parts, free)
         roots = atoms_in(found)

@@ -10,9 +10,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_rmda.optimizers.assignment import Regularizers, axes_of_weights, names_in, own_regularizer
+from keras_rmda.optimizers.assignment import Regularizers, axes_of_weights, own_regularizer
 from keras_rmda.optimizers.base import SparseOptimizer, applies_penalty_of
 from keras_rmda.optimizers.joint import Coupling
+from keras_rmda.optimizers.names import names_in
 from keras_rmda.platform import nested
 from keras_rmda.regularizers import CoupledGroups, GroupLasso, PenaltyPart, ProximalRegularizer
 from keras_rmda.structure.kept import Kept

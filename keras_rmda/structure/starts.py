@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_rmda.optimizers.assignment import check_patterns, matches, matching, names_in
+from keras_rmda.optimizers.names import check_patterns, matches, matching, names_in
 from keras_rmda.platform import checks, compat
 from keras_rmda.regularizers import L1, CoupledGroups, GroupLasso, ProximalRegularizer, Tensor, as_type_of
 
