@@ -236,6 +236,7 @@ CARRIED = {
     "recurrent": lambda: through(L.Reshape((12, 48)), L.Bidirectional(L.GRU(5)), L.Dense(3)),
     "no layer that can be rounded": lambda: keras.Sequential([keras.Input((12, 12, 3)), L.Flatten(), L.PReLU()]),
     "operations": lambda: operations(),
+    "an encoder and a decoder": lambda: encoder_and_decoder(),
     "spectra of images": lambda: through(
         L.Reshape((12, 48)), L.Dense(8), lambda x: keras.ops.fft2((x, keras.ops.zeros_like(x)))[0], L.Dense(3)
     ),
@@ -267,6 +268,14 @@ class Attention(keras.Layer):
 
     def call(self, x):
         return x + self.attention(x, x)
+
+
+def encoder_and_decoder():
+    """States go into a decoder twice, and its steps into attention and beside it."""
+    inputs = keras.Input((12, 12, 3))
+    steps, *states = L.LSTM(5, return_sequences=True, return_state=True)(L.Reshape((12, 36))(inputs))
+    x = L.LSTM(5, return_sequences=True)(L.RepeatVector(4)(states[0]), initial_state=states)
+    return keras.Model(inputs, L.Dense(3)(L.Concatenate()([x, L.AdditiveAttention()([x, steps])])))
 
 
 def operations():

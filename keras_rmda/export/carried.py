@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from keras_rmda.platform import lite, tfmot
+from keras_rmda.platform.lite import parts
 
 AVERAGES = (
     "AveragePooling1D",
@@ -157,7 +158,10 @@ def carrier() -> type:
                     weight.assign(value)
             if self.carried.moves is None and tf.executing_eagerly():
                 self.carried.moves = not self.carried.has_numbers and only_moves(given, computed)
-            outputs = rounded([tf.identity(y) for y in computed], self.quantizers.outputs, is_training)
+            # The last step of a sequence is a state, too: each has a range of its own, and so is a tensor of its own.
+            of_range = self.quantizers.outputs
+            own = [parts.apart(y) if k and k in of_range else tf.identity(y) for k, y in enumerate(computed)]
+            outputs = rounded(own, of_range, is_training)
             for y, without_mask in zip(computed, outputs):
                 tfmot.hide_mask(y, without_mask)
             return outputs if len(outputs) > 1 else outputs[0]

@@ -155,8 +155,14 @@ def of_one_scale(*inputs: Any, attributes: dict[str, Any]) -> Any:
     import tensorflow as tf
 
     *parts, axis = inputs
-    found = [x.op.inputs[0] if is_rounded(x) else apart(x) if is_rounded(behind_moves(x)) else x for x in parts]
+    found = [unrounded(x) if is_rounded(x) else apart(x) if is_rounded(behind_moves(x)) else x for x in parts]
     return tf.concat(found, tf.get_static_value(axis)) if any(a is not b for a, b in zip(parts, found)) else None
+
+
+def unrounded(x: Any) -> Any:
+    """Return what was rounded, as a tensor of its own if moving it has made it: others may read it with its scale."""
+    before = x.op.inputs[0]
+    return apart(before) if before.op.type in MOVES else before
 
 
 def is_rounded(x: Any) -> bool:
