@@ -72,10 +72,11 @@ def ways_with_losses(
             yield refused[0]
         else:
             yield [with_both(a, b, own) for a, b in zip(found, others)], at
+        if not has_losses:  # equal sizes would be taken for one
+            return
         if at == sizes == [replace(each, times=()) for each in sizes]:
             break
-    if has_losses:
-        yield [without_losses(each) for each in programs], sizes
+    yield [without_losses(each) for each in programs], sizes
 
 
 def without_losses(program: Program) -> Program:
