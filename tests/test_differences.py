@@ -150,6 +150,14 @@ def test_a_single_sample_has_no_range():
     assert found.constant == ()
 
 
+def test_a_constant_output_is_a_file(tmp_path):
+    """Integers without a range."""
+    off = L.Dense(2, bias_initializer=keras.initializers.Constant(-99.0))
+    model = keras.Sequential([keras.Input((8,)), off, L.ReLU()])
+    file = kr.export_tflite(model, tmp_path / "m.tflite", "int8", representative_data=DATA, strip=False)
+    assert file.max_difference == 0.0
+
+
 def test_what_litert_does_not_run_is_one_sentence(tmp_path):
     """Sparse integers in a dense layer."""
     model = keras.Sequential([keras.Input((64,)), L.Dense(128, "relu"), L.Dense(12)])

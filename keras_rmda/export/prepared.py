@@ -106,9 +106,8 @@ def prepared(
     changes = [] if batch is None else [f"a batch of {batch}"]
     with in_float32(model) as was_other:
         graph = traced(model, batch, unroll, rounded, shapes)
-        loops_fix_batch = (
-            batch_size(model) is None and batch is None and (graph.has_loops or (unroll and graph.unrolled))
-        )
+        has_loops = graph.has_loops or (unroll and bool(graph.unrolled))
+        loops_fix_batch = has_loops and batch_size(model) is None and batch is None
         if loops_fix_batch:
             batch, changes = 1, ["a batch of 1, which its loops need"]
             graph = traced(model, batch, unroll, rounded, shapes)

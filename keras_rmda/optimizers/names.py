@@ -56,9 +56,10 @@ def names_inside(model: keras.Model, variables: Iterable[keras.Variable]) -> dic
     """Return, by `id`, what only one of the variables is called in a model inside, of which coupled groups may be."""
     found, own = {}, {id(variable) for variable in variables}
     for variable, around in compat.variables_with_owners(model):  # the longest last
-        path = inside(around, variable.path.removeprefix(f"{model.name}/"))
-        outer = ["/".join(around[:k]) + "/" for k in range(1, len(around) * (id(variable) in own))]
-        found[id(variable)] = [path.removeprefix(each) for each in outer if path.startswith(each)]
+        if id(variable) in own:
+            path = inside(around, variable.path.removeprefix(f"{model.name}/"))
+            outer = ["/".join(around[:k]) + "/" for k in range(1, len(around))]
+            found[id(variable)] = [path.removeprefix(each) for each in outer if path.startswith(each)]
     counts = Counter(name for names in found.values() for name in names)
     return {key: tuple(name for name in names if counts[name] == 1) for key, names in found.items()}
 
