@@ -12,7 +12,7 @@ from keras import ops
 from zoo import ZOO, block, randomize
 
 import keras_rmda as kr
-from keras_rmda.optimizers.assignment import names_of
+from keras_rmda.optimizers.names import names_of
 from keras_rmda.structure import coupling
 from keras_rmda.structure.liveness import plan
 from keras_rmda.structure.trace import as_graph, trace

@@ -13,7 +13,7 @@ from zoo import randomize, zero
 
 import keras_rmda as kr
 from keras_rmda.channels.sites import WRITTEN
-from keras_rmda.optimizers.assignment import names_of
+from keras_rmda.optimizers.names import names_of
 from keras_rmda.platform import graphs
 from keras_rmda.structure.coupling import NoGroupsError
 from keras_rmda.structure.inputs import random_inputs
