@@ -32,6 +32,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from cifar10_images import Images, load, prepare, random_images
 from keras import ops
 from networks import residual
 from timing import bandwidth, seconds, update
@@ -40,7 +41,7 @@ import keras_rmda as kr
 
 BEGUN = time.perf_counter()
 HERE = Path(__file__).resolve().parent
-BATCH_SIZE, EPOCHS, WIDTH, HELD_OUT = 128, 100, 64, 0.05
+EPOCHS, WIDTH, HELD_OUT = 100, 64, 0.05
 SMALL = {"epochs": 2, "width": 4, "images": 512}
 KERNELS = {".*conv2d.*/kernel": kr.GroupLasso(0.1, groups="kernel")}
 
@@ -52,34 +53,6 @@ OPTIMIZERS: dict[str, tuple[Callable[[], keras.optimizers.Optimizer], int]] = {
     "RMDA": (lambda: kr.RMDA(0.1, 0.1, kr.GroupLasso(1e-4)), 6),
     "RAMDA": (lambda: kr.RAMDA(1e-2, 0.1, kr.GroupLasso(1e-5)), 8),
 }
-
-
-class Images(keras.utils.PyDataset):
-    """Batches of shifted and mirrored images, in an order that depends on the number of the epoch alone."""
-
-    def __init__(self, x: np.ndarray, y: np.ndarray, seed: int):
-        super().__init__()
-        self.pixels = ops.convert_to_tensor(np.pad(x, [(0, 0), (4, 4), (4, 4), (0, 0)]).reshape(-1, 3))
-        self.y, self.seed = y, seed
-        self.begin(0)
-
-    def begin(self, epoch: int) -> None:
-        random = np.random.default_rng([self.seed, epoch])
-        order = random.permutation(len(self.y))[: len(self) * BATCH_SIZE].reshape(-1, 1)
-        top, left = random.integers(0, 9, (2, *order.shape))
-        along = np.arange(32)
-        rows = order * 40 + top + along
-        columns = left + np.where(random.random(order.shape) < 0.5, along[::-1], along)
-        rows, columns = (ops.convert_to_tensor(each.astype("int32")) for each in (rows, columns))
-        images = ops.take(self.pixels, rows[:, :, None] * 40 + columns[:, None, :], axis=0)
-        self.images = ops.reshape(ops.cast(images, "float32") / 255, (-1, BATCH_SIZE, 32, 32, 3))
-        self.classes = self.y[order].reshape(-1, BATCH_SIZE)
-
-    def __len__(self) -> int:
-        return len(self.y) // BATCH_SIZE
-
-    def __getitem__(self, batch: int) -> tuple[Any, np.ndarray]:
-        return ops.take(self.images, batch, axis=0), self.classes[batch]  # [batch] is a program of JAX for every batch
 
 
 class Plateau(keras.callbacks.Callback):
@@ -213,28 +186,6 @@ def run(name: str, data: list[np.ndarray], options: argparse.Namespace, path: Pa
     }
 
 
-def loaded(options: argparse.Namespace) -> list[np.ndarray]:
-    """Return training and test images, with values from 0 to 255, and their classes."""
-    if options.small:
-        images = np.random.default_rng(0).integers(0, 256, (2, options.images, 32, 32, 3), "uint8")
-        return [images[0], np.arange(options.images) % 10, images[1], np.arange(options.images) % 10]
-    if options.data is None or not options.data.is_file():
-        sys.exit(f"--data must be a file that --prepare has written. Received: {options.data}")
-    with np.load(options.data) as file:
-        return [file[name][: options.images] for name in ("x", "y", "x_test", "y_test")]
-
-
-def prepare(path: Path) -> None:
-    """Write CIFAR-10, as TensorFlow Datasets has prepared it, into a file that needs no TensorFlow."""
-    import tensorflow_datasets as tfds
-
-    parts = {}
-    for split, suffix in (("train", ""), ("test", "_test")):
-        part = tfds.as_numpy(tfds.load("cifar10", split=split, batch_size=-1, download=False))
-        parts |= {f"x{suffix}": part["image"], f"y{suffix}": part["label"]}
-    np.savez(path, **parts)
-
-
 def table(rows: dict[str, dict[str, Any]]) -> None:
     """Print the runs."""
     header = ["optimizer", "epochs", "accuracy %", "stripped %", "nonzero weights %", "zero groups %"]
@@ -269,7 +220,7 @@ if __name__ == "__main__":
         vars(options).update(SMALL)
     options.out = options.out or HERE / ("scratch" if options.small else "results") / "accelerator"
     options.out.mkdir(parents=True, exist_ok=True)
-    data, rows = loaded(options), {}
+    data, rows = random_images(options.images) if options.small else load(options.data, options.images), {}
     for name in options.only:
         path = options.out / f"{name}-{options.width}-{options.epochs}-seed{options.seed}.json"
         if not path.exists():

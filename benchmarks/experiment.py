@@ -20,14 +20,17 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 import keras_rmda as kr
+
+if TYPE_CHECKING:
+    import tensorflow as tf
 
 HERE = Path(__file__).resolve().parent
 SMALL_IMAGES, SMALL_EPOCHS = 512, 2
@@ -304,6 +307,8 @@ def shuffled(data: Data, batch_size: int, seed: int) -> tf.data.Dataset:
 
     (`fit` on arrays repeats one order in all epochs after `keras.utils.set_random_seed`.)
     """
+    import tensorflow as tf
+
     x, y = tf.constant(data.x), tf.constant(data.y)
     order = tf.data.Dataset.range(len(data.x)).shuffle(len(data.x), seed, reshuffle_each_iteration=True)
     return order.batch(batch_size).map(lambda i: (tf.gather(x, i), tf.gather(y, i))).prefetch(2)
@@ -345,7 +350,7 @@ def versions() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "keras": keras.__version__,
-        "tensorflow": tf.__version__,
+        keras.backend.backend(): metadata.version(keras.backend.backend()),
         "keras_rmda": kr.__version__,
     }
 

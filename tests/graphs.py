@@ -16,6 +16,7 @@ from keras_rmda.gates.dependent import DependentL0Gate, SharedL0Gate
 from keras_rmda.gates.generator import GateGenerator
 from keras_rmda.platform.compat import layers_of
 from keras_rmda.platform.graphs import call as outputs
+from keras_rmda.platform.tolerant import without_a_leak
 from keras_rmda.structure.inputs import random_inputs
 from keras_rmda.structure.liveness import plan
 from keras_rmda.structure.trace import as_graph, trace
@@ -525,7 +526,8 @@ class Graph:
         while len(self.made) < wanted and failures < 300:
             x = self.made[-1] if self.some(0.6) else self.pick(*self.made)
             try:
-                y = self.step(x)
+                with without_a_leak():
+                    y = self.step(x)
             except Exception:
                 y = None  # a combination that Keras refuses
             if y is None or np.prod([n or 1 for n in y.shape[1:]]) > 3000:

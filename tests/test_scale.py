@@ -40,8 +40,17 @@ def test_the_accelerator_benchmark_runs_small(backend, tmp_path):
         assert again.stdout == result.stdout  # what is finished is not made again
 
 
-def test_data_that_are_not_there_are_said(tmp_path):
-    result = run("accelerator.py", "--data", str(tmp_path / "no.npz"), "--out", str(tmp_path))
+def test_the_table_of_methods_runs_small(tmp_path):
+    command = ["resnet20.py", "--small", "--methods", "thin", "--out", str(tmp_path)]
+    result, again = run(*command), run(*command, "--table")
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert result.stdout == again.stdout
+    assert again.stdout.splitlines()[-1].startswith("| thin | 0.5 | 1 |")
+
+
+@pytest.mark.parametrize("script", ["accelerator.py", "resnet20.py"])
+def test_data_that_are_not_there_are_said(script, tmp_path):
+    result = run(script, "--data", str(tmp_path / "no.npz"), "--out", str(tmp_path))
     assert result.returncode == 1
     assert "--data must be a file that --prepare has written" in result.stderr
 

@@ -116,6 +116,16 @@ def in_float64(models: list, values: Iterable[tuple[keras.Variable, Any]]) -> It
                 vars(layer)["_dtype_policy"] = policy
 
 
+def with_float64() -> contextlib.AbstractContextManager:
+    """Return a context in which float64 is not rounded: JAX 0.10 otherwise takes it for float32, and warns of it."""
+    if keras.backend.backend() != "jax":
+        return contextlib.nullcontext()
+    import jax
+
+    enabled = jax if hasattr(jax, "enable_x64") else jax.experimental  # the latter up to JAX 0.7
+    return enabled.enable_x64(True)
+
+
 @contextlib.contextmanager
 def restored(variables: list) -> Iterator[None]:
     """Let variables have their values again behind the context."""
