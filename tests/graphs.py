@@ -516,7 +516,8 @@ class Graph:
             return x, L.Embedding(2, self.width(), mask_zero=self.some(0.3))(x)
         shape = {"image": (7, 6, c), "sequence": (6, c), "vector": (c,), "volume": (4, 5, 4, c),
                  "open_image": (None, None, c), "open_sequence": (None, c)}[kind]  # fmt: skip
-        x = keras.Input(shape)
+        # In the type that all is computed in: layer normalizations compute in that of what they get.
+        x = keras.Input(shape, dtype=keras.config.dtype_policy().compute_dtype)
         return x, x
 
     def build(self, size=10):

@@ -391,6 +391,30 @@ def test_verification_computes_with_all_bits(monkeypatch):
     assert not has_all_bits()
 
 
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_some_layers_of_a_model_may_compute_with_fewer_bits(policy):
+    x = inputs = keras.Input((300,))
+    for k, units in enumerate((256, 200, 100)):
+        x = L.Dense(units, activation="gelu", dtype=policy, name=f"d{k}")(x)
+    model = randomize(keras.Model(inputs, L.Dense(10)(x)))
+    for k in range(3):
+        zero(model, f"d{k}", 1, range(0, 100, 2))
+    assert kr.strip(model).get_layer("d1").units == 150
+
+
+def test_layers_of_a_model_may_take_numbers_of_fewer_bits_as_they_are():
+    """The sums of layer normalizations are in the type of what they get, here float32."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float64")
+    try:
+        inner = keras.Sequential([keras.Input((6, 8), dtype="float32"), L.LayerNormalization()])
+        inputs = keras.Input((7, 6, 8))
+        model = randomize(keras.Model(inputs, L.Dense(3)(L.TimeDistributed(inner)(inputs))))
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert kr.strip(model).count_params() == model.count_params()
+
+
 def test_a_model_that_is_random_at_inference_cannot_be_verified():
     @keras.saving.register_keras_serializable(package="tests")
     class Noise(L.Layer):

@@ -72,6 +72,31 @@ def test_an_autoencoder_with_tied_weights_loses_units_of_both_halves(kind, tmp_p
     assert sorted(tuple(v.shape) for v in kernels) == [(6, 3), (20, 6)], "each is one weight still, after training too"
 
 
+class Tied(L.Layer):
+    """Units, and the way back by the same weights, which has no biases."""
+
+    def __init__(self, units, **arguments):
+        super().__init__(**arguments)
+        self.dense = L.Dense(units, "relu")
+
+    def build(self, shape):
+        self.dense.build(shape)
+
+    def call(self, x):
+        return ops.matmul(self.dense(x), ops.transpose(self.dense.kernel))
+
+
+def test_a_constant_that_shared_weights_read_stays_what_it_is():
+    inputs = keras.Input((5,))
+    fixed = L.Dense(6, name="fixed")
+    x = Tied(4, name="two")(Tied(4, name="one")(fixed(inputs)))
+    model = randomize(keras.Model(inputs, L.Dense(3)(L.Dense(6)(inputs) + x)))
+    fixed.kernel.assign(np.zeros((5, 6)))
+    small, x = kr.strip(model), np.random.default_rng(0).normal(size=(3, 5)).astype("float32")
+    assert small.count_params() < model.count_params()
+    assert difference(model(x), small(x)) < 1e-6
+
+
 def test_a_shared_weight_is_not_factorized(tmp_path):
     model, x = Autoencoder(name="autoencoder"), numbers(4, 20)
     model(x)
@@ -265,3 +290,26 @@ def test_a_row_that_a_norm_needs_stays():
     w.assign(value)
     small = stripped(model, numbers(3, 5))
     assert small.get_layer("a").units == 5
+
+
+def test_a_transposed_convolution_with_a_made_kernel(tmp_path):
+    @own
+    class Upsampling(L.Layer):
+        """A transposed convolution whose outputs have scales of their own."""
+
+        def build(self, shape):
+            self.w = self.add_weight(shape=(3, 3, 6, shape[-1]), name="w")
+            self.g = self.add_weight(shape=(6, 1), initializer="ones", name="g")
+
+        def call(self, x):
+            return ops.relu(ops.conv_transpose(x, self.w * self.g, 2, "same"))
+
+    inputs = keras.Input((4, 4, 3))
+    x = Upsampling(name="up")(L.Conv2D(8, 3, padding="same", name="a")(inputs))
+    model = keras.Model(inputs, L.Conv2D(2, 3, name="head")(x))
+    half_zero(model)
+    x = numbers(2, 4, 4, 3)
+    small = stripped(model, x)
+    assert small.get_layer("a").filters == 4
+    assert small.get_layer("head").kernel.shape[2] == 3
+    saved(small, x, tmp_path)

@@ -170,13 +170,20 @@ class Writes(Rule):
         if self._is_displaced(call, state):
             demands.append((y, np.ones(y.atoms.shape, bool), f"bias of {name} that Keras adds along another axis"))
         constants, uniform = self._uniform(call, state)
-        wanted = self.effect(call.site, state.read).read(wanted) & (constants != 0)
+        read, axis = self.effect(call.site, state.read).read(wanted), self.input_axis(call)
+        wanted = read & (constants != 0)
         constant = wanted & ~np.isnan(constants)
         reasons = {f"read by {name}": wanted & ~constant, f"border of same padding in {name}": constant & ~uniform}
         if not self.absorbs(call):
             reasons[f"constant that {name} has no bias for"] = constant & uniform
-        axis = self.input_axis(call)
+        if call.site.shared:  # what stays is read still, and must be what it was
+            reasons[f"read by {name}, whose weights stay what they are"] = read & self._staying(call, state)
         return demands + [(x, x.spread(mask, axis), reason) for reason, mask in reasons.items()]
+
+    def _staying(self, call: Call, state: State) -> np.ndarray:
+        """Return which channels of the input stay."""
+        x = call.inputs[0]
+        return x.any(np.broadcast_to(state.cut.stays(x.atoms), x.atoms.shape), self.input_axis(call))
 
     def absorbs(self, call: Call) -> bool:
         """Return whether constants can go into the bias, or the mean of a batch normalization behind it."""
@@ -188,8 +195,8 @@ class Writes(Rule):
         constants, uniform = self._uniform(call, state)
         x, axis = call.inputs[0], self.input_axis(call)
         unused = ~state.needed(x, axis)
-        if call.site.shared and state.cut is not None:  # what stays is read still
-            unused &= ~x.any(np.broadcast_to(state.cut.stays(x.atoms), x.atoms.shape), axis)
+        if call.site.shared:
+            unused &= ~self._staying(call, state)
         return self.effect(call.site, state.read).effect(np.where(uniform & unused, constants, 0.0))
 
     def value(self, site: Site, name: str, value: np.ndarray, state: State) -> np.ndarray:

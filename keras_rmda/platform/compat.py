@@ -116,6 +116,14 @@ def in_float64(models: list, values: Iterable[tuple[keras.Variable, Any]]) -> It
                 vars(layer)["_dtype_policy"] = policy
 
 
+def applied(operation: Any, *arguments: Any) -> Any:
+    """Return what an operation computes: `ConvTranspose.call` of Keras 3.15 mixes up its two paddings."""
+    if type(operation).__name__ != "ConvTranspose":
+        return operation(*arguments)
+    names = ("strides", "padding", "output_padding", "data_format", "dilation_rate")
+    return keras.ops.conv_transpose(*arguments, **{name: getattr(operation, name) for name in names})
+
+
 def with_float64() -> contextlib.AbstractContextManager:
     """Return a context in which float64 is not rounded: JAX 0.10 otherwise takes it for float32, and warns of it."""
     if keras.backend.backend() != "jax":

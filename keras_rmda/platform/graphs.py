@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -48,6 +48,14 @@ def nodes(model: keras.Model) -> list:
     # Copies must call a layer in the same order: Keras 3.15 cannot always sort a graph that is called in another.
     order = lambda node: node.operation._inbound_nodes.index(node)  # noqa: E731
     return [node for depth in sorted(by_depth, reverse=True) for node in sorted(by_depth[depth], key=order)]
+
+
+def all_nodes(model: keras.Model) -> Iterator[Any]:
+    """Yield the nodes of a model's graph, each followed by those of the model that it calls."""
+    for node in nodes(model):
+        yield node
+        if is_inner_graph(node.operation):
+            yield from all_nodes(node.operation)
 
 
 def is_shape(shape: Any) -> bool:
@@ -129,11 +137,8 @@ def check_call(model: keras.Model) -> None:
 
 def has_masks(model: keras.Model) -> bool:
     """Return whether any tensor in a model's graph, or in those of models inside, carries a mask."""
-    return any(
-        (is_inner_graph(node.operation) and has_masks(node.operation))
-        or any(getattr(y, "_keras_mask", None) is not None for y in node.output_tensors)
-        for node in nodes(model)
-    )
+    made = [y for node in all_nodes(model) for y in node.output_tensors]
+    return any(getattr(y, "_keras_mask", None) is not None for y in made)
 
 
 def inputs_of(model: keras.Model) -> list:

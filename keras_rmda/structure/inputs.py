@@ -56,10 +56,8 @@ def flat_inputs(model: keras.Model, inputs: Any) -> list:
 def work(model: keras.Model) -> int:
     """Return about how many multiply-accumulates a model makes for a sample: its weights, at every position."""
     found = 0
-    for node in graphs.nodes(model):
-        if graphs.is_inner_graph(node.operation):
-            found += work(node.operation)
-        else:
+    for node in graphs.all_nodes(model):
+        if not graphs.is_inner_graph(node.operation):
             positions = max(math.prod(n or 1 for n in y.shape[1:-1]) for y in node.output_tensors)
             found += positions * sum(math.prod(v.shape) for v in getattr(node.operation, "weights", []))
     return found

@@ -72,11 +72,11 @@ def planned(trace: Trace, state: State, round_to: int, sure: np.ndarray) -> Plan
     decided = Plan(trace, state, state.cut, np.full(size, -1), {}, [], sure)
     for atoms, reason in trace.pinned:
         add(decided, atoms, reason)
-    sums, before = any(site.rule.sums for site in trace.sites.values()), -1
+    sums, before = any(site.rule.sums or site.shared for site in trace.sites.values()), -1
     while before != (before := int(decided.cut.keep.sum())):
         propagate_needs(decided)
         complete(decided, round_to)
-        if not sums:  # what is added up without weights must be what it was, wherever it stays
+        if not sums:  # what is added up without weights, or with those of others, must be what it was where it stays
             break
     decided.cut.keep = decided.cut.keep[trace.ties.find(np.arange(size))]
     return decided

@@ -44,9 +44,24 @@ def difference(a: Any, b: Any) -> float:
 
 
 def tolerance_of(model: keras.Model) -> float:
-    """Return the largest accepted difference of the outputs of a model and of what was made of it."""
-    dtypes = {keras.backend.standardize_dtype(tensor.dtype) for tensor in keras.tree.flatten(model.outputs)}
-    return max(TOLERANCE.get(dtype, 1e-4) for dtype in dtypes | {model.dtype_policy.compute_dtype})
+    """Return the largest accepted difference of the outputs of a model and of what was made of it.
+
+    It is that of the type with the fewest digits that the model computes in.
+    """
+    return max(TOLERANCE.get(dtype, 1e-4) for dtype in types_of(model))
+
+
+def types_of(model: keras.Model) -> set[str]:
+    """Return the types that a model computes in: those of its layers, and of what these take as it is."""
+    layers = [layer for layer in compat.layers_of(model) if not isinstance(layer, keras.layers.InputLayer)]
+    tensors = [*model.outputs]
+    for node in graphs.all_nodes(model):
+        if not isinstance(node.operation, keras.Layer):
+            tensors += node.output_tensors
+        elif not node.operation.autocast:
+            tensors += node.input_tensors
+    dtypes = {keras.backend.standardize_dtype(x.dtype) for x in tensors} & set(TOLERANCE)
+    return dtypes | {layer.compute_dtype for layer in layers}
 
 
 def outputs_of_both(

@@ -116,7 +116,7 @@ def why_of(error: Exception) -> str:
     """Return what an error says, without what Keras puts around it; where a layer inside raised it, with its name."""
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split("\nArguments received by")[0]  # Keras prints in bold letters
     layers = re.findall(r"infer the output shape / dtype of ('[^']*' \(of type \w+\))", text)
-    if "KerasTensor cannot be used as input to a TensorFlow function" in text:
+    if "KerasTensor cannot be used as input to a TensorFlow function" in text or "a TypeSpec for <KerasTensor" in text:
         called = f"`tf.{MISSED[-1]}`" if MISSED else "a function of TensorFlow"
         return f"it calls {called}, which takes no symbolic tensors; `keras.ops` does"
     reason = re.split(r"Exception encountered when calling \S+\(\)\.|Error encountered:", text)[-1]

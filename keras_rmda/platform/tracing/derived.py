@@ -9,6 +9,7 @@ import numpy as np
 from keras import ops
 
 from keras_rmda.platform import graphs
+from keras_rmda.platform.compat import applied
 from keras_rmda.platform.tracing.leaves import held
 from keras_rmda.platform.tracing.programs import Place, Untraceable, is_array, is_same, settings
 from keras_rmda.platform.tracing.symbols import Symbol, Symbols
@@ -74,7 +75,7 @@ class Derived(keras.layers.Layer):
         return self.recipe.made_of([*weights, *arrays])
 
     def call(self, x: Any) -> Any:
-        return ops.expand_dims(self.made(), 0) if self.operation is None else self.operation(x, self.made())
+        return ops.expand_dims(self.made(), 0) if self.operation is None else applied(self.operation, x, self.made())
 
     def compute_output_spec(self, x: Any) -> keras.KerasTensor:
         if self.operation is None:

@@ -19,11 +19,14 @@ import keras
 from keras_rmda.platform.tracing.leaves import Numbers
 from keras_rmda.platform.tracing.numbers import Size
 from keras_rmda.platform.tracing.tensorflow.arguments import as_tensor
-from keras_rmda.platform.tracing.tensorflow.attributes import attributes_of_tensorflow
+from keras_rmda.platform.tracing.tensorflow.attributes import ShapeTensor, attributes_of_tensorflow
 from keras_rmda.platform.tracing.tensorflow.table import FUNCTIONS, OF_SIZES, TAKE_LISTS
 
 MODULES = ("", "math", "nn", "linalg", "image", "compat.v1.image")
 """Where TensorFlow has its functions, many of them twice; those of `image` have other meanings."""
+
+PUBLIC = ("", "math", "nn", "linalg", "image", "signal", "random", "sparse", "strings", "debugging", "audio", "nest")
+"""Where the functions of TensorFlow that code calls are; those of the first are called so."""
 
 MISSED: list[str] = []
 """Functions of TensorFlow that got symbolic tensors and for which nothing stands, since this was last emptied."""
@@ -40,12 +43,21 @@ def dispatcher(tensorflow: Any) -> Any:
         def handle(self, op: Any, arguments: Any, keyword_arguments: Any) -> Any:
             if (stand_in := KEPT.get(inspect.unwrap(op))) is not None:
                 return stand_in(*arguments, **keyword_arguments)
-            MISSED.append(re.sub(r"_v\d$", "", getattr(op, "__name__", "a function")))
+            MISSED.append(public_name(tensorflow, op))
             return self.NOT_SUPPORTED
 
     made = OfKept()
     made.register()
     return made
+
+
+def public_name(tensorflow: Any, op: Any) -> str:
+    """Return the name that code calls a function of TensorFlow by."""
+    for path in PUBLIC:
+        for name, function in vars(functools.reduce(getattr, filter(None, path.split(".")), tensorflow)).items():
+            if callable(function) and inspect.unwrap(function) is inspect.unwrap(op):
+                return f"{path}.{name}".strip(".")
+    return re.sub(r"_v\d$", "", getattr(op, "__name__", "a function"))
 
 
 def constant(x: Any, key: Any) -> Callable | None:
@@ -65,6 +77,11 @@ def bounds(part: Any) -> tuple:
     return (part.start, part.stop) if isinstance(part, slice) else ()
 
 
+def plain(x: Any) -> Any:
+    """Return the sizes of a shape as Keras takes them, other arguments as they are."""
+    return tuple(x) if isinstance(x, ShapeTensor) else x
+
+
 @contextlib.contextmanager
 def tensorflow_as_operations() -> Iterator[None]:
     """Let code call functions of TensorFlow on symbolic tensors, and on the sizes of open axes."""
@@ -80,9 +97,10 @@ def tensorflow_as_operations() -> Iterator[None]:
     def instead(function: Callable, stand_in: Callable, kinds: tuple[type, ...], takes_lists: bool) -> Callable:
         @functools.wraps(function)
         def called(*arguments: Any, **keyword_arguments: Any) -> Any:
-            given = keras.tree.flatten((arguments, keyword_arguments))
-            if inside or not any(isinstance(x, kinds) for x in given):
+            given = keras.tree.map_structure(plain, (arguments, keyword_arguments))
+            if inside or not any(isinstance(x, kinds) for x in keras.tree.flatten(given)):
                 return function(*arguments, **keyword_arguments)
+            arguments, keyword_arguments = given
             if arguments and not takes_lists:
                 arguments = (as_tensor(arguments[0]), *arguments[1:])
             inside.append(function.__name__)
@@ -93,9 +111,20 @@ def tensorflow_as_operations() -> Iterator[None]:
 
         return called
 
+    def function(compiled: Any, *arguments: Any, **keyword_arguments: Any) -> Any:
+        """Call what `tf.function` has made, or its Python code."""
+        given = keras.tree.flatten((arguments, keyword_arguments))
+        is_symbolic = any(isinstance(x, keras.KerasTensor) for x in given)
+        called = compiled.python_function if is_symbolic else functools.partial(call, compiled)
+        return called(*arguments, **keyword_arguments)
+
     if tensorflow:
         changed.append((tensorflow.Tensor, "__getitem__", getitem))
         tensorflow.Tensor.__getitem__ = lambda x, key: (constant(x, key) or getitem)(x, key)
+        kind = type(tensorflow.function(lambda: None))
+        call = kind.__call__
+        changed.append((kind, "__call__", call))
+        kind.__call__ = function
     for path in MODULES if tensorflow else ():
         module = functools.reduce(getattr, filter(None, path.split(".")), tensorflow)
         for functions, kinds in ((FUNCTIONS, (keras.KerasTensor,)), (OF_SIZES, (keras.KerasTensor, Size))):

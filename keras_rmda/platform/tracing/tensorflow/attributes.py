@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import operator
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import keras
+
+from keras_rmda.platform.tracing.tensorflow.arguments import numbers
 
 
 class TensorShape(tuple):
@@ -27,18 +32,54 @@ class TensorShape(tuple):
         return None not in self
 
 
+class ShapeTensor(tuple):
+    """What `tf.shape` returns: sizes that code computes with as with one array."""
+
+    def __getitem__(self, key: Any) -> Any:
+        found = super().__getitem__(key)
+        return ShapeTensor(found) if isinstance(key, slice) else found
+
+    def _with(self, other: Any, function: Callable) -> ShapeTensor:
+        other = numbers(other)
+        others = other if isinstance(other, list | tuple) else [other] * len(self)
+        return ShapeTensor(function(a, b) for a, b in zip(self, others, strict=True))
+
+    def __add__(self, other: Any) -> ShapeTensor:
+        return self._with(other, operator.add)
+
+    def __sub__(self, other: Any) -> ShapeTensor:
+        return self._with(other, operator.sub)
+
+    def __mul__(self, other: Any) -> ShapeTensor:
+        return self._with(other, operator.mul)
+
+    def __floordiv__(self, other: Any) -> ShapeTensor:
+        return self._with(other, operator.floordiv)
+
+    __radd__, __rmul__ = __add__, __mul__
+
+
+class DType(str):
+    """The name of a type with what TensorFlow says of it, such as `min` and `is_floating`."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.modules["tensorflow"].as_dtype(str(self)), name)
+
+
 @contextlib.contextmanager
 def attributes_of_tensorflow() -> Iterator[None]:
-    """Let code ask symbolic tensors for shapes as it asks those of TensorFlow, and tell them known ones."""
-    if hasattr(keras.KerasTensor, "get_shape"):  # inside of such a context
+    """Let code ask symbolic tensors for shapes and types as it asks those of TensorFlow, and tell them known ones."""
+    kind = keras.KerasTensor
+    if hasattr(kind, "get_shape"):  # inside of such a context
         yield
         return
-    shape = keras.KerasTensor.shape
-    keras.KerasTensor.shape = property(lambda x: TensorShape(shape.fget(x)), shape.fset)
-    keras.KerasTensor.get_shape = lambda x: x.shape
-    keras.KerasTensor.set_shape = lambda x, shape: None
+    shape, dtype = kind.shape, kind.dtype
+    kind.shape = property(lambda x: TensorShape(shape.fget(x)), shape.fset)
+    kind.dtype = property(lambda x: DType(dtype.fget(x)), dtype.fset)
+    kind.get_shape = lambda x: x.shape
+    kind.set_shape = lambda x, shape: None
     try:
         yield
     finally:
-        keras.KerasTensor.shape = shape
-        del keras.KerasTensor.get_shape, keras.KerasTensor.set_shape
+        kind.shape, kind.dtype = shape, dtype
+        del kind.get_shape, kind.set_shape

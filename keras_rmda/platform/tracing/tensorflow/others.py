@@ -1,11 +1,10 @@
-"""Other functions of TensorFlow, as operations of Keras: norms, sorting, segments, images."""
+"""Other functions of TensorFlow, as operations of Keras: norms, matrices, sorting, segments."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 from keras import ops
 
 from keras_rmda.platform.tracing.programs import Untraceable
@@ -24,6 +23,17 @@ def norm(tensor: Any, ord: Any = "euclidean", axis: Any = None, keepdims: Any = 
     return (ops.sum if ord == 1 else ops.max)(ops.abs(tensor), axis=axis, keepdims=keeps)
 
 
+def normalize(tensor: Any, ord: Any = "euclidean", axis: Any = None, name: Any = None) -> tuple:
+    """`tf.linalg.normalize`: vectors of norm 1, and what their norms were."""
+    norms = norm(tensor, ord, axis, keepdims=True)
+    return tensor / norms, norms
+
+
+def diag(diagonal: Any, name: Any = None) -> Any:
+    """`tf.linalg.diag`: matrices with these diagonals, the main ones, and zeros elsewhere."""
+    return ops.where(ops.eye(diagonal.shape[-1], dtype="bool"), ops.expand_dims(diagonal, -1), 0.0)
+
+
 def crelu(features: Any, axis: int = -1, name: Any = None) -> Any:
     """`tf.nn.crelu`: the positive parts of numbers, and behind them those of their negatives."""
     return ops.relu(ops.concatenate([features, ops.negative(features)], axis=axis))
@@ -40,9 +50,16 @@ def argsort(values: Any, axis: int = -1, direction: str = "ASCENDING", stable: b
     return ops.cast(ops.argsort(values if direction == "ASCENDING" else ops.negative(values), axis=axis), "int32")
 
 
-def top_k(input: Any, k: int = 1, sorted: bool = True, index_type: Any = None, name: Any = None) -> Any:
+class TopK(NamedTuple):
+    """What `tf.math.top_k` returns."""
+
+    values: Any
+    indices: Any
+
+
+def top_k(input: Any, k: int = 1, sorted: bool = True, index_type: Any = None, name: Any = None) -> TopK:
     """`tf.math.top_k`."""
-    return ops.top_k(input, k, sorted)
+    return TopK(*ops.top_k(input, k, sorted))
 
 
 def segment_sum(data: Any, segment_ids: Any, num_segments: Any, name: Any = None) -> Any:
@@ -61,58 +78,29 @@ def batch_normalization(
     return y if offset is None else y + offset
 
 
-def resize(
-    images: Any,
-    size: Any,
-    method: str = "bilinear",
-    preserve_aspect_ratio: bool = False,
-    antialias: bool = False,
-    name: Any = None,
-) -> Any:
-    """`tf.image.resize` of images with channels last."""
-    if preserve_aspect_ratio or method not in ("bilinear", "nearest", "bicubic", "lanczos3", "lanczos5"):
-        raise Untraceable(f"it calls `tf.image.resize` with method={method!r}, or keeps the ratio of sides")
-    x = images if method == "nearest" else ops.cast(images, "float32")
-    return ops.image.resize(x, numbers(size), method, antialias, data_format="channels_last")
-
-
-def resize_corners(
-    images: Any,
-    size: Any,
-    method: Any = "bilinear",
-    align_corners: bool = False,
-    preserve_aspect_ratio: bool = False,
-    name: Any = None,
-) -> Any:
-    """`tf.compat.v1.image.resize` of images whose corners stay: products with the shares of rows and columns."""
-    known = [numbers(size), list(images.shape[1:3])]
-    if not align_corners or preserve_aspect_ratio or method not in ("bilinear", 0) or None in known[1]:
-        raise Untraceable("it calls `tf.compat.v1.image.resize` otherwise than with corners that stay, at known sizes")
-    rows, columns = (shares(old, int(new)) for new, old in zip(*known))
-    x = ops.einsum("bhwc,ih->biwc", ops.cast(images, "float32"), rows)
-    return ops.einsum("bhwc,jw->bhjc", x, columns)
-
-
-def shares(old: int, new: int) -> Any:
-    """Return how much of each old position is in a new one, the first and the last of which are what they were."""
-    places = np.arange(new) * ((old - 1) / max(new - 1, 1))
-    return ops.convert_to_tensor(np.maximum(0.0, 1.0 - np.abs(places[:, None] - np.arange(old))), "float32")
-
-
 OTHERS: dict[str, Callable] = {
-    "compat.v1.image.resize": resize_corners,
+    "adjoint": lambda matrix, name=None: ops.swapaxes(matrix, -1, -2),
     "argsort": argsort,
     "batch_normalization": batch_normalization,
+    "cholesky": lambda input, name=None: ops.cholesky(input),
     "crelu": crelu,
+    "det": lambda input, name=None: ops.det(input),
+    "diag": diag,
+    "diag_part": lambda input, name=None, k=0: ops.diagonal(input, offset=k, axis1=-2, axis2=-1),
     "divide_no_nan": lambda x, y, name=None: ops.divide_no_nan(x, y),
-    "image.resize": resize,
+    "inv": lambda input, name=None: ops.inv(input),
+    "matrix_transpose": lambda a, name=None: ops.swapaxes(a, -1, -2),
     "norm": norm,
+    "normalize": normalize,
     "rank": lambda input, name=None: len(input.shape),
+    "reciprocal_no_nan": lambda x, name=None: ops.divide_no_nan(ops.ones_like(x), x),
     "reduce_euclidean_norm": lambda input_tensor, axis=None, keepdims=False, name=None: norm(
         input_tensor, axis=axis, keepdims=keepdims
     ),
+    "solve": lambda matrix, rhs, name=None: ops.solve(matrix, rhs),
     "sort": sort,
     "top_k": top_k,
+    "trace": lambda x, name=None: ops.trace(x, axis1=-2, axis2=-1),
     "unsorted_segment_sum": segment_sum,
 }
-"""What stands for each function, by the name that TensorFlow has for it, and of images by module, too."""
+"""What stands for each function, by the name that TensorFlow has for it."""

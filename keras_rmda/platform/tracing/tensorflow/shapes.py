@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -61,6 +62,29 @@ def gather(
         places = ops.expand_dims(places, -1)
     taken = ops.take_along_axis(params, places, axis=batch_dims)
     return taken if count == 1 else ops.reshape(taken, (*given, *rest))
+
+
+def gather_nd(params: Any, indices: Any, batch_dims: int = 0, name: Any = None) -> Any:
+    """`tf.gather_nd` of one axis."""
+    indices = indices if hasattr(indices, "shape") else np.array(indices)
+    if indices.shape[-1] != 1:
+        raise Untraceable("it calls `tf.gather_nd` with indices along several axes")
+    return gather(params, indices[..., 0], axis=batch_dims, batch_dims=batch_dims)
+
+
+def embedding_lookup(params: Any, ids: Any, max_norm: Any = None, name: Any = None) -> Any:
+    """`tf.nn.embedding_lookup`."""
+    if max_norm is not None:
+        raise Untraceable("it calls `tf.nn.embedding_lookup` with max_norm")
+    return ops.take(params, ids, axis=0)
+
+
+def sequence_mask(lengths: Any, maxlen: Any = None, dtype: Any = None, name: Any = None) -> Any:
+    """`tf.sequence_mask` up to a known length."""
+    if maxlen is None:
+        raise Untraceable("it calls `tf.sequence_mask` without maxlen")
+    positions = ops.arange(maxlen, dtype=keras.backend.standardize_dtype(lengths.dtype))
+    return ops.cast(ops.less(positions, ops.expand_dims(lengths, -1)), dtype_of(dtype, "bool"))
 
 
 def one_hot(

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import keras
 from keras import ops
 
 from keras_rmda.platform.tracing.programs import Untraceable
@@ -53,11 +54,19 @@ def argument(function: Callable) -> Callable:
     return found
 
 
-def cumsum(x: Any, axis: int = 0, exclusive: bool = False, reverse: bool = False, name: Any = None) -> Any:
-    """`tf.cumsum`."""
-    if exclusive or reverse:
-        raise Untraceable("it calls `tf.cumsum` with exclusive=True or reverse=True")
-    return ops.cumsum(x, axis=axis)
+def cumulative(function: Callable, start: int) -> Callable:
+    """Return `tf.cumsum`, or another function that begins with such a number."""
+
+    def accumulated(x: Any, axis: int = 0, exclusive: bool = False, reverse: bool = False, name: Any = None) -> Any:
+        turned = lambda y: ops.flip(y, axis) if reverse else y  # noqa: E731
+        y = function(turned(x), axis=axis)
+        if exclusive:  # of those before
+            place, rank = axis % len(x.shape), len(x.shape)
+            y = ops.pad(y, [[int(k == place), 0] for k in range(rank)], constant_values=start)
+            y = y[tuple(slice(None, -1) if k == place else slice(None) for k in range(rank))]
+        return turned(y)
+
+    return accumulated
 
 
 def moments(x: Any, axes: Any, shift: Any = None, keepdims: bool = False, name: Any = None) -> tuple:
@@ -84,17 +93,73 @@ def convolution(function: Callable) -> Callable:
     def convolved(
         input: Any,
         filters: Any,
-        strides: Any,
-        padding: str,
+        strides: Any = None,
+        padding: Any = "VALID",
         data_format: Any = None,
         dilations: Any = None,
         name: Any = None,
     ) -> Any:
-        inner = lambda x: x[1:-1] if isinstance(x, list) and len(x) == len(input.shape) else x  # noqa: E731
-        if data_format not in (None, "NHWC", "NWC") or not isinstance(padding, str):
-            raise Untraceable("it calls a convolution of TensorFlow with channels first, or its own padding")
-        steps, rates = (inner(numbers(x)) for x in (strides, dilations or 1))
-        steps, rates = (tuple(x) if isinstance(x, list) else x for x in (steps, rates))
+        if data_format not in CHANNELS_LAST:
+            raise Untraceable("it calls a convolution of TensorFlow with channels first")
+        if not isinstance(padding, str):
+            input, padding = ops.pad(input, numbers(padding)), "VALID"
+        steps, rates = (of_positions(x, input) for x in (strides, dilations))
         return function(input, filters, steps, padding.lower(), "channels_last", rates)
 
     return convolved
+
+
+CHANNELS_LAST = (None, "NWC", "NHWC", "NDHWC")
+
+
+def of_positions(x: Any, input: Any) -> Any:
+    """Return what a convolution has for each axis of positions, of one number, of these, or of all axes; 1 for None."""
+    x = numbers(1 if x is None else x)
+    return tuple(x[1:-1] if len(x) == len(input.shape) else x) if isinstance(x, list) else x
+
+
+def transposed_convolution(
+    input: Any,
+    filters: Any,
+    output_shape: Any,
+    strides: Any,
+    padding: str = "SAME",
+    data_format: Any = None,
+    dilations: Any = None,
+    name: Any = None,
+) -> Any:
+    """`tf.nn.conv2d_transpose` or one like it, to the sizes that Keras makes."""
+    if data_format not in CHANNELS_LAST:
+        raise Untraceable("it calls a convolution of TensorFlow with channels first")
+    if not isinstance(filters, keras.KerasTensor):  # Keras's operation mixes up its arguments; layers can do it
+        raise Untraceable("it calls a transposed convolution of TensorFlow with other filters than a weight")
+    steps, rates = (of_positions(x, input) for x in (strides, dilations))
+    y = ops.conv_transpose(input, filters, steps, padding.lower(), None, "channels_last", rates)
+    if list(y.shape[1:]) != numbers(output_shape)[1:]:
+        raise Untraceable("it calls a transposed convolution of TensorFlow for other sizes than Keras makes")
+    return y
+
+
+def separable_convolution(
+    input: Any,
+    depthwise_filter: Any,
+    pointwise_filter: Any,
+    strides: Any,
+    padding: Any,
+    data_format: Any = None,
+    dilations: Any = None,
+    name: Any = None,
+) -> Any:
+    """`tf.nn.separable_conv2d`."""
+    y = convolution(ops.depthwise_conv)(input, depthwise_filter, strides, padding, data_format, dilations)
+    return convolution(ops.conv)(y, pointwise_filter)
+
+
+def sigmoid_cross_entropy(labels: Any = None, logits: Any = None, name: Any = None) -> Any:
+    """`tf.nn.sigmoid_cross_entropy_with_logits`."""
+    return ops.relu(logits) - logits * labels + ops.log1p(ops.exp(ops.negative(ops.abs(logits))))
+
+
+def softmax_cross_entropy(labels: Any, logits: Any, axis: int = -1, name: Any = None) -> Any:
+    """`tf.nn.softmax_cross_entropy_with_logits`."""
+    return ops.negative(ops.sum(labels * ops.log_softmax(logits, axis=axis), axis=axis))

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 from keras import ops
 
 from keras_rmda.platform.tracing.tensorflow.arguments import as_tensor, dtype_of, numbers
+from keras_rmda.platform.tracing.tensorflow.attributes import ShapeTensor
+from keras_rmda.platform.tracing.tensorflow.images import IMAGES
 from keras_rmda.platform.tracing.tensorflow.others import OTHERS
 from keras_rmda.platform.tracing.tensorflow.shapes import (
     arange,
     band_part,
     depth_to_space,
+    embedding_lookup,
     eye,
     gather,
+    gather_nd,
     one_hot,
     pad,
     pooling,
+    sequence_mask,
     sliced,
     space_to_depth,
     split,
@@ -28,13 +34,17 @@ from keras_rmda.platform.tracing.tensorflow.sums import (
     argument,
     bias_add,
     convolution,
-    cumsum,
+    cumulative,
     einsum,
     l2_normalize,
     matmul,
     moments,
     reduction,
+    separable_convolution,
+    sigmoid_cross_entropy,
+    softmax_cross_entropy,
     tensordot,
+    transposed_convolution,
 )
 
 
@@ -59,16 +69,18 @@ def named(text: str) -> dict[str, Callable]:
 
 
 UNARY = named(
-    "abs ceil cos cosh elu erf exp expm1 floor log log1p log_sigmoid logical_not negative reciprocal relu relu6 round "
-    "rsqrt selu sigmoid sign silu sin sinh softplus softsign sqrt square stop_gradient tan tanh"
+    "abs ceil cos cosh elu erf erfinv exp expm1 floor log log1p log_sigmoid logical_not negative reciprocal relu relu6 "
+    "round rsqrt selu sigmoid sign silu sin sinh softplus softsign sqrt square stop_gradient tan tanh"
 )
 BINARY = named(
     "add divide equal greater greater_equal less less_equal logical_and logical_or logical_xor maximum "
     "multiply not_equal subtract"
 )
 OTHER_NAMES = {
-    "acos": "arccos", "asin": "arcsin", "atan": "arctan", "atan2": "arctan2", "floordiv": "floor_divide",
-    "floormod": "mod", "is_nan": "isnan", "mod": "mod", "pow": "power", "truediv": "true_divide",
+    "acos": "arccos", "acosh": "arccosh", "asin": "arcsin", "asinh": "arcsinh", "atan": "arctan", "atan2": "arctan2",
+    "atanh": "arctanh", "floordiv": "floor_divide", "floormod": "mod", "is_finite": "isfinite", "is_inf": "isinf",
+    "is_nan": "isnan", "mod": "mod", "pow": "power", "realdiv": "true_divide", "rint": "round",
+    "scalar_mul": "multiply", "truediv": "true_divide",
 }  # fmt: skip
 REDUCTIONS = {
     "reduce_all": ops.all, "reduce_any": ops.any, "reduce_logsumexp": ops.logsumexp, "reduce_max": ops.max,
@@ -77,6 +89,7 @@ REDUCTIONS = {
 }  # fmt: skip
 
 FUNCTIONS: dict[str, Callable] = {
+    **IMAGES,
     **OTHERS,
     **UNARY,
     **BINARY,
@@ -85,6 +98,9 @@ FUNCTIONS: dict[str, Callable] = {
     "add_n": add_n,
     "argmax": argument(ops.argmax),
     "argmin": argument(ops.argmin),
+    "atrous_conv2d": lambda value, filters, rate, padding, name=None: convolution(ops.conv)(
+        value, filters, padding=padding, dilations=rate
+    ),
     "avg_pool": pooling(ops.average_pool),
     "avg_pool1d": pooling(ops.average_pool),
     "avg_pool2d": pooling(ops.average_pool),
@@ -97,18 +113,28 @@ FUNCTIONS: dict[str, Callable] = {
     "concat": lambda values, axis, name=None: ops.concatenate(values, axis=axis),
     "conv1d": convolution(ops.conv),
     "conv2d": convolution(ops.conv),
+    "conv2d_transpose": transposed_convolution,
+    "conv3d": convolution(ops.conv),
     "convert_to_tensor": lambda value, dtype=None, dtype_hint=None, name=None: (
         as_tensor(value) if dtype is None else ops.cast(as_tensor(value), dtype_of(dtype, ""))
     ),
-    "cumsum": cumsum,
+    "convolution": convolution(ops.conv),
+    "count_nonzero": lambda input, axis=None, keepdims=None, dtype="int64", name=None: ops.sum(
+        ops.cast(ops.not_equal(input, 0), dtype_of(dtype, "")), axis=numbers(axis), keepdims=bool(keepdims)
+    ),
+    "cumprod": cumulative(ops.cumprod, 1),
+    "cumsum": cumulative(ops.cumsum, 0),
     "depth_to_space": depth_to_space,
     "depthwise_conv2d": convolution(ops.depthwise_conv),
     "einsum": einsum,
+    "embedding_lookup": embedding_lookup,
     "ensure_shape": lambda x, shape, name=None: x,
     "expand_dims": lambda input, axis, name=None: ops.expand_dims(input, axis),
     "gather": gather,
+    "gather_nd": gather_nd,
     "gelu": lambda features, approximate=False, name=None: ops.gelu(features, approximate),
     "identity": lambda input, name=None: input,
+    "l2_loss": lambda t, name=None: ops.sum(ops.square(t)) / 2,
     "l2_normalize": l2_normalize,
     "leaky_relu": lambda features, alpha=0.2, name=None: ops.leaky_relu(features, alpha),
     "log_softmax": lambda logits, axis=None, name=None: ops.log_softmax(logits, -1 if axis is None else axis),
@@ -126,8 +152,13 @@ FUNCTIONS: dict[str, Callable] = {
     "reshape": lambda tensor, shape, name=None: ops.reshape(tensor, numbers(shape)),
     "reverse": lambda tensor, axis, name=None: ops.flip(tensor, numbers(axis)),
     "roll": lambda input, shift, axis, name=None: ops.roll(input, numbers(shift), numbers(axis)),
-    "shape": lambda input, out_type=None, name=None: ops.shape(input),
+    "separable_conv2d": separable_convolution,
+    "sequence_mask": sequence_mask,
+    "shape": lambda input, out_type=None, name=None: ShapeTensor(ops.shape(input)),
+    "sigmoid_cross_entropy_with_logits": sigmoid_cross_entropy,
+    "size": lambda input, out_type=None, name=None: math.prod(ops.shape(input)),
     "slice": sliced,
+    "softmax_cross_entropy_with_logits": softmax_cross_entropy,
     "softmax": lambda logits, axis=None, name=None: ops.softmax(logits, -1 if axis is None else axis),
     "space_to_depth": space_to_depth,
     "split": split,
