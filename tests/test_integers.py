@@ -76,6 +76,43 @@ def test_what_is_less_than_all_cuts_nothing_off_elsewhere(tmp_path, name):
     assert second < 0.1
 
 
+FACTORS = np.random.default_rng(1).uniform(0.5, 2.0, (4, 5)).astype("float32")
+
+OF_SEVERAL_KINDS = {
+    "the largest of an input": lambda x: [ops.argmax(x, -1), L.Dense(3)(x)],
+    "a constant of powers and products": lambda x: [ops.power(ops.sigmoid(x), FACTORS[0]), ops.tanh(x) * FACTORS[0]],
+    "a constant of two products": lambda x: [ops.tanh(x)[..., None, :] * FACTORS, ops.matmul(x, FACTORS.T)],
+    "the largest of integers": lambda x: ops.argmax(ops.cast(10.0 * x, "int32"), -1),
+    "integers that are stacked": lambda x: ops.argmin(ops.stack([ops.cast(x, "int32"), ops.cast(-x, "int32")]), 0),
+    "equal integers": lambda x: ops.equal(*(ops.cast(x[..., k], "int32") for k in (0, 1))),
+}
+
+
+@pytest.mark.parametrize("name", OF_SEVERAL_KINDS)
+def test_operators_without_int16_beside_others(tmp_path, name):
+    """The quantizer rounds inputs and constants where they are, and asks for ranges of integers."""
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input(NUMBERS.shape[1:])
+    model = keras.Model(inputs, OF_SEVERAL_KINDS[name](inputs))
+    file = kr.export_tflite(model, tmp_path / "m.tflite", "int16x8", NUMBERS)
+    assert file.max_difference < 0.02
+
+
+def test_an_input_is_rounded_once(tmp_path):
+    inputs = keras.Input(NUMBERS.shape[1:])
+    model = keras.Model(inputs, L.Dense(5)(inputs) + inputs)
+    assert kr.export_tflite(model, tmp_path / "m.tflite", "int16x8", NUMBERS).operators["QUANTIZE"] == 1
+
+
+def test_a_small_number_keeps_its_steps_in_int16_too(tmp_path, rng):
+    """The converter would calibrate once more by itself, behind a sum that is written over its term."""
+    inputs = keras.Input((6,))
+    small = L.Dense(4)(0.0001 * inputs)
+    model = keras.Model(inputs, [ops.tanh(3000.0 * small), small + 80.0])
+    data = rng.normal(size=(48, 6)).astype("float32")
+    assert kr.export_tflite(model, tmp_path / "m.tflite", "int16x8", data).differences["output_0"] < 0.05
+
+
 class Recurrence(L.Layer):
     """A cell that puts its input and its state together."""
 

@@ -122,6 +122,7 @@ LEVELS = [
     [
         "export.conversion",
         "export.flat",
+        "export.int16",
         "export.micro",
         "export.operations",
         "export.progress",

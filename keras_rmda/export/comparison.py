@@ -139,7 +139,7 @@ def compared(
     except (ValueError, RuntimeError) as error:
         raise RuntimeError(
             f"LiteRT cannot run what the converter made of the model {model.name!r}. Take another `quantization`, "
-            "`sparse=False`, or data on which no output is constant. Nothing was written. "
+            "or `sparse=False`. Nothing was written. "
             f"({checks.first_line(error.__cause__ or error)})"
         ) from error
     values = [[y[name] if isinstance(y, dict) else y for y in batches] for name in made.outputs]

@@ -62,14 +62,15 @@ def true_ranges(quantization: str | None) -> Iterator[None]:
 
     LiteRT writes the output of a sum or product over an input that nothing else reads, and the calibrator looks at
     inputs again behind an operator: a small number got the range of the large one that it became. What a model hands
-    out is not written over. For int16 the converter calibrates once more, by itself.
+    out is not written over. For int16 the converter would calibrate once more, by itself.
     """
     from tensorflow.lite.python.optimize.calibrator import Calibrator
 
     beside = Path(__file__).with_name  # another process loads no package
-    flat, ranges = (runpy.run_path(str(beside(name))) for name in ("flat.py", "ranges.py"))
-    read, written, of = flat["read"], flat["written"], ranges["Ranges"]
-    before = Calibrator.calibrate
+    flat, ranges, int16 = (runpy.run_path(str(beside(name))) for name in ("flat.py", "ranges.py", "int16.py"))
+    read, written, of, rounded = flat["read"], flat["written"], ranges["Ranges"], int16["rounded"]
+    before, quantize = Calibrator.calibrate, Calibrator.calibrate_and_quantize
+    calibrated: list[Any] = []
 
     def calibrate(calibrator: Calibrator, samples: Any) -> bytes:
         model = read(calibrator._model_content)
@@ -84,13 +85,20 @@ def true_ranges(quantization: str | None) -> Iterator[None]:
         if quantization == "int8":
             found.widen()
             found.leave_in_float()
+        calibrated[:] = [result]
         return written(result)
 
-    Calibrator.calibrate = calibrate
+    def quantized(_: Calibrator, __: Any, *arguments: Any, **keywords: Any) -> bytes:
+        def once(model: Any) -> Any:
+            return read(quantize(Calibrator(written(model)), tuple, *arguments, **keywords))
+
+        return written(rounded(calibrated.pop(), once))
+
+    Calibrator.calibrate, Calibrator.calibrate_and_quantize = calibrate, quantized
     try:
         yield
     finally:
-        Calibrator.calibrate = before
+        Calibrator.calibrate, Calibrator.calibrate_and_quantize = before, quantize
 
 
 @contextlib.contextmanager

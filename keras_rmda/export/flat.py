@@ -15,7 +15,9 @@ def read(content: bytes) -> Any:
     """Return a file as objects of the schema."""
     from ai_edge_litert import schema_py_generated as schema
 
-    return schema.ModelT.InitFromPackedBuf(content, 0)
+    model = schema.ModelT.InitFromPackedBuf(content, 0)
+    model.operatorCodes = model.operatorCodes or []  # which LiteRT wants, and an empty vector is read as None
+    return model
 
 
 def written(model: Any, size: int = 0) -> bytes:

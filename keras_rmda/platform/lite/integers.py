@@ -93,21 +93,6 @@ def einsum(x: Any, *others: Any, attributes: dict[str, Any]) -> Any:
     return tf.transpose(result, [left.index(letter) for letter in target])
 
 
-def compared(name: str) -> Callable[[Any, Any], Any]:
-    """Return what compares integers with a constant as floats, which is exact: the converter wants ranges of them."""
-
-    def comparison(x: Any, y: Any) -> Any:
-        import tensorflow as tf
-
-        values = [tf.get_static_value(each) for each in (x, y)]
-        known = [each for each in values if each is not None]
-        if not x.dtype.is_integer or not known or any((abs(each) > 2**24).any() for each in known):
-            return None
-        return getattr(tf.raw_ops, name)(x=tf.cast(x, "float32"), y=tf.cast(y, "float32"))
-
-    return comparison
-
-
 def softmax(logits: Any) -> Any:
     """Compute a softmax of masked scores that are near the others."""
     import tensorflow as tf
@@ -148,8 +133,6 @@ def moved(operation: Any, x: Any) -> Any:
     return getattr(tf.raw_ops, operation.type)(**given | values)
 
 
-COMPARISONS = ("Equal", "NotEqual", "Greater", "GreaterEqual", "Less", "LessEqual")
-
 FAR = 100.0
 """Constants beyond this may be too far from other numbers for a scale of theirs."""
 
@@ -168,6 +151,5 @@ INT16 = {
     "SpaceToDepth": by_order,
     "Sum": total,
     **dict.fromkeys(SQUARES, product),
-    **{name: compared(name) for name in COMPARISONS},
 }
 """What LiteRT has not for int16, or its converter cannot quantize to it, or not well."""
