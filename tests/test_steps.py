@@ -74,6 +74,26 @@ class Layers(Counting, keras.Model):
         return self.heads["last"](x)
 
 
+class Noise(keras.layers.Layer):
+    """Draws random numbers whenever it is called, as variational autoencoders do."""
+
+    def __init__(self):
+        super().__init__()
+        self.seeds = keras.random.SeedGenerator(0)
+
+    def call(self, x):
+        return x + keras.random.normal(keras.ops.shape(x), seed=self.seeds)
+
+
+class Random(Layers):
+    def __init__(self):
+        super().__init__()
+        self.noise = Noise()
+
+    def call(self, x, training=False):
+        return super().call(self.noise(x), training=training)
+
+
 def graph():
     model = inner()
     return Graph(model.inputs, model.outputs)
@@ -91,6 +111,7 @@ MODELS = {
     ),
     "around": lambda: Around(inner()),
     "layers": Layers,
+    "random": Random,
 }
 
 

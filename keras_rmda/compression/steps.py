@@ -20,6 +20,22 @@ STEPS = ("train_step", "compute_loss", "compute_metrics", "test_step")
 """Methods by which a class trains, or is scored, otherwise than Keras does."""
 
 
+YOURSELF = (
+    "Train it yourself, with an optimizer of keras_rmda, `coupled_groups` and `callbacks.TargetSparsity`, and `strip` "
+    "it: docs/methods.md has the recipe."
+)
+
+
+class StepsError(ValueError):
+    """The steps of a model's class cannot be made with a smaller one."""
+
+    def __init__(self, model: keras.Model, why: str):
+        super().__init__(
+            f"{type(model).__name__} defines {own_step(model)!r}, and its steps cannot be made with a smaller model: "
+            f"{why}. {YOURSELF}"
+        )
+
+
 def own_step(model: keras.Model) -> str | None:
     """Return the first of these methods that the class of a model defines, or `add_loss` if its own code calls that."""
     own = [name for name in STEPS if getattr(type(model), name) is not getattr(keras.Model, name)]
@@ -41,14 +57,20 @@ def same_class(model: keras.Model, graph: keras.Model, made: dict[int, Any]) -> 
     """Return a model of the class of another one that computes what a graph does, which was made of that.
 
     Raises:
-        ValueError: if it computes something else.
+        StepsError: if it computes something else.
     """
     new = dressed(model, graph, made)
     x = keras.tree.map_structure(lambda each: example(each), graph.input)
-    a, b = (keras.tree.flatten(each(x, training=False)) for each in (graph, new))
+    a, b = (outputs(each, x) for each in (graph, new))
     if max(map(difference, a, b)) > tolerance_of(graph):
-        raise ValueError("its `call` computes something else with the layers of the smaller model")
+        raise StepsError(model, "its `call` computes something else with the layers of the smaller model")
     return new
+
+
+def outputs(model: keras.Model, x: Any) -> list:
+    """Return the outputs of a model, whose random layers are as before then."""
+    with compat.restored(model.non_trainable_variables):
+        return keras.tree.flatten(model(x, training=False))
 
 
 def example(x: keras.KerasTensor) -> Any:
@@ -70,10 +92,9 @@ def check_steps(model: keras.Model, whole: keras.Model, batch: tuple, compile_wh
         compile_whole, compile_small: compile a copy, and what is left of it.
 
     Raises:
-        ValueError: with the reason.
+        StepsError: with the reason.
     """
-    step = own_step(model)
-    if step is None:
+    if own_step(model) is None:
         return
     try:
         if compat.own_weights(model):
@@ -86,17 +107,10 @@ def check_steps(model: keras.Model, whole: keras.Model, batch: tuple, compile_wh
         changed = [v.path for v, value in zip(model.weights, before) if (ops.convert_to_numpy(v) != value).any()]
         if changed:
             raise ValueError(f"a step of the copy changes the weight {changed[0]!r} of the model itself")
+    except StepsError:
+        raise
     except Exception as error:
-        raise ValueError(
-            f"{type(model).__name__} defines {step!r}, and its steps cannot be made with a smaller model: "
-            f"{checks.first_line(error).rstrip('.')}. {YOURSELF}"
-        ) from error
-
-
-YOURSELF = (
-    "Train it yourself, with an optimizer of keras_rmda, `coupled_groups` and `callbacks.TargetSparsity`, and `strip` "
-    "it: docs/methods.md has the recipe."
-)
+        raise StepsError(model, checks.first_line(error).rstrip(".")) from error
 
 
 def check_optimizers(model: keras.Model) -> None:
