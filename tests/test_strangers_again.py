@@ -759,6 +759,31 @@ def test_a_loss_that_cannot_be_followed_is_lost_with_a_warning_and_experts_lose_
     assert small.count_params() < 0.7 * model.count_params()
 
 
+class ReadsText(L.Layer):
+    """The last layer of networks that read texts in images, with their loss."""
+
+    def call(self, labels, classes):
+        n, steps = ops.shape(classes)[0], ops.shape(classes)[1]
+        lengths = [ops.cast(each, "int32") * ops.ones((n,), "int32") for each in (ops.shape(labels)[1], steps)]
+        loss = ops.ctc_loss(ops.cast(labels, "int32"), classes, *lengths, mask_index=0)
+        self.add_loss(ops.mean(loss))
+        return classes
+
+
+def test_a_loss_that_cannot_be_followed_stays_where_no_weights_are():
+    image, labels = keras.Input((8, 6)), keras.Input((None,))
+    classes = L.Dense(5, "softmax")(L.Dense(12, "relu")(image))
+    model = keras.Model([image, labels], ReadsText(name="loss")(labels, classes))
+    assert half_zero(model) == 12
+    assert "adds a loss that cannot be followed" in kr.analyze(model).opaque["loss"]
+    given = [numbers(3, 8, 6), np.array([[1, 2, 3], [2, 4, 1], [3, 1, 2]], "float32")]
+    small = stripped(model, given)
+    for each in (model, small):
+        each(given)
+    assert small.count_params() < 0.6 * model.count_params()
+    np.testing.assert_allclose(small.losses, model.losses, rtol=1e-5)
+
+
 class DropsAndAdds(L.Layer):
     """Units whose dropout the code calls at training only, and where it adds a loss."""
 

@@ -112,6 +112,8 @@ def _graph(
             refused.append(Untraceable(why_of(error)))
         else:
             if refused and not (programs[0].losses or programs[0].losses_of_training):
+                if not layer.weights:  # as it is, it costs nothing, and keeps its loss
+                    raise Untraceable(f"it adds a loss that cannot be followed: {refused[0]}")
                 LOST_LOSSES[layer] = str(refused[0])
             result.dtype_policy, result._trainable = layer.dtype_policy, layer._trainable
             return result
