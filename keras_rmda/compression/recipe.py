@@ -65,16 +65,29 @@ def is_trained(model: keras.Model, data: Data) -> bool:
                 if variable.trainable and value.ndim > 1:
                     variable.assign(order.permutation(value.reshape(-1)).reshape(value.shape))
             recalibrate(model, seen)
-            losses.append(float(np.mean([loss_of(model, batch) for batch in seen])))
+            losses.append(loss_of(model, seen))
     finally:
         model.set_weights(values)
     return losses[0] < KNOWS * min(losses[1:])
 
 
-def loss_of(model: keras.Model, batch: tuple) -> float:
-    """Return the loss of a batch; NaN where the model has steps of its own that tell none."""
+def loss_of(model: keras.Model, batches: list[tuple]) -> float:
+    """Return the mean loss of batches; NaN where the model has steps of its own that tell none."""
     # Not by `test_on_batch`, which gives steps of a user's own a weight of samples that is None.
-    return float(model.evaluate(**fitting.named(batch), verbose=0, return_dict=True).get("loss", np.nan))
+    found = [
+        model.evaluate(**fitting.named(batch) | {"batch_size": size}, verbose=0, return_dict=True).get("loss", np.nan)
+        for batch, size in joined(batches)
+    ]
+    return float(np.mean(found))
+
+
+def joined(batches: list[tuple]) -> list[tuple[tuple, int]]:
+    """Return batches as one, if their samples have the same shapes, and how many samples are in each of them."""
+    flat = [keras.tree.flatten(batch) for batch in batches]
+    are_arrays = all(isinstance(x, np.ndarray) for each in flat for x in each)
+    if are_arrays and len({tuple(x.shape[1:] for x in each) for each in flat}) == 1:
+        batches = [keras.tree.map_structure(lambda *parts: np.concatenate(parts), *batches)]
+    return [(batch, len(each[0])) for batch, each in zip(batches, flat)]
 
 
 def distillation(model: keras.Model, knows: bool) -> float:
