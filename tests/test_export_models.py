@@ -17,6 +17,7 @@ from keras_rmda.export import comparison, converter
 from keras_rmda.export.contents import read_contents
 from keras_rmda.export.differences import differs
 from keras_rmda.export.interpreter import Interpreter
+from keras_rmda.platform import lite
 
 STEPS = 6
 
@@ -682,3 +683,59 @@ def test_what_a_kernel_does_not_take_is_said_in_words(tmp_path):
         RuntimeError, match=r"its operator STRIDED_SLICE does not take this \(.* 1D-5D .*\)\. Take other"
     ):
         kr.export_tflite(sliced, tmp_path / "m.tflite", "int8", data.astype("float32"))
+
+
+class Windows(L.Layer):
+    """The middle rows of the windows of images, in which Swin's attention looks."""
+
+    def call(self, x):
+        _, height, width, channels = x.shape
+        x = ops.reshape(x, (-1, height // 4, 4, width // 4, 4, channels))
+        x = ops.transpose(x, (0, 1, 3, 2, 4, 5))[:, :, :, 1:3]
+        return ops.reshape(x, (-1, height * width // 2, channels))
+
+
+@pytest.mark.parametrize("size", [8, 4], ids=["windows", "one window"])
+def test_slices_and_transpositions_of_many_axes(tmp_path, rng, size):
+    """Keras writes a reshape to axes of one position as a slice of six, which the calibration does not take."""
+    inputs = keras.Input((size, size, 3))
+    x = L.Conv2D(4, 1)(inputs)
+    model = keras.Model(inputs, L.Dense(2)(Windows()(x)))
+    images = rng.normal(size=(8, size, size, 3)).astype("float32")
+    assert kr.export_tflite(model, tmp_path / "m.tflite", representative_data=images).max_difference < 1e-5
+    for quantization, most in (("int8", 0.05), ("int16x8", 0.02)):
+        file = kr.export_tflite(model, tmp_path / "m.tflite", quantization, images, batch=1)
+        assert file.max_difference < most * np.ptp(np.asarray(model(images)))
+        assert not file.not_micro
+
+
+PARTS = {
+    "all": (slice(None), 0, ..., None, slice(0, 4)),
+    "all, from the end": (slice(None), -1, slice(-9, 9)),
+    "of one axis": (slice(None), 0, slice(None), None, slice(2, 0, -1)),
+    "of two axes": (..., slice(1, 3), slice(None), slice(None, None, 2)),
+    "of a number": (slice(None), slice(None), 1, ..., -1),
+    "none": (slice(None), slice(None), slice(3, 1)),
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_parts_of_many_axes_are_those_of_few(name):
+    x = np.arange(2 * 1 * 3 * 3 * 1 * 4, dtype="float32").reshape(2, 1, 3, 3, 1, 4)
+    with lite.tracing(unroll=False):
+        computed = tf.function(lambda x: x[PARTS[name]]).get_concrete_function(tf.TensorSpec((None, *x.shape[1:])))
+    assert np.array_equal(computed(tf.constant(x)), x[PARTS[name]])
+    kinds = [(each.type, each.inputs[0].shape.rank) for each in computed.graph.get_operations() if each.inputs]
+    assert all(rank <= 4 for kind, rank in kinds if kind == "StridedSlice")
+    assert ("StridedSlice" in dict(kinds)) == (not name.startswith("all"))
+
+
+@pytest.mark.parametrize("order", [(0, 1, 3, 2, 4, 5), (4, 5, 0, 1, 2, 3), (1, 0, 4, 2, 3, 5), (0, 2, 3, 1, 5, 4)])
+def test_axes_that_stay_side_by_side_are_moved_as_one(order):
+    x = np.arange(2 * 1 * 3 * 5 * 1 * 4, dtype="float32").reshape(2, 1, 3, 5, 1, 4)
+    with lite.tracing(unroll=False):
+        computed = tf.function(lambda x: tf.transpose(x, order)).get_concrete_function(
+            tf.TensorSpec((None, *x.shape[1:]))
+        )
+    assert np.array_equal(computed(tf.constant(x)), x.transpose(order))
+    assert all(len(each.inputs[0].shape) <= 4 for each in computed.graph.get_operations() if each.type == "Transpose")

@@ -28,7 +28,7 @@ LEVELS = [
     ],
     ["cli.arguments", "platform.tolerant", "platform.versions"],
     ["platform.fitting", "platform.graphs", "platform.hooks", "platform.replicas", "platform.finite"],
-    ["platform.lite.masks", "platform.lite.parts", "platform.lite.patches"],
+    ["platform.lite.axes", "platform.lite.masks", "platform.lite.parts", "platform.lite.patches"],
     ["platform.lite.integers"],
     ["platform.lite.stand_ins", "platform.lite.functions", "platform.lite.fourier"],
     ["platform.lite"],
@@ -192,6 +192,7 @@ LEVEL = {module: level for level, modules in enumerate(LEVELS) for module in mod
 EXPORT = {f"export.{name}" for name in ("carried", "conversion", "converter", "prepared")}
 MAY_IMPORT_TENSORFLOW = {
     "platform.lite",
+    "platform.lite.axes",
     "platform.lite.fourier",
     "platform.lite.functions",
     "platform.lite.integers",

@@ -366,6 +366,20 @@ def test_parts_with_scales_of_their_own_are_put_together(tmp_path, function):
     assert file.max_difference < 0.03
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+def test_what_is_put_together_is_read_elsewhere_too(tmp_path, is_first):
+    """As the skips of a U-Net: they have the scale that they trained with, not the one of what they become part of."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((12, 12, 3))
+    skip = L.Conv2D(4, 3, padding="same", activation="relu")(inputs)
+    below = L.UpSampling2D()(L.Conv2D(4, 1)(L.MaxPooling2D()(skip)))
+    whole = L.Conv2D(3, 1)(L.Concatenate()([below if is_first else L.Conv2D(4, 1)(inputs), skip]))
+    model = keras.Model(inputs, [whole] if is_first else [whole, L.Conv2D(3, 1)(L.MaxPooling2D()(skip))])
+    file = kr.export_tflite(kr.quantization_aware(model, IMAGES), tmp_path / "m.tflite", "int8", IMAGES)
+    assert max(file.differences.values()) < 0.03
+    assert "MUL" not in file.operators
+
+
 def test_units_that_are_all_off_keep_a_range(tmp_path):
     inputs = keras.Input((12, 12, 3))
     off = L.Conv2D(4, 3, activation="relu", bias_initializer=keras.initializers.Constant(-50.0))
@@ -621,6 +635,23 @@ def test_a_normalization_that_is_not_all_that_reads_a_layer(tmp_path):
     file = kr.export_tflite(aware, tmp_path / "m.tflite", "int8", IMAGES)
     assert file.operators["DEPTHWISE_CONV_2D"] == 1  # it becomes one with a convolution of its own
     assert file.max_difference < 0.05
+
+
+def test_normalizations_of_one_channel_train():
+    """A depthwise convolution before them would stop `fit` by an error of oneDNN, behind a convolution with a bias."""
+    inputs = keras.Input((12, 12, 3))
+    x = L.Conv2D(1, 1)(L.Conv2D(1, 1, activation="relu")(inputs))
+    model = keras.Model(inputs, L.Add()([x, L.BatchNormalization()(x)]))
+    aware = kr.quantization_aware(model, IMAGES)
+    aware.compile("sgd", "mse")
+    assert np.isfinite(aware.fit(IMAGES, np.zeros((48, 12, 12, 1)), verbose=0).history["loss"]).all()
+
+
+def test_layers_that_begin_with_zeros_are_told():
+    inputs = keras.Input((12, 12, 3))
+    model = keras.Model(inputs, L.Conv2D(3, 1, kernel_initializer="zeros")(L.Conv2D(8, 3, activation="relu")(inputs)))
+    with pytest.warns(kr.SparsityWarning, match="constants, whatever goes in"):
+        kr.quantization_aware(model)
 
 
 class Mixer(keras.Model):

@@ -109,7 +109,9 @@ def layers_of_kind(
         return [(layer, weights)]
     if len(shape) != 4 or operation.axis not in (-1, 3):
         return []
-    same = legacy.DepthwiseConv2D(1, use_bias=False, trainable=False)
+    # TensorFlow's oneDNN takes a depthwise convolution of one channel for another one with a bias, and raises an error.
+    several, options = len(weights[0]) > 1, {"use_bias": False, "trainable": False}
+    same = legacy.DepthwiseConv2D(1, **options) if several else legacy.Conv2D(1, 1, **options)
     return [(same, [np.ones((1, 1, len(weights[0]), 1), "float32")]), (layer, weights)]
 
 

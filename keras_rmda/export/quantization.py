@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import keras
@@ -13,6 +14,8 @@ from keras_rmda.export.prepared import output_names
 from keras_rmda.export.samples import check_numbers, first_samples
 from keras_rmda.platform import checks, finite, graphs, tfmot
 from keras_rmda.structure import strip
+from keras_rmda.structure.liveness import plan
+from keras_rmda.structure.trace import trace
 
 BATCH_SIZE = 32
 """Of the samples that the ranges of activations are read from."""
@@ -28,10 +31,11 @@ def quantization_aware(model: keras.Model, representative_data: Any = None) -> A
     stay zero. Train it for a few epochs at a tenth of the learning rate or less, and export it as int8.
 
     Args:
-        model: a built, trained model that `strip` takes. Convolutions of images, Dense, batch normalization, ReLU,
-            pooling, Add, Concatenate and others that TensorFlow Model Optimization has train in int8. Of all others the
-            kernels and outputs do, and what is between trains in float32, as the file computes it. Preprocessing and
-            random layers at the inputs, such as Rescaling, stay in float. It is not changed.
+        model: a built, trained model that `strip` takes: what weights of zero cut off is gone. Convolutions of images,
+            Dense, batch normalization, ReLU, pooling, Add, Concatenate and others that TensorFlow Model Optimization
+            has train in int8. Of all others the kernels and outputs do, and what is between trains in float32, as the
+            file computes it. Preprocessing and random layers at the inputs, such as Rescaling, stay in float. It is not
+            changed.
         representative_data: inputs, as for `export_tflite`, from which the ranges of activations are set, so that
             the model computes at once as an int8 file does. Without them the ranges begin at [-6, 6] and those of
             activations come closer to the true ones by one thousandth in every training step: thousands of steps are
@@ -61,6 +65,7 @@ def quantization_aware(model: keras.Model, representative_data: Any = None) -> A
     check_numbers(model)
     finite.check_finite(model)
     small = strip(model)
+    warn_of_constants(small)
     model = model if graphs.has_graph(model) else small  # a subclassed model gets inputs with names
     samples = None if representative_data is None else first_samples(model, representative_data)
     legacy = as_tf_keras(small)
@@ -82,6 +87,19 @@ def quantization_aware(model: keras.Model, representative_data: Any = None) -> A
     if isinstance(graphs.functional(small).output, dict):  # by whose keys a file and targets name them
         result.output_names = output_names(small)
     return result
+
+
+def warn_of_constants(model: keras.Model) -> None:
+    """Warn of a model of which nothing is left to train, since zeros among its weights cut everything off."""
+    found = plan(trace(graphs.functional(model)), keras.ops.convert_to_numpy)
+    if all(np.isfinite(found.state.values[y.index]).all() for y in found.trace.outputs):
+        warnings.warn(
+            f"The outputs of the model {model.name!r} are constants, whatever goes in: a layer with weights of zero "
+            "cuts off all layers before it, and what is returned has hardly anything left of them. If the last layer "
+            "begins with zeros, train the model before.",
+            checks.SparsityWarning,
+            stacklevel=3,
+        )
 
 
 def prepared(optimization: Any, model: Any) -> Any:

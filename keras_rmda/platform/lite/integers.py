@@ -1,4 +1,4 @@
-"""Operations of TensorFlow that become others where a file computes in integers, and its quantizer does ill to them."""
+"""Operations of TensorFlow that become others where a file computes in integers: its quantizer does these badly."""
 
 from __future__ import annotations
 

@@ -148,9 +148,10 @@ def concatenated(*inputs: Any, attributes: dict[str, Any]) -> Any:
 
 
 def of_one_scale(*inputs: Any, attributes: dict[str, Any]) -> Any:
-    """Let parts that have trained with scales of their own be rounded once, when they are put together.
+    """Let parts that have trained with scales of their own be put together, for which the converter wants one scale.
 
-    The converter wants one scale for all of them. Parts that were moved before become tensors of their own.
+    It rounds again what layers of tf_keras have rounded. What is carried becomes a tensor of its own, rounded once,
+    when it is put together, and so do parts that were moved before.
     """
     import tensorflow as tf
 
@@ -160,9 +161,9 @@ def of_one_scale(*inputs: Any, attributes: dict[str, Any]) -> Any:
 
 
 def unrounded(x: Any) -> Any:
-    """Return what was rounded, as a tensor of its own if moving it has made it: others may read it with its scale."""
+    """Return what was rounded, as a tensor of its own if moving it has made it; others may read it with its scale."""
     before = x.op.inputs[0]
-    return apart(before) if before.op.type in MOVES else before
+    return apart(before) if before.op.type in MOVES else x
 
 
 def is_rounded(x: Any) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from keras_rmda.platform.lite import patches
+from keras_rmda.platform.lite import axes, patches
 from keras_rmda.platform.lite.integers import INT16, ROUNDED
 from keras_rmda.platform.lite.parts import AWARE, INT8, negative
 
@@ -116,7 +116,7 @@ def one_hot(indices: Any, depth: Any, on: Any, off: Any, attributes: dict[str, A
 
 WITH_ATTRIBUTES = (
     "BiasAdd", "Cast", "ConcatV2", "Einsum", "EnsureShape", "ExtractImagePatches", "FakeQuantWithMinMaxVars", "OneHot",
-    "Pack", "Relu", "SpaceToDepth", "Sum",
+    "Pack", "Relu", "SpaceToDepth", "StridedSlice", "Sum",
 )  # fmt: skip
 
 ALWAYS = {
@@ -128,6 +128,8 @@ ALWAYS = {
     "Roll": rolled,
     "Selu": selu,
     "Softplus": softplus,
+    "StridedSlice": axes.sliced,
     "Tile": tiled,
+    "Transpose": axes.transposed,
 }
 """What TensorFlow Lite has not, or has not everywhere, or computes of numbers that are too large."""
