@@ -103,7 +103,7 @@ LEVELS = [
     ["structure.sharing", "structure.widths", "structure.sizes"],
     ["structure.inputs"],
     ["structure.verification"],
-    ["structure.trace"],
+    ["structure.causes", "structure.trace"],
     ["structure.liveness"],
     ["structure.folding"],
     ["structure.rebuilding"],

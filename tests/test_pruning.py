@@ -1,5 +1,7 @@
 """The converter: what goes, what stays and why, and that the function is the same."""
 
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -760,3 +762,22 @@ def test_inputs_for_verification(rng):
         kr.strip(model, inputs=[x[:0] for x in data.values()])
     with pytest.raises(ValueError, match="the given `inputs`: give others"):
         kr.strip(model, inputs=list(data.values())[::-1])
+
+
+@pytest.mark.parametrize(("kind", "looks"), [("float32", 0), ("mixed_bfloat16", 1), ("code", 1), ("tolerance", 1)])
+def test_one_look_in_float64_is_enough_for_layers_of_keras(kind, looks, monkeypatch):
+    class Own(L.Dense):
+        """In another type, code may do anything."""
+
+    x = inputs = keras.Input((6,))
+    policy = kind if kind == "mixed_bfloat16" else "float32"
+    x = (Own if kind == "code" else L.Dense)(8, activation="relu", name="a", dtype=policy)(x)
+    model = randomize(keras.Model(inputs, L.Dense(3, name="b")(L.Dropout(0.5)(x))))
+    zero(model, "b", 0, [0, 1])
+    done, module = [], sys.modules["keras_rmda.structure.strip"]
+    compare = module.compare
+    monkeypatch.setattr(module, "compare", lambda *arguments: done.append(compare(*arguments)))
+    small = kr.strip(model, tolerance=1e-3 if kind == "tolerance" else None)
+    assert len(done) == looks
+    if kind != "code":
+        assert small.get_layer("a").units == 6

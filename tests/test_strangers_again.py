@@ -411,6 +411,34 @@ def test_numbers_for_each_sample_do_not_read_the_samples():
     assert stripped(model, numbers(3, 6, 6, 3)).count_params() < 0.6 * model.count_params()
 
 
+class Coordinates(L.Layer):
+    """Joins the coordinates of its positions to the channels."""
+
+    def __init__(self, indexing, **arguments):
+        super().__init__(**arguments)
+        self.indexing = indexing
+
+    def call(self, x):
+        n, height, width = ops.shape(x)[:3]
+        rows, columns = ops.arange(height, dtype="float32"), ops.arange(width, dtype="float32")
+        given = (rows, columns) if self.indexing == "ij" else (columns, rows)
+        places = ops.stack(ops.meshgrid(*given, indexing=self.indexing), axis=-1)
+        return ops.concatenate([x, ops.tile(places[None], (n, 1, 1, 1))], axis=-1)
+
+
+@pytest.mark.parametrize("indexing", ["ij", "xy"])
+@pytest.mark.parametrize("size", [6, None])
+def test_coordinates_are_joined_to_channels_that_go(indexing, size):
+    inputs = keras.Input((size, size, 3))
+    x = L.Conv2D(8, 3, padding="same", activation="relu")(inputs)
+    x = L.Conv2D(4, 1)(Coordinates(indexing, name="coordinates")(x))
+    model = keras.Model(inputs, L.Dense(2)(L.GlobalMaxPooling2D()(x)))
+    assert kr.analyze(model).opaque == {}
+    assert half_zero(model) == 8 + 4
+    small = stripped(model, numbers(3, 6, 6 if size else 5, 3))
+    assert small.count_params() < 0.6 * model.count_params()
+
+
 @keras.saving.register_keras_serializable(package="strangers again")
 class Recurrence(L.Layer):
     """A loop over as many steps as there are, which Keras runs at known sizes only."""

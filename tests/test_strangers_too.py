@@ -71,6 +71,14 @@ def resized(_, x):
     return ops.image.resize(x, (7, 5), interpolation="bicubic")
 
 
+def shifted(_, x):
+    return ops.image.pad_images(x[:, 2:, :-1], 0, 1, 2, 0)
+
+
+def cropped(_, x):
+    return ops.image.crop_images(x, 1, 2, target_height=4, target_width=3)
+
+
 def patches(padding):
     return lambda _, x: ops.image.extract_patches(x, size=3, strides=2, padding=padding)
 
@@ -86,7 +94,8 @@ def deviation(_, x):
 
 
 IMAGES = {
-    "resized": resized, "patches": patches("valid"), "padded_patches": patches("same"), "moments": normalized,
+    "resized": resized, "shifted": shifted, "cropped": cropped, "patches": patches("valid"),
+    "padded_patches": patches("same"), "moments": normalized,
     "moments_without_axes": deviation,
 }  # fmt: skip
 

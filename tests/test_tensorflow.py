@@ -131,6 +131,7 @@ CALLS = {
     ],
     "minimum": [lambda x, f: f(x, 1.0)],
     "mod": [lambda x, f: f(x, 0.3)],
+    "meshgrid": [lambda x, f: f(x[0], x[:, 1])[0], lambda x, f: f(x[0], x[:, 1], indexing="ij")[1]],
     "moments": [lambda x, f: f(x, axes=[1])[1], lambda x, f: f(x, [0, 1], keepdims=True)[0]],
     "norm": [
         lambda x, f: f(x),
@@ -462,3 +463,24 @@ def test_code_may_ask_symbolic_tensors_for_shapes_as_those_of_tensorflow(size):
     assert len(kr.coupled_groups(model)) == 12
     assert not hasattr(keras.KerasTensor, "set_shape")
     assert type(inputs.shape) is tuple
+
+
+def test_a_function_that_keeps_the_first_numbers_of_its_weights_is_named():
+    class Lazy(L.Layer):
+        def __init__(self, **arguments):
+            super().__init__(**arguments)
+            self.inner = L.Dense(4)
+
+        @tf.function(input_signature=[tf.TensorSpec([None, 6], "float32")])
+        def call(self, x):
+            return self.inner(x)
+
+    inputs = keras.Input((5,))
+    model = keras.Model(inputs, L.Dense(2)(Lazy(name="lazy")(L.Dense(6)(inputs))))
+    for weight in model.weights:
+        weight.assign(np.random.default_rng(0).normal(size=weight.shape))
+    before = [np.array(w) for w in model.get_weights()]
+    with pytest.raises(kr.VerificationError, match=r"'lazy'.*whatever its weights are: a `tf.function` in it"):
+        kr.strip(model)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)

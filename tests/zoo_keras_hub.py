@@ -28,7 +28,7 @@ pytest.importorskip("keras_hub")
 from keras_hub_models import KINDS, LENGTH, samples
 
 import keras_rmda as kr
-from keras_rmda.optimizers import assignment
+from keras_rmda.optimizers.names import names_of
 from keras_rmda.platform import graphs
 from keras_rmda.platform.compat import layers_of
 from keras_rmda.structure.verification import difference
@@ -100,7 +100,7 @@ def randomized(model):
 def zero_half(model, groups):
     """Set every second group to zero."""
     for weight in model.weights:
-        path = groups.path_among(assignment.names_of(weight, model))
+        path = groups.path_among(names_of(weight, model))
         if path is not None:
             ids = groups.members[path]
             weight.assign(np.where((ids >= 0) & (ids % 2 == 1), 0.0, keras.ops.convert_to_numpy(weight)))
@@ -183,7 +183,7 @@ def _measure(result):
     result.groups = len(groups)
     with step("groups of all"):
         every = kr.coupled_groups(model, parts="all")
-        weights = {every.path_among(assignment.names_of(w, model)): w for w in model.weights}
+        weights = {every.path_among(names_of(w, model)): w for w in model.weights}
         members = [(every.members[path], math.prod(w.shape)) for path, w in weights.items() if path is not None]
         result.in_groups = sum((ids >= 0).mean() * size for ids, size in members) / result.parameters
     zero_half(model, groups)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -160,12 +161,13 @@ class Attends(Rule):
             w = self._weights(site, state)
             fixed = self._fixed(site.calls[0], state, w)
             fixed = np.where(np.isnan(fixed) | used["v"], 0.0, fixed)
-            return (value + np.einsum("gv,grvo->o", fixed, w["output"].astype("float64"))).astype(value.dtype)
+            return value + np.einsum("gv,grvo->o", fixed, w["output"].astype("float64"))
         for letter in used:
             if letter in axes and (letter != "k" or name.startswith("query")):
                 value = site.only(axes, value, letter, used[letter])
         if name.startswith("query"):
-            value = value * np.sqrt(state.cut.count(site, "k") / site.own["k"].shape[1]).astype(value.dtype)
+            ratio = state.cut.count(site, "k") / site.own["k"].shape[1]
+            value = value if ratio == 1 else np.multiply(value, math.sqrt(ratio), dtype="float64")
         return value
 
     def config(self, site: Site, config: dict[str, Any], cut: Cut) -> dict[str, Any]:

@@ -22,7 +22,7 @@ def of_pad(operation: Any) -> Rule:
 
 
 def of_samples(operation: Any) -> str | None:
-    """`ops.image.resize` takes the first of three axes for one of positions."""
+    """Functions of `ops.image` take the first of three axes for one of positions."""
     shape = operation._inbound_nodes[-1].input_tensors[0].shape
     return None if len(shape) == 4 else f"an input of shape {tuple(shape)}"
 

@@ -202,7 +202,7 @@ class Writes(Rule):
     def value(self, site: Site, name: str, value: np.ndarray, state: State) -> np.ndarray:
         if name == "bias":
             added = self.absorbed(site.calls[0], state) if len(site.calls) == 1 else np.zeros(value.size)
-            return (value + added.reshape(value.shape)).astype(value.dtype)
+            return value + added.reshape(value.shape)
         if name in site.shared:
             return value
         # What stays only because a layer needs a channel must not be read: it may compute anything now.

@@ -147,7 +147,7 @@ class Rule:
         return set()
 
     def value(self, site: Site, name: str, value: np.ndarray, state: State) -> np.ndarray:
-        """Return the value of a weight of the stripped layer, before anything is cut out of it."""
+        """Return the value of a weight of the stripped layer, before anything is cut out of it, or rounded."""
         return value
 
     def config(self, site: Site, config: dict[str, Any], cut: Cut) -> dict[str, Any]:

@@ -94,7 +94,7 @@ class Carries(Rule):
         writer = site.calls[0].partner
         if writer is None or name != self.subtracts:
             return value
-        return (value - writer.site.rule.absorbed(writer, state)).astype(value.dtype)
+        return value - writer.site.rule.absorbed(writer, state)
 
     def config(self, site: Site, config: dict[str, Any], cut: Cut) -> dict[str, Any]:
         config = super().config(site, config, cut)

@@ -116,7 +116,7 @@ class Site:
         if used.all() or letter not in "".join(axes):
             return value
         view = value.reshape(self.view(axes, value.shape))
-        return np.where(self.laid(axes, letter, used), view, 0).reshape(value.shape)
+        return np.where(self.laid(axes, letter, used), view, np.zeros((), value.dtype)).reshape(value.shape)
 
 
 @dataclass

@@ -286,6 +286,8 @@ OPERATIONS: dict[str, Rule | Callable[[Any], Rule]] = {
     **dict.fromkeys(("Var", "Std", "Prod", "Logsumexp", "Any", "All", "Argmax", "Argmin"), Reduces(keeps=False)),
     "Moments": Moments(),
     "Resize": Carries(mixes_positions=True, constant=resized, refusal=of_samples),
+    "PadImages": Carries(mixes_positions=True, constant=only_zero, refusal=of_samples),
+    "CropImages": Carries(mixes_positions=True, constant=unchanged, refusal=of_samples),
     "ExtractPatches": Patches(patched),
     "Pad": of_pad,
 }

@@ -17,6 +17,7 @@ from keras.src.applications.convnext import LayerScale as LayerScale  # layers o
 from keras.src.applications.convnext import StochasticDepth as StochasticDepth
 from keras.src.applications.inception_resnet_v2 import CustomScaleLayer as CustomScaleLayer
 from keras.src.backend.common import global_state
+from keras.src.initializers.random_initializers import RandomInitializer
 
 
 def outside_of_traces() -> contextlib.AbstractContextManager:
@@ -97,14 +98,40 @@ def without_a_trace(has_values: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def in_float64(models: list, values: Iterable[tuple[keras.Variable, Any]]) -> Iterator[None]:
-    """Let models compute in float64, with these values in the place of weights, which stay what they are.
+def without_random_values() -> Iterator[None]:
+    """Let weights that get their values later begin at zero where they would at random numbers, which take time."""
+    initialize = keras.Variable._initialize_with_initializer
+
+    def without(variable: keras.Variable, initializer: Any) -> None:
+        is_random = isinstance(initializer, RandomInitializer)
+        initialize(variable, keras.initializers.Zeros() if is_random else initializer)
+
+    keras.Variable._initialize_with_initializer = without
+    try:
+        yield
+    finally:
+        keras.Variable._initialize_with_initializer = initialize
+
+
+class _Float64Scope(keras.StatelessScope):
+    """Gives weights in float64. They are cast where they are read, so that not all of them are there a second time."""
+
+    def get_current_value(self, variable: keras.Variable) -> Any:
+        value = super().get_current_value(variable)
+        if value is None and "float" in variable._dtype and variable._value is not None:
+            return keras.ops.cast(variable._value, "float64")
+        return value
+
+
+@contextlib.contextmanager
+def in_float64(model: keras.Model, values: Iterable[tuple[keras.Variable, Any]] = ()) -> Iterator[None]:
+    """Let a model compute in float64, with these values in the place of weights, which stay what they are.
 
     Keras takes the type of a computation from each layer's policy.
     """
-    layers = [layer for model in models for layer in layers_of(model)]
+    layers = layers_of(model)
     policies = [layer._dtype_policy for layer in layers]
-    with keras.StatelessScope() as scope:
+    with _Float64Scope() as scope:
         for variable, value in values:
             scope.add_update((variable, value))
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
@@ -70,7 +71,9 @@ def _nonfinite(model: Any) -> list:
 def _is_finite(variable: Any) -> bool:
     # One number is read back; those of tf_keras exist on TensorFlow only, and not for other backends of Keras.
     if isinstance(variable, keras.Variable):
-        return not keras.backend.is_float_dtype(variable.dtype) or bool(ops.all(ops.isfinite(variable)))
+        if not keras.backend.is_float_dtype(variable.dtype) or math.isfinite(float(ops.sum(variable))):
+            return True  # what is not finite makes no finite sum
+        return bool(ops.all(ops.isfinite(variable)))
     return bool(np.isfinite(variable.numpy()).all())
 
 

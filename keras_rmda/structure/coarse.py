@@ -10,7 +10,7 @@ from keras import ops
 
 from keras_rmda.optimizers.base import SparseOptimizer
 from keras_rmda.optimizers.bregman import MirrorMap
-from keras_rmda.platform import compat, fitting
+from keras_rmda.platform import fitting
 from keras_rmda.regularizers import PenaltyPart
 from keras_rmda.regularizers.elementwise import ElementwiseRegularizer
 from keras_rmda.structure.decisions import staying
@@ -36,8 +36,7 @@ class CoarseModel:
     def __init__(self, large: keras.Model, graph: keras.Model, plan: Plan, tries: bool):
         self._large = large
         self.model, self._kept = cut_out(large, graph, plan)
-        with compat.restored(large.non_trainable_variables):
-            verify(graph, self.model, plan, Folding(), None, None, large)
+        verify(graph, self.model, plan, Folding(), large)
         keep_own_penalties(large, self._kept)
         check_own_penalties(large, self._kept)
         self._kept.layers = matched(plan, self.model).layers

@@ -41,7 +41,7 @@ class Folding:
             if letter == NORMALIZED:
                 value = normalized(site.layer, name, value, z)
             elif letter in "".join(site.axes.get(name, "")):
-                value = (value * site.marked(name, letter, z)).astype(value.dtype)
+                value = value * site.marked(name, letter, z)
         return value
 
 
@@ -138,10 +138,10 @@ class Neighbours:
 def normalized(layer: Any, name: str, value: np.ndarray, z: np.ndarray) -> np.ndarray:
     """Return a weight of a batch normalization whose output is multiplied by z; without gamma the variance takes it."""
     if name in ("gamma", "beta"):
-        return (value * z).astype(value.dtype)
+        return value * z
     if name == "moving_variance" and layer.gamma is None:
         positive = np.where(z > 0, z, 1.0)
-        return ((value + layer.epsilon) / positive**2 - layer.epsilon).astype(value.dtype)
+        return (value + layer.epsilon) / positive**2 - layer.epsilon
     return value
 
 

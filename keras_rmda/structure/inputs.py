@@ -14,6 +14,9 @@ from keras_rmda.structure.sizes import fills, open_size
 SAMPLES, CORNER, MACS = 2, 32, 3e8
 """What is computed in float64: samples, or positions of one where that would take more multiply-accumulates."""
 
+WHOLE = 5e9 if keras.backend.backend() == "tensorflow" else MACS
+"""As many are computed in float64 in the place of float32: on TensorFlow in half a second of one core, else in 5."""
+
 
 def random_inputs(model: keras.Model, batch: int = 2, open_axis: int | None = None) -> list[np.ndarray]:
     """Return inputs of the model's shapes and types: normal numbers, or the integers 0 and 1, as words for strings.
@@ -61,6 +64,15 @@ def work(model: keras.Model) -> int:
             positions = max(math.prod(n or 1 for n in y.shape[1:-1]) for y in node.output_tensors)
             found += positions * sum(math.prod(v.shape) for v in getattr(node.operation, "weights", []))
     return found
+
+
+def is_cheap(model: keras.Model, inputs: list) -> bool:
+    """Return whether a model can be computed in float64 as fast as in float32, or nearly so.
+
+    Convolutions in groups cannot: on TensorFlow they take 100 to 1,500 times as long as others.
+    """
+    nodes = graphs.all_nodes(model)
+    return all(getattr(x.operation, "groups", 1) == 1 for x in nodes) and work(model) * len(inputs[0]) <= WHOLE
 
 
 def cheap(model: keras.Model, inputs: list) -> list:

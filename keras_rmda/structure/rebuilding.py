@@ -43,7 +43,8 @@ def rebuilt_without(
 def remade(model: keras.Model, plan: Plan, folding: Folding) -> tuple[keras.Model, dict[int, Any]]:
     """Return the same before its weights have their values, and by `id` of its layers what was made of them."""
     known: dict[int, keras.Variable] = {}
-    small, made = narrowed(model, plan, folding, plan.cut)
+    with compat.without_random_values():
+        small, made = narrowed(model, plan, folding, plan.cut)
     for site in plan.trace.sites.values():
         for new in made[id(site.layer)][:1]:
             named = {key: getattr(site.layer, key) for key in replaced_initializers(site.layer)}
@@ -163,8 +164,6 @@ def stripped_weights(plan: Plan, site: Site, folding: Folding) -> list[np.ndarra
     """Return a layer's weights in its own order, sliced, with absorbed constants and gates; not yet rounded."""
     result = []
     for name, variable in site.weights():
-        value = ops.convert_to_numpy(variable)
-        value = value.astype("float64") if "float" in str(value.dtype) else value
-        value = site.rule.value(site, name, value, plan.state)
+        value = site.rule.value(site, name, ops.convert_to_numpy(variable), plan.state)
         result.append(plan.cut.of(site, name, folding.weight(site, name, value)))
     return result

@@ -99,8 +99,7 @@ def shrunk(model: keras.Model, zeros: Zeros = "decided", tolerance: float | None
         check_cut(model, graph, plan, zeros)
         with fitting.scope_of(model):
             small, kept = cut_out(model, graph, plan)
-            with compat.restored(model.non_trainable_variables):
-                verify(graph, small, plan, Folding(), tolerance, inputs, model)
+            verify(graph, small, plan, Folding(), model, tolerance, inputs)
             keep_own_penalties(model, kept)
             check_own_penalties(model, kept)
             arguments = fitting.compile_arguments(model)

@@ -13,6 +13,7 @@ from keras_rmda.channels.tensors import varying
 from keras_rmda.optimizers.models import warn_of_hidden_zeros
 from keras_rmda.platform import arithmetic, checks, compat, finite
 from keras_rmda.platform.tracing import LOST_LOSSES
+from keras_rmda.structure.causes import refuse_kept_numbers
 from keras_rmda.structure.folding import Folding, fold
 from keras_rmda.structure.liveness import Plan, plan
 from keras_rmda.structure.rebuilding import rebuilt_without
@@ -21,6 +22,7 @@ from keras_rmda.structure.verification import (
     Precise,
     Values,
     VerificationError,
+    agree_in_float64,
     difference,
     outputs_of_both,
     run,
@@ -89,8 +91,7 @@ def stripped(
             refuse_opaque(graph, decided)
         folding = fold(decided)
         small, exact, made = rebuilt_without(graph, decided, folding, model)
-        with compat.restored(model.non_trainable_variables):  # which code may assign to when it is called
-            verify(graph, small, decided, folding, tolerance, inputs, model, exact)
+        verify(graph, small, decided, folding, model, tolerance, inputs, exact)
     return small, made
 
 
@@ -112,8 +113,7 @@ def copied_with_layers(model: keras.Model) -> tuple[keras.Model, dict[int, Any]]
         decided = plan(trace(graph), meaningless)
         folding = fold(decided)
         copy, exact, made = rebuilt_without(graph, decided, folding, model)
-        with compat.restored(model.non_trainable_variables):
-            verify(graph, copy, decided, folding, None, None, model, exact)
+        verify(graph, copy, decided, folding, model, exact=exact)
     return copy, made
 
 
@@ -151,22 +151,36 @@ def verify(
     small: keras.Model,
     plan: Plan,
     folding: Folding,
+    original: keras.Model,
     tolerance: float | None = None,
     inputs: Any = None,
-    original: keras.Model | None = None,
     exact: Values = (),
-) -> float:
+) -> None:
     """Compare a model, or the subclassed model `original` that it is the graph of, and its stripped version.
 
-    They are compared once more in float64, with values of weights that are not rounded, unless a tolerance is given.
-
-    Returns:
-        The largest relative difference.
+    Unless a tolerance is given, it is in float64. Where that is not possible, or leaves a doubt, it is in their own
+    types, and once more in float64, as far as they take it, with values of weights that are not rounded.
 
     Raises:
         ValueError: if the model cannot run on the inputs.
         VerificationError: naming the first layer whose kept channels differ.
     """
+    if tolerance is not None or not agree_in_float64(model, small, inputs, original):
+        with compat.restored(original.non_trainable_variables):  # which code may assign to when it is called
+            compare(model, small, plan, folding, original, tolerance, inputs, exact)
+
+
+def compare(
+    model: keras.Model,
+    small: keras.Model,
+    plan: Plan,
+    folding: Folding,
+    original: keras.Model,
+    tolerance: float | None,
+    inputs: Any,
+    exact: Values,
+) -> None:
+    """Do what `verify` does, in the models' own types."""
     wanted = tolerance or tolerance_of(model)
     flat, a, b = outputs_of_both(model, small, inputs, original)
     worst = max(difference(x, y) for x, y in zip(a, b))
@@ -175,9 +189,10 @@ def verify(
     else:
         precise = Precise(model, small, flat, exact) if tolerance is None else None
         if precise is None or precise.agree:
-            return worst
+            return
         worst, wanted, before, after = precise.difference, precise.tolerance, precise.before, precise.after
     refuse_unsteady(model, plan, flat)
+    refuse_kept_numbers(model, flat, original)
     name = first_difference(plan, folding, before, after, wanted)
     raise VerificationError(
         f"The stripped model differs from {model.name!r} by {worst:.3g} (tolerance {wanted:g}), first at {name!r}. "

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from keras_rmda.platform import compat, graphs
-from keras_rmda.structure.inputs import cheap, flat_inputs, random_inputs
+from keras_rmda.structure.inputs import cheap, flat_inputs, is_cheap, random_inputs
 
 TOLERANCE = {"float64": 1e-9, "float32": 1e-4, "bfloat16": 1e-1, "float16": 1e-2}
 """Largest accepted difference of outputs, relative to the largest output: rounding, amplified by depth."""
@@ -53,7 +53,7 @@ def tolerance_of(model: keras.Model) -> float:
 
 def types_of(model: keras.Model) -> set[str]:
     """Return the types that a model computes in: those of its layers, and of what these take as it is."""
-    layers = [layer for layer in compat.layers_of(model) if not isinstance(layer, keras.layers.InputLayer)]
+    layers = [layer for layer in compat.layers_of(model) if not _is_input(layer)]
     tensors = [*model.outputs]
     for node in graphs.all_nodes(model):
         if not isinstance(node.operation, keras.Layer):
@@ -145,6 +145,31 @@ def failing(model: keras.Model, inputs: list) -> Any:
     return None
 
 
+def agree_in_float64(
+    model: keras.Model, other: keras.Model, inputs: Any, original: keras.Model | None, values: Values = ()
+) -> bool:
+    """Return whether a model and what was made of it are found to compute the same in float64, as others call them.
+
+    Then there is no need to look in their own type, which is float32 everywhere: more digits tell more, and weights are
+    as they are rounded. They are found to where all layers are of Keras, since other code may compute something else in
+    another type, and where they can be computed in float64 on all inputs without delay.
+
+    Args:
+        model, other, inputs, original, values: as those of `outputs_of_both`.
+    """
+    layers = [x for each in (model, other) for x in compat.layers_of(each) if not _is_input(x)]
+    is_plain = model is original and all(_is_of_keras(x) and x.dtype_policy.name == "float32" for x in layers)
+    with contextlib.suppress(Exception), compat.with_float64():  # whatever it is, the look in their own type tells
+        flat = random_inputs(model) if inputs is None else flat_inputs(model, inputs)
+        if is_plain and is_cheap(model, flat):
+            with compat.in_float64(model, _as_float64(values)):
+                a = graphs.call(model, flat)
+            with compat.in_float64(other, _hidden(model)):
+                b = graphs.call(other, flat)
+            return _are_float64([*a, *b]) and max(map(difference, a, b)) <= LEAST
+    return False
+
+
 class Precise:
     """Two models that must compute the same, in float64: it tells functions apart that are close to each other.
 
@@ -176,16 +201,12 @@ class Precise:
 
     def compare(self, inputs: list) -> None:
         """Compute both models."""
-        exact = [(v, ops.convert_to_tensor(value, "float64")) for v, value in self.exact]
-        values = [(v, ops.cast(v.value, "float64")) for v in _floats(self.model)]
-        with compat.in_float64([self.model], [*values, *exact]):
+        exact = _as_float64(self.exact)
+        with compat.in_float64(self.model, exact):
             a, self.before = run(self.model, inputs)
-        if any(y.dtype != "float64" for y in a if "float" in str(y.dtype)):
+        if not _are_float64(a):
             return
-        values = [(v, ops.cast(v.value, "float64")) for v in _floats(self.other)]
-        # What is made of a model must not look at its weights.
-        hidden = [(v, np.broadcast_to(np.nan, tuple(v.shape))) for v in _floats(self.model)]
-        with compat.in_float64([self.other], [*values, *exact, *hidden]):
+        with compat.in_float64(self.other, [*exact, *_hidden(self.model)]):
             b, self.after = run(self.other, inputs)
         self.difference, self.tolerance = max(map(difference, a, b)), LEAST
         if self.difference > LEAST:
@@ -218,5 +239,25 @@ def run(model: keras.Model, inputs: list) -> tuple[list, list[tuple[str, list]]]
     return keras.tree.flatten(outputs), found
 
 
-def _floats(model: keras.Model) -> list:
-    return [v for v in model.variables if "float" in keras.backend.standardize_dtype(v.dtype)]
+def _is_input(layer: keras.Layer) -> bool:
+    return isinstance(layer, keras.layers.InputLayer)
+
+
+def _is_of_keras(layer: keras.Layer) -> bool:
+    """Return whether a layer has no code of the user's, or is a graph of layers."""
+    is_plain = type(layer).__module__.startswith("keras.") and not isinstance(layer, keras.layers.Lambda)
+    return is_plain or graphs.has_graph(layer)
+
+
+def _as_float64(values: Values) -> Values:
+    return [(variable, ops.convert_to_tensor(value, "float64")) for variable, value in values]
+
+
+def _are_float64(outputs: list) -> bool:
+    return all(y.dtype == "float64" for y in outputs if "float" in str(y.dtype))
+
+
+def _hidden(model: keras.Model) -> Values:
+    """Return no numbers for the weights of a model: what is made of it must not look at them."""
+    floats = [v for v in model.variables if "float" in keras.backend.standardize_dtype(v.dtype)]
+    return [(v, np.broadcast_to(np.nan, tuple(v.shape))) for v in floats]

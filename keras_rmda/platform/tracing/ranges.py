@@ -7,7 +7,9 @@ traced, `ops.shape` gives sizes that know their axes, and `ops.arange` of such a
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
+import operator
 from collections.abc import Iterator
 from typing import Any
 
@@ -160,7 +162,7 @@ def symbolic_ranges() -> Iterator[None]:
     shape, arange, minimum, cast = ops.shape, ops.arange, ops.minimum, ops.cast
     ndim, symbolic = ops.ndim, lambda x: isinstance(x, keras.KerasTensor)
     broadcast_to, take, getitem = ops.broadcast_to, ops.take, keras.KerasTensor.__getitem__
-    repeat, tile, slice_, pad = ops.repeat, ops.tile, ops.slice, ops.pad
+    repeat, tile, slice_, pad, meshgrid = ops.repeat, ops.tile, ops.slice, ops.pad, ops.meshgrid
 
     def shape_of(x: Any) -> tuple:
         if not isinstance(x, keras.KerasTensor) or None in x.shape:
@@ -232,6 +234,16 @@ def symbolic_ranges() -> Iterator[None]:
         known = [1 if isinstance(n, Size) else n for n in sizes]
         return repeated(x if set(known) == {1} else tile(x, known), sizes)
 
+    def meshgrid_of(*arrays: Any, indexing: str = "xy") -> list:
+        n = len(arrays)
+        if not any(map(symbolic, arrays)) or any(len(x.shape) != 1 for x in arrays):
+            return meshgrid(*arrays, indexing=indexing)
+        places = [1, 0, *range(2, n)] if indexing == "xy" and n > 1 else range(n)
+        missing = [[k for k in range(n) if k != place] for place in places]
+        laid = [functools.reduce(ops.expand_dims, axes, x) for x, axes in zip(arrays, missing)]
+        nothing = [x * 0 for x in laid]
+        return [functools.reduce(operator.sub, [*nothing[:k], *nothing[k + 1 :]], x) for k, x in enumerate(laid)]
+
     def take_of(x: Any, indices: Any, axis: int | None = None) -> Any:
         made = getattr(getattr(indices, "_keras_history", None), "operation", None)
         if (
@@ -279,6 +291,7 @@ def symbolic_ranges() -> Iterator[None]:
     changed = {"shape": shape_of, "arange": range_of, "minimum": minimum_of, "cast": cast_of}
     changed |= {
         "broadcast_to": broadcast_of,
+        "meshgrid": meshgrid_of,
         "pad": pad_of,
         "repeat": repeat_of,
         "slice": slice_of,

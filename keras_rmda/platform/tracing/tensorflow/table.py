@@ -144,6 +144,7 @@ FUNCTIONS: dict[str, Callable] = {
     "max_pool1d": pooling(ops.max_pool),
     "max_pool2d": pooling(ops.max_pool),
     "max_pool3d": pooling(ops.max_pool),
+    "meshgrid": lambda *arrays, indexing="xy", name=None: ops.meshgrid(*arrays, indexing=indexing),
     "moments": moments,
     "one_hot": one_hot,
     "ones_like": lambda input, dtype=None, name=None: ops.ones_like(input, dtype_of(dtype, input.dtype)),
