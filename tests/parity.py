@@ -140,7 +140,8 @@ TensorFlow Lite for Microcontrollers computes where it is asked, then bytes, and
 there is no file. Every file was run by LiteRT, and compared; one of quantization-aware training with the model that
 trains so, before any training. Where that is far (above 0.05), behind it: how far this model is from itself for inputs
 moved by 0.0001. In a deep network of random weights each layer makes larger what one rounding changes.
-The converter shares more or fewer scales from run to run: int8 files of the bidirectional LSTM have 32,048 to 32,368 bytes.
+The converter shares more or fewer scales from run to run: int8 files of the bidirectional LSTM have 32,048 to 32,368
+bytes.
 
 """
 
