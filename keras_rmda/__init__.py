@@ -7,7 +7,7 @@ from keras_rmda import callbacks, channels, distribute, gates
 from keras_rmda.channels import register_rule
 from keras_rmda.compression import Compressed, compress
 from keras_rmda.export import benchmark_tflite, export_tflite, quantization_aware
-from keras_rmda.export.devices import DeviceProfile
+from keras_rmda.export.devices import DeviceProfile, EnergyTable
 from keras_rmda.gates import layers
 from keras_rmda.optimizers import RAMDA, RMDA, AdaBreg, DessiLBI, LinBreg, ProxAdamW, ProxSGD
 from keras_rmda.platform import versions
@@ -33,6 +33,7 @@ __all__ = [
     "DessiLBI",
     "DeviceProfile",
     "ElasticNet",
+    "EnergyTable",
     "GroupLasso",
     "LinBreg",
     "NonNegativeL1",

@@ -13,7 +13,7 @@ from backend import only_tensorflow
 from keras import layers as L
 
 import keras_rmda as kr
-from keras_rmda.callbacks.budget import amount
+from keras_rmda.callbacks.goals import amount
 from keras_rmda.callbacks.knapsack import Knapsack
 from keras_rmda.cli import main
 from keras_rmda.export import tflm
@@ -124,8 +124,8 @@ def test_a_law_finds_the_lanes_of_a_device():
     [law] = fitted([(terms, ("a", "b"), widths, staircase(widths))])
     assert law.lanes[1] == 16
     others = RANDOM.integers(2, 96, size=(200, 2)).astype(float)
-    np.testing.assert_allclose(law.milliseconds(others), staircase(others), rtol=0.02)
-    assert law.milliseconds(np.array([[8.0, 33.0]])) == pytest.approx(law.milliseconds(np.array([[8.0, 48.0]])))
+    np.testing.assert_allclose(law.values(others), staircase(others), rtol=0.02)
+    assert law.values(np.array([[8.0, 33.0]])) == pytest.approx(law.values(np.array([[8.0, 48.0]])))
 
 
 def test_an_operator_is_found_by_its_shapes():
@@ -342,7 +342,7 @@ def test_compress_takes_them(profile):
 @pytest.mark.parametrize(
     ("metric", "target", "expected"),
     [("latency", 0.5, (0.5, True)), ("latency", 2, (2, False)), ("latency", "400 us", (0.4, False)),
-     ("file_bytes", "40 KB", (40_000, False)), ("arena", "64KiB", (65_536, False))],
+     ("energy", "3 mJ", (3000, False)), ("file_bytes", "40 KB", (40_000, False)), ("arena", "64KiB", (65_536, False))],
 )  # fmt: skip
 def test_targets_have_units(metric, target, expected):
     assert amount(metric, target) == pytest.approx(expected)
@@ -356,6 +356,10 @@ def test_targets_have_units(metric, target, expected):
         ({"target": "many", "metric": "file_bytes"}, "units B"),
         ({"target": "2 ms"}, "must be a number"),
         ({"target": 0.5, "metric": "latency"}, "`profile` goes with"),
+        ({"target": 0.5, "metric": "energy"}, "needs an `EnergyTable`"),
+        ({"target": 0.5, "profile": kr.EnergyTable({"int8": 1.0})}, "`profile` goes with"),
+        ({"target": "2 ms", "metric": "energy", "profile": kr.EnergyTable({"int8": 1.0})}, "units uJ"),
+        ({"target": 0.5, "metric": "latency", "profile": 3}, "must be a DeviceProfile or"),
         ({"target": 0.5, "metric": "file_bytes", "export": {"strip": False}}, "`export` takes"),
         ({"target": 0.5, "export": {"quantization": "int8"}}, "`export` goes with"),
         ({"target": 0.5, "targets": {"arena": 0.5}}, "`target` or `targets`"),
@@ -397,3 +401,70 @@ def test_the_command_writes_files_and_measures(tmp_path, capsys):
     assert row["predicted_ms"] == pytest.approx(profile.milliseconds(file))
     assert read_contents(file).operators
     assert isinstance(next(iter(profile._fits["float32"].laws.values())), Law)
+
+
+# ---- energy
+
+
+def energy_of(contents, mac, byte):
+    """Return the microjoules of a file, from what is in it."""
+    moved = sum(
+        contents.tensors[k].bytes for each in contents.operators for k in (*each.inputs, *each.outputs) if k >= 0
+    )
+    return 1e-6 * (mac * contents.macs + byte * moved)
+
+
+@pytest.mark.parametrize("build", [convolutions, excited, small_network])
+@pytest.mark.parametrize(("quantization", "mac"), [(None, 4.6), ("int8", 0.3)])
+def test_the_energy_of_a_file_is_that_of_its_operations(build, quantization, mac, tmp_path):
+    model = build()
+    file = kr.export_tflite(model, tmp_path / "file.tflite", quantization, representative_data=data_for(model))
+    table = kr.EnergyTable({"float32": 4.6, "int8": 0.3}, byte=12.5)
+    contents = read_contents(file.path)
+    assert table.microjoules(file.path) == pytest.approx(energy_of(contents, mac, 12.5))
+    assert kr.EnergyTable({"float32": 1e6, "int8": 1e6}).microjoules(file.path) == pytest.approx(contents.macs)
+
+
+@pytest.mark.parametrize("export", [{}, {"quantization": "int8"}])
+def test_the_energy_is_what_was_asked_for(export, tmp_path):
+    table = kr.EnergyTable({"float32": 4.6, "int8": 0.3}, byte=12.5)
+    whole = small_network()
+    data = data_for(whole)
+    before = kr.export_tflite(whole, tmp_path / "whole.tflite", representative_data=data, strip=False, **export)
+    model, logs = trained("energy", 0.5, profile=table, export=export)
+    file = kr.export_tflite(model, tmp_path / "file.tflite", representative_data=data, **export)
+    share = table.microjoules(file.path) / table.microjoules(before.path)
+    assert share == pytest.approx(logs["energy_left"], rel=1e-3)
+    assert 0.4 < share <= 0.5
+
+
+def test_time_and_energy_at_once(profile):
+    table = kr.EnergyTable({"float32": 4.6})
+    _, logs = trained(targets={"latency": 0.7, "energy": 0.6}, profile=[profile, table])
+    assert logs["latency_left"] <= 0.7
+    assert logs["energy_left"] <= 0.6
+
+
+def test_tables_of_energies_are_kept_and_checked(tmp_path):
+    table = kr.EnergyTable({"int8": 0.3}, byte=2)
+    table.save(tmp_path / "table.json")
+    assert kr.EnergyTable.load(tmp_path / "table.json") == table
+    model = small_network()
+    file = kr.export_tflite(model, tmp_path / "file.tflite")
+    with pytest.raises(ValueError, match="has int8, and CONV_2D of the file computes with float32"):
+        table.microjoules(file.path)
+    with pytest.raises(ValueError, match="has int8, and"):
+        trained("energy", 0.5, profile=table)
+    with pytest.raises(ValueError, match="must be a DeviceProfile"):
+        kr.analyze(model, table)
+    with pytest.raises(ValueError, match=r"smallest possible target is .* of energy, or [0-9.e-]+ uJ"):
+        trained("energy", "0.001 nJ", profile=kr.EnergyTable({"float32": 1.0}))
+    for wrong in ({}, {"int4": 1.0}, {"int8": -1.0}, 0.3):
+        with pytest.raises(ValueError, match="mac"):
+            kr.EnergyTable(wrong)
+    with pytest.raises(ValueError, match="byte"):
+        kr.EnergyTable({"int8": 1.0}, byte=float("nan"))
+    (tmp_path / "other.json").write_text('{"format": 1}')
+    for path in ("other.json", "missing.json"):
+        with pytest.raises(ValueError, match="no table of energies"):
+            kr.EnergyTable.load(tmp_path / path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -11,79 +10,18 @@ import keras
 import numpy as np
 
 from keras_rmda.callbacks.choice import Groups
+from keras_rmda.callbacks.goals import amount, profiles_of, shown
 from keras_rmda.callbacks.knapsack import Knapsack
 from keras_rmda.callbacks.ranking import KEPT, OF_THIN, thin, untouched
 from keras_rmda.channels.sites import Cut
 from keras_rmda.export.devices.costs import Costs
-from keras_rmda.export.devices.profile import DeviceProfile
 from keras_rmda.optimizers.joint import NEVER_AGAIN
 from keras_rmda.platform import checks
 from keras_rmda.structure.amounts import amounts
 from keras_rmda.structure.liveness import plan
 
-UNITS = {"ms": 1.0, "us": 1e-3, "s": 1e3, "B": 1.0, "KB": 1e3, "MB": 1e6, "KiB": 1024.0, "MiB": 1024.0**2}
-"""By their names: of times in milliseconds, of sizes in bytes."""
-
 ATTEMPTS = 5
 """How many times a choice is made again where the file costs more than was guessed."""
-
-
-def amount(metric: str, target: Any) -> tuple[float, bool]:
-    """Return a target as a number, and whether that is a share.
-
-    Args:
-        metric: what it is of.
-        target: a number below 1, which is a share; another, which is in milliseconds or bytes; or text such as
-            "0.4 ms", "40 KB".
-    """
-    if not isinstance(target, str):
-        number = checks.real("target", target, open_minimum=True)
-        return number, number < 1
-    fits = ("ms", "us", "s") if metric == "latency" else ("B", "KB", "MB", "KiB", "MiB")
-    found = re.fullmatch(r"\s*([0-9.]+(?:e-?\d+)?)\s*([A-Za-z]+)\s*", target)
-    if not found or found[2] not in fits:
-        raise ValueError(
-            f"A target of {metric} is a share below 1, a number, or text with one of the units {', '.join(fits)}, such "
-            f'as "1.5 {fits[0]}". Received: {target!r}'
-        )
-    return float(found[1]) * UNITS[found[2]], False
-
-
-def checked_targets(
-    target: Any, metric: str, targets: Mapping[str, Any] | None, export: Any, profile: Any
-) -> dict[str, Any]:
-    """Return by metric what is to be left; raise `ValueError` for what cannot be.
-
-    Args:
-        target, metric, targets, export, profile: as of `TargetSparsity`.
-    """
-    checks.one_of("metric", metric, checks.METRICS)
-    if (target is None) == (targets is None):
-        raise ValueError(f"Give `target` or `targets`. Received: target={target!r}, targets={targets!r}")
-    several = targets is not None
-    targets = dict(targets) if several else {metric: target}
-    for each in targets:
-        checks.one_of("targets", each, checks.METRICS)
-    of_files = [each for each in targets if each in checks.FILE_METRICS]
-    if several and (not of_files or "groups" in targets):
-        raise ValueError(
-            f'`targets` needs one of {checks.FILE_METRICS}, and takes no "groups". Received: {sorted(targets)}'
-        )
-    for name, each in targets.items():
-        if of_files:
-            amount(name, each)
-        else:
-            targets[name] = checks.real("target", each, open_minimum=True)
-    if export and not of_files:
-        raise ValueError(f"`export` goes with the metrics {checks.FILE_METRICS}. Received: metric={metric!r}")
-    if ("latency" in targets) != (profile is not None):
-        raise ValueError(
-            '`profile` goes with metric="latency", which needs one: a `DeviceProfile`, as `keras-rmda profile` '
-            f"measures it. Received: metric={sorted(targets)}, profile={profile!r}"
-        )
-    if profile is not None and not isinstance(profile, DeviceProfile):
-        raise ValueError(f"`profile` must be a DeviceProfile. Received: {profile!r}")
-    return targets
 
 
 class Budget(Groups):
@@ -97,7 +35,7 @@ class Budget(Groups):
         targets: by metric what is to be left.
         multiple_of, ranking: as of TargetSparsity.
         export: arguments of `export_tflite` for the file.
-        profile: of the device, for times.
+        profile: of the device, for times and energies.
     """
 
     def __init__(
@@ -107,9 +45,9 @@ class Budget(Groups):
         multiple_of: int,
         ranking: str,
         export: Mapping[str, Any],
-        profile: DeviceProfile | None,
+        profile: Any,
     ):
-        self._targets, self._export, self._profile = targets, dict(export), profile
+        self._targets, self._export, self._profiles = targets, dict(export), profiles_of(profile)
         if "arena" in targets:
             self._export.setdefault("micro", True)
         super().__init__(model, "macs", multiple_of, ranking)
@@ -119,7 +57,7 @@ class Budget(Groups):
         self._prepare()
 
     def _see(self, model: keras.Model, graph: keras.Model) -> None:
-        self._costs_of = Costs(model, graph, self._trace, self._export, self._profile)
+        self._costs_of = Costs(model, graph, self._trace, self._export, self._profiles)
 
     def _goal_of(self, metric: str, target: Any) -> float:
         number, is_share = amount(metric, target)
@@ -248,8 +186,3 @@ class Budget(Groups):
     def _worth(self, gone: np.ndarray) -> np.ndarray:
         found = super()._worth(gone)
         return found * np.maximum(self._costs, 1e-30) if self._ranking == "fisher" else found
-
-
-def shown(metric: str, value: float) -> str:
-    """Return a cost in words."""
-    return f"{value:.4g} ms" if metric == "latency" else f"{round(value):,} bytes" if metric != "macs" else f"{value:,}"

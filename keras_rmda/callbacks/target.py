@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import keras
 
-from keras_rmda.callbacks.budget import checked_targets
 from keras_rmda.callbacks.choice import Groups
 from keras_rmda.callbacks.choosing import Choosing
+from keras_rmda.callbacks.goals import checked_targets
 from keras_rmda.callbacks.laws import LAWS, StrengthLaw
 from keras_rmda.callbacks.session import Companion
 from keras_rmda.callbacks.strength import METRICS, MovingStrength
+from keras_rmda.export.devices import DeviceProfile, EnergyTable
 from keras_rmda.export.devices.probes import options_of
-from keras_rmda.export.devices.profile import DeviceProfile
 from keras_rmda.optimizers.models import optimizers_of
 from keras_rmda.platform import checks
 
@@ -51,8 +51,8 @@ class TargetSparsity(Companion):
         metric: `"macs"`, multiply-accumulates per sample; `"parameters"`; `"bytes"` of the weights as they are
             stored in the model; `"groups"`, the number of coupled groups; with a law `"weights"` too, the number of
             weights under penalties. Of the file that `export_tflite` would write: `"file_bytes"`, its size; `"arena"`,
-            the memory that TensorFlow Lite for Microcontrollers needs; `"latency"`, the milliseconds that it takes by a
-            `profile`.
+            the memory that TensorFlow Lite for Microcontrollers needs; `"latency"` and `"energy"`, the milliseconds
+            and microjoules that it takes by a `profile`.
         begin, end: shares of all epochs, 0 <= begin < end <= 1, between which groups are chosen, or strengths moved;
             None for 0.1 and 0.6, with a law for 0 and 1.
         multiple_of: each layer keeps a multiple of this many groups, or all that it has. 16 suits CPUs, which compute
@@ -69,7 +69,7 @@ class TargetSparsity(Companion):
             of a file, none is `"groups"`.
         export: arguments of `export_tflite` for that file: `quantization`, `int8_io`, `batch`, `micro`,
             `representative_data`. `"arena"` brings `micro=True`.
-        profile: a `DeviceProfile`, for `"latency"`.
+        profile: a `DeviceProfile` for `"latency"`, an `EnergyTable` for `"energy"`, or a list of both.
 
     Costs of files are stairs: 33 channels may cost as much as 48. With metrics of files each layer goes from a width to
     one that is worth having: the one that loses the least for what it saves.
@@ -91,7 +91,9 @@ class TargetSparsity(Companion):
     def __init__(
         self,
         target: float | str | None = None,
-        metric: Literal["macs", "parameters", "groups", "bytes", "weights", "file_bytes", "arena", "latency"] = "macs",
+        metric: Literal[
+            "macs", "parameters", "groups", "bytes", "weights", "file_bytes", "arena", "latency", "energy"
+        ] = "macs",
         begin: float | None = None,
         end: float | None = None,
         multiple_of: int = 1,
@@ -99,7 +101,7 @@ class TargetSparsity(Companion):
         control: Literal["choice", "feedback", "increments"] | StrengthLaw = "choice",
         targets: Mapping[str, float | str] | None = None,
         export: Mapping[str, Any] | None = None,
-        profile: DeviceProfile | None = None,
+        profile: DeviceProfile | EnergyTable | Sequence[DeviceProfile | EnergyTable] | None = None,
     ):
         super().__init__()
         if not isinstance(control, StrengthLaw):

@@ -60,7 +60,9 @@ def parser() -> Parser:
         "--target", default=None, help='share that is to be left, a number, or "2 ms", "40 KB" (default: .25)'
     )
     small.add_argument("--metric", choices=METRICS, default="macs", help="of what (default: %(default)s)")
-    small.add_argument("--profile", metavar="FILE", help="of the device, for --metric latency: .json")
+    small.add_argument(
+        "--profile", metavar="FILE", help="of the device, for --metric latency; a table for energy: .json"
+    )
     small.add_argument(
         "--accuracy-loss", type=float, default=None, help="as small as it gets, losing no more than this of its score"
     )

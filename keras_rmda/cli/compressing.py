@@ -14,7 +14,7 @@ from keras_rmda.cli.common import check_drawing, shown_number, to_standard_error
 from keras_rmda.compression import Compressed, compress
 from keras_rmda.compression.progress import Progress
 from keras_rmda.export import benchmark_tflite, export_tflite
-from keras_rmda.export.devices import DeviceProfile
+from keras_rmda.export.devices import DeviceProfile, EnergyTable
 from keras_rmda.platform import arrays, checks, files
 from keras_rmda.platform.loading import load
 from keras_rmda.structure.pictures import table
@@ -41,7 +41,7 @@ def run_compress(options: argparse.Namespace) -> None:
     result = compress(
         model, *data, target=options.target, metric=options.metric, accuracy_loss=options.accuracy_loss,
         epochs=options.epochs, batch_size=options.batch_size, validation_data=test, loss=options.loss,
-        export=export_of(options), profile=options.profile and DeviceProfile.load(options.profile),
+        export=export_of(options), profile=profile_of(options),
         directory=options.directory, verbose=0, callbacks=() if options.quiet else [Progress(say=to_standard_error)],
     )  # fmt: skip
     with files.replacing(out) as temporary:
@@ -79,6 +79,13 @@ def export_of(options: argparse.Namespace) -> dict[str, Any] | None:
     """Return how the file is written that a target is of."""
     is_of_file = options.metric in checks.FILE_METRICS and options.quantization not in (None, "float32")
     return {"quantization": options.quantization} if is_of_file else None
+
+
+def profile_of(options: argparse.Namespace) -> DeviceProfile | EnergyTable | None:
+    """Return what tells times, or energies, of a device."""
+    if options.profile is None:
+        return None
+    return (EnergyTable if options.metric == EnergyTable.metric else DeviceProfile).load(options.profile)
 
 
 def files_of(model: keras.Model, result: Compressed, out: Path, quantization: str | None) -> dict[str, Any]:

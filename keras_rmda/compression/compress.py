@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from keras_rmda.compression.run import Run
 from keras_rmda.compression.scores import Score, Scores, score_of
 from keras_rmda.compression.search import Limit, check_trained, smallest_that_holds
 from keras_rmda.compression.steps import check_optimizers, check_steps, copy_of, own_step
-from keras_rmda.export.devices import DeviceProfile
+from keras_rmda.export.devices import DeviceProfile, EnergyTable
 from keras_rmda.platform import checks, fitting, graphs
 from keras_rmda.structure import analyze, copied
 from keras_rmda.structure.coupling import coupled_groups
@@ -38,7 +38,7 @@ def compress(
     y: Any = None,
     *,
     target: float | str | None = None,
-    metric: Literal["macs", "parameters", "groups", "bytes", "file_bytes", "arena", "latency"] = "macs",
+    metric: Literal["macs", "parameters", "groups", "bytes", "file_bytes", "arena", "latency", "energy"] = "macs",
     accuracy_loss: float | None = None,
     epochs: int = 30,
     batch_size: int | None = None,
@@ -62,7 +62,7 @@ def compress(
     validation_batch_size: int | None = None,
     targets: Mapping[str, float | str] | None = None,
     export: Mapping[str, Any] | None = None,
-    profile: DeviceProfile | None = None,
+    profile: DeviceProfile | EnergyTable | Sequence[DeviceProfile | EnergyTable] | None = None,
 ) -> Compressed:
     """Make a model several times smaller: train it, fresh or trained, until only a share of it is left.
 
@@ -77,8 +77,8 @@ def compress(
         x, y: training data in any form that `fit` takes.
         target: what is to be left: a share in (0, 1), or a number of 1 and more in units of the metric; .25 if neither
             it nor `accuracy_loss` is given.
-        metric: `"macs"`, `"parameters"`, `"bytes"`, `"groups"`, `"file_bytes"`, `"arena"` or `"latency"`, as of
-            `callbacks.TargetSparsity`.
+        metric: `"macs"`, `"parameters"`, `"bytes"`, `"groups"`, `"file_bytes"`, `"arena"`, `"latency"` or
+            `"energy"`, as of `callbacks.TargetSparsity`.
         accuracy_loss: instead of `target`: how much the score of a trained model may fall, while it is made as small as
             it gets. The score is the first metric of `compile`, else the loss. For scores that fall as they get better
             it is a share of them.

@@ -121,15 +121,20 @@ class Data:
                 "does not end, a PyDataset or a tf.data.Dataset."
             ) from error
 
+    def first(self, count: int, limit: int | None = None) -> list[tuple]:
+        """Return the first batches: as many as have so many samples, and at most `limit`."""
+        found = []
+        for batch in self.batches(count if limit is None else limit):
+            found.append(batch)
+            count -= len(keras.tree.flatten(batch)[0])
+            if count <= 0:
+                break
+        return found
+
     def samples(self, limit: int) -> Any:
         """Return the inputs of the first samples, in the structure of the model's inputs."""
-        found, count = [], 0
-        for x, *_ in self.batches(limit):
-            found.append(x)
-            count += len(keras.tree.flatten(x)[0])
-            if count >= limit:
-                break
-        return keras.tree.map_structure(lambda *parts: np.concatenate(parts)[:limit], *found)
+        parts = [x for x, *_ in self.first(limit)]
+        return keras.tree.map_structure(lambda *parts: np.concatenate(parts)[:limit], *parts)
 
     def fit(self, model: keras.Model, **arguments: Any) -> keras.callbacks.History:
         """Train a model on the data."""

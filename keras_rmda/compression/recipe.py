@@ -34,8 +34,8 @@ KNOWS = 0.8
 
 SHUFFLES = 4
 
-LOOK = 8
-"""How many batches that loss is computed on."""
+LOOK, ENOUGH = 8, 256
+"""How many batches that loss is computed on, at most, and samples."""
 
 SHORTEST = 2
 """Epochs of the shortest training: one to choose, one to tune."""
@@ -58,7 +58,7 @@ def is_trained(model: keras.Model, data: Data) -> bool:
     distribution. A model with initial weights does not care. Both have statistics of batch normalization of their own.
     """
     variables, values = model.weights, model.get_weights()
-    seen, order, losses = list(data.batches(LOOK)), np.random.default_rng(0), []
+    seen, order, losses = data.first(ENOUGH, LOOK), np.random.default_rng(0), []
     try:
         for shuffle in range(1 + SHUFFLES):
             for variable, value in zip(variables, values) if shuffle else ():

@@ -7,7 +7,7 @@ import re
 from itertools import pairwise
 from numbers import Integral, Real
 
-FILE_METRICS = ("file_bytes", "arena", "latency")
+FILE_METRICS = ("file_bytes", "arena", "latency", "energy")
 """What a target can be of that is a property of the file of a model."""
 
 METRICS = ("macs", "parameters", "groups", "bytes", *FILE_METRICS)

@@ -149,11 +149,14 @@ def analyze(model: keras.Model, profile: Any = None) -> Report:
         The report.
 
     Raises:
-        ValueError: if the model is not built, or has no graph of layers or weights that are not finite.
+        ValueError: if the model is not built, or has no graph of layers or weights that are not finite,
+            or `profile` is none.
 
     Example:
         >>> print(kr.analyze(model))
     """
+    if profile is not None and not hasattr(profile, "layers"):
+        raise ValueError(f"`profile` must be a DeviceProfile. Received: {profile!r}")
     warn_of_hidden_zeros(model)
     with as_graph(model) as graph:
         finite.check_finite(model)

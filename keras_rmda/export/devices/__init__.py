@@ -1,5 +1,6 @@
-"""What a model costs on a device: bytes of its file, memory, time, as functions of the widths of its layers."""
+"""What a model costs on a device: bytes of its file, memory, time, energy, as functions of its widths."""
 
+from keras_rmda.export.devices.energy import EnergyTable
 from keras_rmda.export.devices.profile import DeviceProfile
 
-__all__ = ["DeviceProfile"]
+__all__ = ["DeviceProfile", "EnergyTable"]

@@ -1,4 +1,4 @@
-"""What a file costs at any widths: bytes, memory, time."""
+"""What a file costs at any widths: bytes, memory, time, energy."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Costs:
         graph: the same with a graph.
         traced: its trace.
         export: arguments of `export_tflite` for the file.
-        profile: a `DeviceProfile`, for times only.
+        profiles: by `"latency"` and `"energy"`, where these are asked for, a `DeviceProfile` and an `EnergyTable`.
 
     Raises:
         UnknownSizeError, MissingOperatorError: if a cost cannot be known.
@@ -38,10 +38,10 @@ class Costs:
         graph: keras.Model,
         traced: Trace,
         export: Mapping[str, Any],
-        profile: Any = None,
+        profiles: Mapping[str, Any] | None = None,
     ):
         self.file = Elastic(model, graph, traced, export)
-        self._quantization, self._profile = export.get("quantization") or "float32", profile
+        self._quantization, self._profiles = export.get("quantization") or "float32", profiles or {}
         whole = self.file.contents(self.file.whole)
         self._sizes = list(
             dict.fromkeys(n for shape in self.file.shapes.values() for n in shape if isinstance(n, Size))
@@ -59,9 +59,10 @@ class Costs:
         ]
         self._kept = persistent_bytes(whole)
         self._steps = len(whole.operators) + 1
-        self._laws = None
-        if profile is not None:
-            self._laws = [profile.law(kind, self._quantization) for kind in self.file.kinds]
+        self._laws = {
+            metric: [profile.law(kind, self._quantization) for kind in self.file.kinds]
+            for metric, profile in self._profiles.items()
+        }
         everything = self.file.whole[None]
         self._rest = len(written(self.file.at(self.file.whole), 0)) - self._weights(everything)[0]
 
@@ -87,13 +88,13 @@ class Costs:
         return self.parts(counts, metric)[0]
 
     def parts(self, counts: np.ndarray, metric: str = "latency") -> tuple[np.ndarray, np.ndarray]:
-        """Return the time for each row, and that of every operator, which add up to it with that of the call."""
+        """Return time or energy for each row, and that of every operator, which add up to it with that of the call."""
         values = self._values(counts)
-        call, scale = self._profile.whole(self._quantization)
+        call, scale = self._profiles[metric].whole(self._quantization)
         rows = []
-        for law, widths in zip(self._laws, self.file.widths):
+        for law, widths in zip(self._laws[metric], self.file.widths):
             given = values[:, [self._place[size] for size in widths]]
-            rows.append(scale * np.maximum(law.milliseconds(given) - call, 0.0))
+            rows.append(scale * np.maximum(law.values(given) - call, 0.0))
         parts = np.stack(rows, axis=1)
         return call + parts.sum(axis=1), parts
 

@@ -48,7 +48,7 @@ def fit(measured: Sequence[dict[str, Any]], quantization: str) -> Fit:
     for each in mine:
         for_all = [(kind_of(kind), widths) for kind, widths in each.get("operators", ())]
         if for_all and all(kind in laws for kind, _ in for_all):
-            parts = [laws[kind].milliseconds(np.array([widths]).reshape(1, -1))[0] for kind, widths in for_all]
+            parts = [laws[kind].values(np.array([widths]).reshape(1, -1))[0] for kind, widths in for_all]
             if (beyond := sum(max(part - call, 0.0) for part in parts)) > 0.0:
                 known.append(beyond)
                 seen.append(time_of(each))

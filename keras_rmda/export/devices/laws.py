@@ -1,4 +1,4 @@
-"""How long an operator takes, as a function of its widths."""
+"""What an operator costs, as a function of its widths."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Law:
     lanes: tuple[int, ...]
     factors: tuple[float, ...]
 
-    def milliseconds(self, widths: np.ndarray) -> np.ndarray:
-        """Return the time for each row of widths."""
+    def values(self, widths: np.ndarray) -> np.ndarray:
+        """Return the time, or another cost, for each row of widths."""
         return features(self.terms, self.letters, self.lanes, widths) @ np.array(self.factors)
 
 

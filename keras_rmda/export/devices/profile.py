@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -63,6 +63,8 @@ class DeviceProfile:
     measured: tuple[dict[str, Any], ...] = field(repr=False)
     litert: str = ""
     system: str = ""
+
+    metric: ClassVar[str] = "latency"
 
     def __post_init__(self):
         spreads = [spread(each["milliseconds"]) for each in self.measured]
@@ -209,7 +211,7 @@ class DeviceProfile:
         """
         quantization = self.quantizations[0]
         export = {"quantization": None if quantization == "float32" else quantization, "batch": 1}
-        costs = Costs(model, graph, decided.trace, export, self)
+        costs = Costs(model, graph, decided.trace, export, {"latency": self})
         whole = Cut(decided.trace.ties, np.ones_like(decided.cut.keep))
         macs = {
             site.name: sum(call.macs(whole) for call in site.calls)
@@ -223,7 +225,7 @@ class DeviceProfile:
         for kind, law in self._fits[quantization].laws.items():
             widths = kind.widths(shapes) if (kind.name, kind.options, kind.types) == described else None
             if widths is not None:
-                return float(law.milliseconds(np.array([widths]).reshape(1, -1))[0])
+                return float(law.values(np.array([widths]).reshape(1, -1))[0])
         raise MissingOperatorError(
             f"The profile of {self.device!r} lacks an operator of the file: {described[0]} of the shapes {shapes}. "
             "Measure it too, by `keras-rmda profile` of its model."
