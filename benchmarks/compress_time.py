@@ -87,9 +87,9 @@ def texts(n: int) -> np.ndarray:
 PAYS = cutting.PAYS
 
 TASKS: dict[str, tuple[Callable, Callable, int, int]] = {
-    "resnet20": (resnet20, images(32), 4096, 128),
-    "mobilenet": (mobilenet, images(96), 512, 32),
-    "transformer": (transformer, texts, 2048, 64),
+    "resnet20": (resnet20, images(32), 8192, 128),
+    "mobilenet": (mobilenet, images(96), 1024, 32),
+    "transformer": (transformer, texts, 4096, 64),
 }
 """Network, data, samples and batch size."""
 

@@ -403,6 +403,48 @@ def test_the_command_writes_files_and_measures(tmp_path, capsys):
     assert isinstance(next(iter(profile._fits["float32"].laws.values())), Law)
 
 
+def test_a_profile_learns_what_it_lacks(tmp_path, capsys):
+    whole = []
+    for name, activation in (("first", "relu"), ("second", "tanh")):
+        layers = [L.Dense(6, activation, name="in"), L.Dense(2, name="out")]
+        keras.Sequential([keras.Input((4,)), *layers], name=name).save(tmp_path / f"{name}.keras")
+    for name, known in (("first", []), ("second", ["--profile", str(tmp_path / "first" / "profile.json")])):
+        given = [str(tmp_path / f"{name}.keras"), "--output", str(tmp_path / name), "--here", *known]
+        assert main(["profile", *given, "--quantization", "float32"]) == 0
+        whole.append(next((tmp_path / name).glob("*whole*")))
+    assert "files measured" in capsys.readouterr().out
+    profile = kr.DeviceProfile.load(tmp_path / "second" / "profile.json")
+    assert all(profile.milliseconds(path) > 0 for path in whole)
+    new = {path.name.split("-")[2] for path in (tmp_path / "second").glob("*.tflite") if "whole" not in path.name}
+    assert new == {"fully_connected.tflite", "tanh.tflite"}  # the last layer was known
+    plan = json.loads((tmp_path / "second" / "files.json").read_text())
+    plan["known"]["device"] = "another"
+    (tmp_path / "second" / "files.json").write_text(json.dumps(plan))
+    run = subprocess.run([sys.executable, str(tmp_path / "second" / "measure.py")], capture_output=True, text=True)
+    assert run.returncode == 1
+    assert "is of device 'another'" in run.stderr
+
+
+def test_milliseconds_of_layers_are_shown_and_drawn(folder, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    model = small_network()
+    model.layers[0].kernel.assign(model.layers[0].kernel * (np.arange(24) < 8))
+    paths = [tmp_path / "whole.keras", tmp_path / "small.keras"]
+    model.save(paths[0])
+    kr.strip(model).save(paths[1])
+    given = ["--profile", str(folder / "profile.json")]
+    assert main(["inspect", str(paths[0]), "--json", *given]) == 0
+    shown = json.loads(capsys.readouterr().out)["layers"][0]
+    assert shown["milliseconds"] > shown["milliseconds_after"] > 0
+    assert main(["report", str(tmp_path / "page.html"), *map(str, paths), *given]) == 0
+    page = (tmp_path / "page.html").read_text()
+    assert "Milliseconds per layer: small.keras" in page
+    assert f"of {shown['milliseconds']:.4f}" in page
+    kr.export_tflite(model, tmp_path / "file.tflite")
+    assert main(["inspect", str(tmp_path / "file.tflite"), *given]) == 2
+    assert "--profile is for .keras files" in capsys.readouterr().err
+
+
 # ---- energy
 
 

@@ -103,7 +103,7 @@ LEVELS = [
     ["structure.sharing", "structure.widths", "structure.sizes"],
     ["structure.inputs"],
     ["structure.verification"],
-    ["structure.causes", "structure.trace"],
+    ["structure.causes", "structure.precise", "structure.trace"],
     ["structure.liveness"],
     ["structure.folding"],
     ["structure.rebuilding"],

@@ -84,6 +84,8 @@ def parser() -> Parser:
     )
     inspect.add_argument("model", metavar="MODEL", help="a .keras or .tflite file")
 
+    inspect.add_argument("--profile", metavar="FILE", help="of a device: show milliseconds of the layers, too")
+
     stripping = command("strip", "write the model without the channels that cannot matter")
     stripping.add_argument("model", metavar="MODEL", help="a .keras file")
     stripping.add_argument("out", metavar="OUT", help="the .keras file to write")
@@ -110,6 +112,8 @@ def parser() -> Parser:
         help="a number format; may be given several times (default: float32 and int8)",
     )  # fmt: skip
 
+    profile.add_argument("--profile", metavar="FILE", help="of the device: measure only what this one lacks")
+
     bench = command("bench", "compare the latency of TensorFlow Lite files")
     bench.add_argument("files", metavar="FILE", nargs="+", help="a .tflite file")
     bench.add_argument("--threads", type=int, default=1, help="of each interpreter (default: 1)")
@@ -125,5 +129,6 @@ def parser() -> Parser:
         "--data", metavar="FILE", help=".npz with x_test and y_test, or x and y, to score the models on"
     )
     report.add_argument("--log", metavar="FILE", help="history of a training: .json, or .csv as CSVLogger writes it")
+    report.add_argument("--profile", metavar="FILE", help="of a device: draw milliseconds of each layer, too")
     report.add_argument("--runs", type=int, default=100, help="measurements of each .tflite file (default: 100)")
     return top

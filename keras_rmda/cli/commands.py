@@ -56,8 +56,16 @@ def run_demo(options: argparse.Namespace) -> None:
 def run_inspect(options: argparse.Namespace) -> None:
     """`keras-rmda inspect`."""
     is_tflite = Path(options.model).suffix == ".tflite"
-    report = read_contents(options.model) if is_tflite else analyze(load_structured(options.model))
+    if is_tflite and options.profile:
+        raise UsageError(f"--profile is for .keras files; see `keras-rmda bench`. Received: {options.model!r}")
+    profile = profile_in(options)
+    report = read_contents(options.model) if is_tflite else analyze(load_structured(options.model), profile)
     print(json.dumps(report.to_dict()) if options.json else report)
+
+
+def profile_in(options: argparse.Namespace) -> DeviceProfile | None:
+    """Return the profile of a device that was given, if one was."""
+    return None if options.profile is None else DeviceProfile.load(options.profile)
 
 
 def run_strip(options: argparse.Namespace) -> None:
@@ -102,14 +110,14 @@ def run_profile(options: argparse.Namespace) -> None:
     folder = options.output
     check_folder(folder)
     formats = [None if name == "float32" else name for name in options.quantization or ("float32", "int8")]
-    model = load_structured(options.model)
+    known, model = profile_in(options), load_structured(options.model)
     if options.here:
-        profile = DeviceProfile.measure(model, folder, formats, options.threads, to_standard_error)
+        profile = DeviceProfile.measure(model, folder, formats, options.threads, to_standard_error, known)
         count = len(profile.measured)
         figures = {"folder": str(folder), "files": count, "profile": str(folder / "profile.json")}
         figures |= {"device": profile.device, "spread": profile.spread}
     else:
-        count = write_files(model, folder, formats, to_standard_error)
+        count = write_files(model, folder, formats, to_standard_error, known)
         figures = {"folder": str(folder), "files": count}
     if options.json:
         print(json.dumps(figures))
@@ -123,7 +131,7 @@ def run_bench(options: argparse.Namespace) -> None:
     """`keras-rmda bench`."""
     results = benchmark_tflite(options.files, threads=options.threads, runs=options.runs)
     ratios = [result.times_faster_than(results[0]) for result in results]
-    profile = None if options.profile is None else DeviceProfile.load(options.profile)
+    profile = profile_in(options)
     rows = [
         {
             "path": str(result.path), "bytes": result.bytes, "median_ms": result.median,
@@ -150,8 +158,8 @@ def run_report(options: argparse.Namespace) -> None:
     for path in options.models:
         if Path(path).suffix not in (".keras", ".tflite") or not Path(path).is_file():
             raise UsageError(f"MODEL must be a .keras or .tflite file that exists. Received: {path!r}")
-    pairs = arrays.read_pairs("--data", options.data) if options.data else (None, None)
-    entries = page.write_page(options.out, options.models, pairs[1] or pairs[0], options.log, options.runs)
+    pairs, profile = arrays.read_pairs("--data", options.data) if options.data else (None, None), profile_in(options)
+    entries = page.write_page(options.out, options.models, pairs[1] or pairs[0], options.log, options.runs, profile)
     if options.json:
         print(json.dumps({"path": options.out, "models": [asdict(entry) for entry in entries]}))
     else:

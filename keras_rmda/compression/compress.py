@@ -197,6 +197,7 @@ def compress(
                 after = limit.scores
             run.training.end(after)
             run.compile_to_use(small)
+            small.optimizer.build(small.trainable_variables)  # loading a file warns of an optimizer without its slots
     if is_trained and score.is_far_below(before, after):
         warnings.warn(
             f"The {score.name} went from {before[score.name]:.4g} to {after[score.name]:.4g}: try more `epochs`, a "

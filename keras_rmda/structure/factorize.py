@@ -17,16 +17,9 @@ from keras_rmda.channels.tensors import NotCovered
 from keras_rmda.platform import arithmetic, checks, compat, finite, graphs
 from keras_rmda.platform.copying.copies import Copies
 from keras_rmda.platform.copying.saving import made_savable
+from keras_rmda.structure.precise import Precise, agree_in_float64
 from keras_rmda.structure.trace import as_graph
-from keras_rmda.structure.verification import (
-    TOLERANCE,
-    Precise,
-    Values,
-    VerificationError,
-    agree_in_float64,
-    difference,
-    outputs_of_both,
-)
+from keras_rmda.structure.verification import TOLERANCE, Values, VerificationError, difference, outputs_of_both
 
 FACTORED = (L.Dense, L.Conv1D, L.Conv2D, L.Conv3D)
 """The layers that are a product with one matrix where their kernel has size 1."""

@@ -16,18 +16,10 @@ from keras_rmda.platform.tracing import LOST_LOSSES
 from keras_rmda.structure.causes import refuse_kept_numbers
 from keras_rmda.structure.folding import Folding, fold
 from keras_rmda.structure.liveness import Plan, plan
+from keras_rmda.structure.precise import Precise, agree_in_float64, run
 from keras_rmda.structure.rebuilding import rebuilt_without
 from keras_rmda.structure.trace import as_graph, trace
-from keras_rmda.structure.verification import (
-    Precise,
-    Values,
-    VerificationError,
-    agree_in_float64,
-    difference,
-    outputs_of_both,
-    run,
-    tolerance_of,
-)
+from keras_rmda.structure.verification import Values, VerificationError, difference, outputs_of_both, tolerance_of
 
 
 def strip(

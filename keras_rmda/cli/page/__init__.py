@@ -14,8 +14,12 @@ import numpy as np
 from keras_rmda.cli.page.drawings import figure, size_against_score, training
 from keras_rmda.cli.page.entries import Entry, entry_of, with_latencies
 from keras_rmda.cli.page.logs import read_log
+from keras_rmda.export.devices import DeviceProfile
 from keras_rmda.platform import files
 from keras_rmda.platform.arrays import has_classes
+
+Layers = dict[str, tuple[float, float]]
+"""By the name of a layer: how much it has, and how much `strip` would leave."""
 
 
 def write_page(
@@ -24,6 +28,7 @@ def write_page(
     data: tuple[np.ndarray, np.ndarray] | None = None,
     log: str | Path | None = None,
     runs: int = 100,
+    profile: DeviceProfile | None = None,
 ) -> list[Entry]:
     """Write the page.
 
@@ -34,6 +39,7 @@ def write_page(
         log: the history of a training, as `.json` (`fit(...).history`, or several of them by name) or as `CSVLogger`
             writes it.
         runs: measurements of each `.tflite` file.
+        profile: of a device: the times of layers are drawn, too.
 
     Returns:
         What the page shows of each model.
@@ -45,7 +51,7 @@ def write_page(
     """
     out = files.check_target(out, ".html", "OUT")
     histories = {} if log is None else read_log(log)
-    entries = [entry_of(Path(path), data) for path in paths]
+    entries = [entry_of(Path(path), data, profile) for path in paths]
     entries = with_latencies(entries, [Path(path) for path in paths], runs)
     text = page(entries, histories, "accuracy" if data and has_classes(data[1]) else "mean squared error", runs)
     with files.replacing(out) as temporary:
@@ -61,9 +67,12 @@ def page(entries: list[Entry], histories: dict[str, dict], score: str, runs: int
         sections.append(figure(f"Size against {score}", size_against_score(scored, score)))
     if histories:
         sections.append(figure("Training", training(histories)))
-    sections += [channels(entry, entries) for entry in entries if entry.channels and entry is not first_keras(entries)]
-    if len([entry for entry in entries if entry.channels]) == 1:
-        sections.append(channels(first_keras(entries), entries))
+    drawn = [entry for entry in entries if entry.channels]
+    for entry in drawn[1:] or drawn:
+        sections.append(bars(f"Channels kept per layer: {entry.name}", entry.channels, drawn[0].channels))
+        if entry.milliseconds:
+            title = f"Milliseconds per layer: {entry.name}"
+            sections.append(bars(title, entry.milliseconds, drawn[0].milliseconds, ".4f"))
     measured = f"Latency: median of {runs} runs of one sample, files in turns, one thread"
     made = f"{measured} ({platform.machine()}, {os.cpu_count()} cores). Keras {keras.__version__}."
     style = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
@@ -75,11 +84,6 @@ def page(entries: list[Entry], histories: dict[str, dict], score: str, runs: int
         + "\n".join(sections)
         + f"\n<footer>{html.escape(made)}</footer>\n</main>\n</body>\n</html>\n"
     )
-
-
-def first_keras(entries: list[Entry]) -> Entry | None:
-    """Return the first Keras model."""
-    return next((entry for entry in entries if entry.channels), None)
 
 
 def headline(entries: list[Entry], score: str) -> str:
@@ -128,14 +132,12 @@ def table_row(cells: list[str], tag: str) -> str:
     return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
 
-def channels(entry: Entry, entries: list[Entry]) -> str:
-    """Return how many channels every layer keeps, as bars, of those of the first Keras model."""
-    whole = first_keras(entries).channels
+def bars(title: str, values: Layers, whole: Layers, form: str = ",") -> str:
+    """Return what is left of every layer, as bars, of what the first model has."""
     rows = []
-    for name, (own, kept) in entry.channels.items():
+    for name, (own, kept) in values.items():
         full = max(whole.get(name, (own, own))[0], own)
-        share = f"{100 * kept / full:.1f}%"
-        bar = f'<div class="bar"><div style="width:{share}"></div></div>'
-        rows.append(f"<tr><th>{html.escape(name)}</th><td>{bar}</td><td>{kept:,} of {full:,}</td></tr>")
-    title = f"Channels kept per layer: {html.escape(entry.name)}"
-    return f'<section><h2>{title}</h2>\n<table class="channels">\n' + "\n".join(rows) + "\n</table></section>"
+        bar = f'<div class="bar"><div style="width:{100 * kept / full:.1f}%"></div></div>'
+        rows.append(f"<tr><th>{html.escape(name)}</th><td>{bar}</td><td>{kept:{form}} of {full:{form}}</td></tr>")
+    head = f'<section><h2>{html.escape(title)}</h2>\n<table class="channels">\n'
+    return head + "\n".join(rows) + "\n</table></section>"

@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_rmda.export.benchmark import benchmark_tflite
 from keras_rmda.export.contents import read_contents
+from keras_rmda.export.devices import DeviceProfile
 from keras_rmda.export.interpreter import Interpreter
 from keras_rmda.platform.arrays import has_classes
 from keras_rmda.platform.loading import load
@@ -29,6 +30,7 @@ class Entry:
         latency: median in milliseconds on one thread, None for Keras models.
         score: on the data, None without.
         channels: by layer, of Keras models: (channels, those that `strip` would leave).
+        milliseconds: the same, of the times by a profile.
     """
 
     name: str
@@ -39,9 +41,10 @@ class Entry:
     latency: float | None
     score: float | None
     channels: dict[str, tuple[int, int]]
+    milliseconds: dict[str, tuple[float, float]]
 
 
-def entry_of(path: Path, data: tuple[np.ndarray, np.ndarray] | None) -> Entry:
+def entry_of(path: Path, data: tuple[np.ndarray, np.ndarray] | None, profile: DeviceProfile | None = None) -> Entry:
     """Return what is known of a file without measuring time."""
     if path.suffix == ".tflite":
         contents = read_contents(path)
@@ -49,12 +52,13 @@ def entry_of(path: Path, data: tuple[np.ndarray, np.ndarray] | None) -> Entry:
         kind = max(weights, key=lambda tensor: tensor.stored).dtype.lower() if weights else "no weights"
         constants = sum(int(np.prod(tensor.shape)) for tensor in contents.tensors if tensor.stored)
         score = None if data is None else score_of(Interpreter(path).predict(data[0]), data[1], path)
-        return Entry(path.name, contents.bytes, kind, constants, contents.macs, None, score, {})
+        return Entry(path.name, contents.bytes, kind, constants, contents.macs, None, score, {}, {})
     model = load(path)
-    report = analyze(model)
+    report = analyze(model, profile)
     score = None if data is None else score_of(model.predict(data[0], verbose=0), data[1], path)
     widths = {each.name: (each.channels, each.channels - each.removable) for each in report.layers if each.channels}
-    return Entry(path.name, path.stat().st_size, "Keras", report.parameters, report.macs, None, score, widths)
+    times = {each.name: (each.milliseconds, each.milliseconds_after) for each in report.layers if each.milliseconds}
+    return Entry(path.name, path.stat().st_size, "Keras", report.parameters, report.macs, None, score, widths, times)
 
 
 def with_latencies(entries: list[Entry], paths: list[Path], runs: int) -> list[Entry]:

@@ -104,6 +104,7 @@ def main(arguments=None, say=print):
     folder = Path(options.folder)
     plan = json.loads((folder / "files.json").read_text())
     names = [each["file"] for each in plan["files"]]
+    known = plan.pop("known", None)
     if options.log:
         found, about = read_log(Path(options.log).read_text()), {"device": "", "system": "", "litert": ""}
     else:
@@ -114,6 +115,12 @@ def main(arguments=None, say=print):
     for each in plan["files"]:
         each["milliseconds"] = found[each["file"]]
     plan.update(about, threads=options.threads)
+    if known:
+        own = {"device": about["device"] or known["device"], "threads": options.threads}
+        for key, value in own.items():
+            if value != known[key]:
+                sys.exit(f"the profile that was given is of {key} {known[key]!r}, not of {value!r}")
+        plan.update(own, files=known["files"] + plan["files"])
     target = folder / "profile.json"
     try:
         target.write_text(json.dumps(plan))

@@ -95,6 +95,7 @@ class DeviceProfile:
         quantizations: Sequence[str | None] = (None, "int8"),
         threads: int = 1,
         say: Callable[[str], None] = lambda text: None,
+        known: DeviceProfile | None = None,
     ) -> DeviceProfile:
         """Measure the layers of a model on this machine; `keras-rmda profile` does it on another.
 
@@ -104,6 +105,7 @@ class DeviceProfile:
             quantizations: number formats, as of `export_tflite`.
             threads: of the interpreter.
             say: receives lines of progress.
+            known: a profile of the same device: only what it lacks is measured, and put to it.
 
         Raises:
             ValueError: if the folder is not empty, or what was measured is too noisy.
@@ -112,7 +114,7 @@ class DeviceProfile:
         folder = Path(folder)
         checks.whole("threads", threads, 1, 1024)
         check_folder(folder)
-        write_files(model, folder, quantizations, say)
+        write_files(model, folder, quantizations, say, known)
         command = [sys.executable, str(folder / SCRIPT.name), "--threads", str(threads)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         with subprocess.Popen(command, text=True, errors="replace", **pipes) as process:
@@ -231,6 +233,10 @@ class DeviceProfile:
             "Measure it too, by `keras-rmda profile` of its model."
         )
 
+    def has(self, kind: Kind, quantization: str) -> bool:
+        """Return whether an operator was measured."""
+        return quantization in self._fits and kind in self._fits[quantization].laws
+
     def law(self, kind: Kind, quantization: str) -> Law:
         """Return how long an operator takes, as a function of its widths.
 
@@ -242,10 +248,10 @@ class DeviceProfile:
                 f"The profile of {self.device!r} has {', '.join(self.quantizations)}, not {quantization}: measure that "
                 "too, by `keras-rmda profile`."
             )
-        if kind not in self._fits[quantization].laws:
+        if not self.has(kind, quantization):
             raise MissingOperatorError(
                 f"The profile of {self.device!r} lacks an operator of the model: {kind.name} of the shapes "
-                f"{kind.shapes}. Measure it too, by `keras-rmda profile` of this model."
+                f"{kind.shapes}. Measure it too, by `keras-rmda profile` of this model with `--profile` of this one."
             )
         return self._fits[quantization].laws[kind]
 

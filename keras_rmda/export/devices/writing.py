@@ -41,6 +41,7 @@ def write_files(
     folder: Path,
     quantizations: Sequence[str | None] = (None, "int8"),
     say: Callable[[str], None] = lambda text: None,
+    known: Any = None,
 ) -> int:
     """Write the files that a device is to measure, what is in them, and the script that does it.
 
@@ -49,6 +50,7 @@ def write_files(
         folder: where to; made if missing.
         quantizations: number formats, as of `export_tflite`.
         say: receives lines of progress.
+        known: a `DeviceProfile`, whose operators need not be measured again; the script puts its times to the others.
 
     Returns:
         How many files there are.
@@ -61,14 +63,17 @@ def write_files(
             name = quantization or "float32"
             say(f"writing the layers of {model.name} in {name}")
             elastic = Elastic(model, graph, traced, {"quantization": quantization, "batch": 1})
-            listed += written_of(elastic, folder, name)
-    (folder / "files.json").write_text(json.dumps({"format": FORMAT, "model": model.name, "files": listed}))
+            listed += written_of(elastic, folder, name, known)
+    plan = {"format": FORMAT, "model": model.name, "files": listed}
+    if known is not None:
+        plan["known"] = {"device": known.device, "threads": known.threads, "files": known.measured}
+    (folder / "files.json").write_text(json.dumps(plan))
     shutil.copy(SCRIPT, folder / "measure.py")
     return len(listed)
 
 
-def written_of(elastic: Elastic, folder: Path, prefix: str) -> list[dict[str, Any]]:
-    """Write the files of a model in one format; return what is in them."""
+def written_of(elastic: Elastic, folder: Path, prefix: str, known: Any = None) -> list[dict[str, Any]]:
+    """Write the files of a model in one format, but for operators that a profile has; return what is in them."""
     listed: list[dict[str, Any]] = []
     seen: dict[Kind, set[tuple[int, ...]]] = {}
     for k, kept in enumerate(chosen_widths(elastic.layers.sizes)):
@@ -78,7 +83,8 @@ def written_of(elastic: Elastic, folder: Path, prefix: str) -> list[dict[str, An
             widths = kind.widths(shapes_of(model, operator))
             parts.append([asdict(kind), widths])
             points = seen.setdefault(kind, set())
-            if widths not in points and len(points) < WIDTHS:
+            is_new = known is None or not known.has(kind, prefix)
+            if is_new and widths not in points and len(points) < WIDTHS:
                 points.add(widths)
                 name = f"{prefix}-{len(listed):04}-{kind.name.lower()}.tflite"
                 put(folder / name, alone(model, operator))
