@@ -98,6 +98,14 @@ def test_the_result_is_ready_to_train_on(result):
     result.model.fit(X, Y, epochs=1, verbose=0)
 
 
+def test_its_file_is_loaded_without_a_warning(result, tmp_path):
+    result.model.save(tmp_path / "a.keras")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = keras.models.load_model(tmp_path / "a.keras")
+    assert type(again.optimizer) is keras.optimizers.Adam
+
+
 @only_tensorflow
 def test_it_is_exported(result, tmp_path):
     file = result.export(tmp_path / "a.tflite", "int8")

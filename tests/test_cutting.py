@@ -292,13 +292,14 @@ def check_under_a_strategy():
     cpu = tf.config.list_physical_devices("CPU")[0]
     tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
     cutting.PAYS, run.Cuts, Eager._learn, Eager.made = 0.0, Eager, lambda self: None, []
-    found = []
+    # TensorFlow takes collectives of two strategies in a process for the same: plain Keras fails, too.
+    found, strategy = [], tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     for each in (True, False):
-        with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        with strategy.scope():
             model = network(run_eagerly=False)
         found.append(kr.compress(model, X, Y, shrink=each, **CALL))
         assert found[-1].model.distribute_strategy is model.distribute_strategy
-    assert not Eager.made
+    assert tuple(Eager.made[0].epochs) == CUT
     same(*found)
 
 

@@ -194,15 +194,13 @@ class Run:
     def _may_shrink(self, model: keras.Model) -> bool:
         """Return whether the model may be cut while it trains: by this process alone, and between epochs.
 
-        `shrink` takes models that make the steps of Keras. Where the data of an epoch begin after those of the one
-        before (`steps_per_epoch`), a new `fit` would begin with the first. What a file costs is known of the whole
-        model.
+        Whether a cut pays is measured, and processes that train together would not find the same. `shrink` takes models
+        that make the steps of Keras. Where the data of an epoch begin after those of the one before
+        (`steps_per_epoch`), a new `fit` would begin with the first. What a file costs is known of the whole model.
         """
         if not self.shrink or self.of_file or self.data.goes_on or own_step(model):
             return False
-        strategy = getattr(model, "distribute_strategy", None)
-        # Collective operations of several replicas get into each other's way behind a cut.
-        return replicas.is_alone(strategy) and getattr(strategy, "num_replicas_in_sync", 1) == 1
+        return replicas.is_alone(getattr(model, "distribute_strategy", None))
 
     def _tell(self, first: int, last: int, what: str) -> None:
         self.say(f"epochs {first + 1} to {last} of {self.epochs}: {what}")
