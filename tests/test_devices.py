@@ -445,6 +445,22 @@ def test_milliseconds_of_layers_are_shown_and_drawn(folder, tmp_path, capsys):
     assert "--profile is for .keras files" in capsys.readouterr().err
 
 
+def test_a_network_that_flattens_has_a_latency(tmp_path):
+    layers = [L.Conv2D(16, 3, activation="relu"), L.Flatten(), L.Dense(12, "relu"), L.Dense(3)]
+    build = lambda: keras.Sequential([keras.Input((6, 6, 2)), *layers], name="flat")  # noqa: E731
+    write_files(build(), tmp_path, [None])
+    plan = json.loads((tmp_path / "files.json").read_text())
+    for each in plan["files"]:
+        size = (tmp_path / each["file"]).stat().st_size
+        each["milliseconds"] = [size / 1e5, size / 1e5]
+    known = kr.DeviceProfile("made up", 1, tuple(plan["files"]))
+    model, logs = trained("latency", 0.9, build, profile=known)
+    assert logs["latency_left"] <= 0.9
+    assert known.milliseconds(kr.export_tflite(model, tmp_path / "one.tflite", batch=1).path) > 0
+    with pytest.raises(ValueError, match="batch=1"):
+        known.milliseconds(kr.export_tflite(model, tmp_path / "open.tflite").path)
+
+
 # ---- energy
 
 

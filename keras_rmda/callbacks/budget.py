@@ -50,6 +50,8 @@ class Budget(Groups):
         self._targets, self._export, self._profiles = targets, dict(export), profiles_of(profile)
         if "arena" in targets:
             self._export.setdefault("micro", True)
+        if "latency" in targets:
+            self._export.setdefault("batch", 1)  # as in the files of a profile
         super().__init__(model, "macs", multiple_of, ranking)
         sizes = self._all_amounts(Cut(self._trace.ties, np.ones(len(self._trace.ties.parent), dtype=bool)))
         self.wholes = {metric: sizes[metric] for metric in targets}

@@ -68,7 +68,7 @@ class TargetSparsity(Companion):
         targets: several at once, in the place of `target` and `metric`: by metric what is to be left. At least one is
             of a file, none is `"groups"`.
         export: arguments of `export_tflite` for that file: `quantization`, `int8_io`, `batch`, `micro`,
-            `representative_data`. `"arena"` brings `micro=True`.
+            `representative_data`. `"arena"` brings `micro=True`, `"latency"` `batch=1`.
         profile: a `DeviceProfile` for `"latency"`, an `EnergyTable` for `"energy"`, or a list of both.
 
     Costs of files are stairs: 33 channels may cost as much as 48. With metrics of files each layer goes from a width to

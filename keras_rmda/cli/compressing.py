@@ -46,8 +46,11 @@ def run_compress(options: argparse.Namespace) -> None:
     )  # fmt: skip
     with files.replacing(out) as temporary:
         result.model.save(temporary)
+    batch = 1 if options.metric == DeviceProfile.metric else None  # as in the files of a profile
     figures = {"path": str(out), "scored_on": "test data" if test else "training data"}
-    figures |= {"before": result.before, "after": result.after} | files_of(model, result, out, options.quantization)
+    figures |= {"before": result.before, "after": result.after} | files_of(
+        model, result, out, options.quantization, batch
+    )
     if options.report is not None:
         from keras_rmda.cli import page
 
@@ -88,7 +91,9 @@ def profile_of(options: argparse.Namespace) -> DeviceProfile | EnergyTable | Non
     return (EnergyTable if options.metric == EnergyTable.metric else DeviceProfile).load(options.profile)
 
 
-def files_of(model: keras.Model, result: Compressed, out: Path, quantization: str | None) -> dict[str, Any]:
+def files_of(
+    model: keras.Model, result: Compressed, out: Path, quantization: str | None, batch: int | None
+) -> dict[str, Any]:
     """Return sizes and latencies of both models as TensorFlow Lite files; write the small one beside OUT if asked."""
     report = result.report
     figures: dict[str, Any] = {"parameters": (report.parameters, report.parameters_after)}
@@ -96,9 +101,9 @@ def files_of(model: keras.Model, result: Compressed, out: Path, quantization: st
     if keras.backend.backend() != "tensorflow":
         return figures
     with tempfile.TemporaryDirectory() as folder:
-        whole = export_tflite(model, Path(folder) / "whole.tflite", strip=False)
+        whole = export_tflite(model, Path(folder) / "whole.tflite", strip=False, batch=batch)
         path = Path(folder) / "small.tflite" if quantization is None else out.with_suffix(".tflite")
-        small = result.export(path, None if quantization == "float32" else quantization)
+        small = result.export(path, None if quantization == "float32" else quantization, batch=batch)
         first, second = benchmark_tflite([whole.path, small.path], runs=RUNS)
     figures |= {"bytes": (whole.bytes, small.bytes), "latency_ms": (first.median, second.median)}
     return figures | ({} if quantization is None else {"tflite": str(path)})

@@ -230,7 +230,8 @@ class DeviceProfile:
                 return float(law.values(np.array([widths]).reshape(1, -1))[0])
         raise MissingOperatorError(
             f"The profile of {self.device!r} lacks an operator of the file: {described[0]} of the shapes {shapes}. "
-            "Measure it too, by `keras-rmda profile` of its model."
+            "Profiles are of a batch of one: export the file with `batch=1`. If it is, measure its model, too, by "
+            "`keras-rmda profile`."
         )
 
     def has(self, kind: Kind, quantization: str) -> bool:
