@@ -281,6 +281,23 @@ def test_a_knapsack_takes_steps_and_leaves_what_saves_nothing():
     assert stairs(least[None]) == 0.5  # the widest of the lowest steps
 
 
+def test_the_least_possible_is_that_of_the_fastest_network(folder):
+    plan = json.loads((folder / "files.json").read_text())
+    slow = {"CONV_2D": 9.0, "MEAN": 1.0, "FULLY_CONNECTED": 1.0}
+
+    def time(kind, widths):
+        part = sum(slow[kind["name"]] for n in widths if n % 16) + sum(widths) / 16
+        return 0.001 + 0.001 * part
+
+    for each in plan["files"]:
+        parts = each.get("operators") or [[each["kind"], each["widths"]]]
+        each["milliseconds"] = [0.001 + sum(time(*part) - 0.001 for part in parts)] * 2
+    known = kr.DeviceProfile("steep", 1, tuple(plan["files"]))
+    model, logs = trained("latency", 0.5, profile=known)
+    assert logs["latency_left"] <= 0.5
+    assert all(layer.channels % 16 == 0 for layer in kr.analyze(kr.strip(model)).layers[:2])
+
+
 def trained(metric=None, target=None, build=small_network, ranking="fisher", **arguments):
     model = build()
     x = data_for(model, 64)
@@ -314,6 +331,13 @@ def test_several_targets_at_once(tmp_path):
     assert report.macs_after / report.macs == pytest.approx(logs["macs_left"])
     assert logs["macs_left"] <= 0.6
     assert {"file_bytes_left", "arena_left"} <= set(logs)
+
+
+def test_what_is_within_its_target_stays_so(tmp_path):
+    model, logs = trained(targets={"file_bytes": "7 KB", "arena": "1 MB"}, export=(how := {"quantization": "int8"}))
+    file = kr.export_tflite(model, tmp_path / "file.tflite", micro=True, representative_data=data_for(model), **how)
+    assert 6500 < file.bytes <= 7000
+    assert logs["arena_left"] <= 1
 
 
 @pytest.mark.parametrize("target", [0.6, "0.012 ms"])

@@ -20,6 +20,9 @@ from keras_rmda.platform import checks
 from keras_rmda.structure.amounts import amounts
 from keras_rmda.structure.liveness import plan
 
+CLOSE = 0.98
+"""How near to a limit guesses may come, where nothing is measured."""
+
 ATTEMPTS = 5
 """How many times a choice is made again where the file costs more than was guessed."""
 
@@ -56,20 +59,21 @@ class Budget(Groups):
         sizes = self._all_amounts(Cut(self._trace.ties, np.ones(len(self._trace.ties.parent), dtype=bool)))
         self.wholes = {metric: sizes[metric] for metric in targets}
         self._goals = {metric: self._goal_of(metric, each) for metric, each in targets.items()}
+        if all(goal > 1 for goal in self._goals.values()):
+            have = " and ".join(f"{shown(metric, size)} of {metric}" for metric, size in self.wholes.items())
+            raise ValueError(
+                f"The file of the model has {have}: a target is a share of that, less than 1, or at most as much. "
+                f"Received: {', '.join(f'{metric}={target!r}' for metric, target in targets.items())}"
+            )
         self._prepare()
 
     def _see(self, model: keras.Model, graph: keras.Model) -> None:
         self._costs_of = Costs(model, graph, self._trace, self._export, self._profiles)
 
     def _goal_of(self, metric: str, target: Any) -> float:
+        """Return a target as a share of the whole, more than 1 where the whole file is within it."""
         number, is_share = amount(metric, target)
-        goal = number if is_share else number / self.wholes[metric]
-        if goal > 1:
-            raise ValueError(
-                f"The file of the model has {shown(metric, self.wholes[metric])} of {metric}: a target is a share of "
-                f"that, less than 1, or at most as much. Received: target={target!r}"
-            )
-        return goal
+        return number if is_share else number / self.wholes[metric]
 
     def _all_amounts(self, cut: Cut) -> dict[str, float]:
         """Return what is left where this stays, exactly."""
@@ -132,13 +136,14 @@ class Budget(Groups):
         return self._excess(self.lefts(zero))
 
     def told(self, left: float) -> str:
-        return ", ".join(f"{goal + left * (1.0 - goal):.1%} of the {metric}" for metric, goal in self._goals.items())
+        goals = {metric: min(goal, 1.0) for metric, goal in self._goals.items()}
+        return ", ".join(f"{goal + left * (1.0 - goal):.1%} of the {metric}" for metric, goal in goals.items())
 
     def wanted(self, goal: float) -> str:
         return self.told(goal)
 
     def possible(self, least: float) -> str:
-        shares = self.lefts(self._thinned(self._least_widths()))
+        shares = self.lefts(self._cheapest)
         return " and ".join(
             f"{np.ceil(1000 * share) / 1000:g} of {metric}, or {shown(metric, share * self.wholes[metric])}"
             for metric, share in shares.items()
@@ -154,8 +159,16 @@ class Budget(Groups):
         self._least = KEPT if self._ranking == "magnitude" else OF_THIN * thin(self._layers, 0.0, self._guessed)
 
     def least(self) -> tuple[float, list[str]]:
-        zero = self._thinned(self._least_widths())
-        left, decided = self.left(zero), plan(self._trace, partial(self._read, zero=np.append(zero, False)))
+        least = self._least_widths()
+        zero = self._thinned(least)
+        left = self.left(zero)
+        if left > 0.0:  # of stairs that lead up, too, the narrowest are not always the cheapest
+            limits = CLOSE * np.array(list(self._goals.values()))
+            ones = [np.ones(size) for size in self._sizes]
+            wider = Knapsack(ones, least, lambda widths: self._guesses(widths) / limits, self._multiple)
+            other = self._thinned(wider.chosen(self._sizes))
+            zero, left = min((zero, left), (other, self.left(other)), key=lambda each: each[1])
+        self._cheapest, decided = zero, plan(self._trace, partial(self._read, zero=np.append(zero, False)))
         self._without_zeros.clear()
         return left, untouched(decided, "macs")
 
