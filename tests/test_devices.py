@@ -340,6 +340,24 @@ def test_what_is_within_its_target_stays_so(tmp_path):
     assert logs["arena_left"] <= 1
 
 
+def separable():
+    inputs = keras.Input((24, 5, 1))
+    x = L.Conv2D(32, 3, padding="same", activation="relu")(inputs)
+    for _ in range(3):
+        x = L.DepthwiseConv2D(3, padding="same", activation="relu")(x)
+        x = L.Conv2D(32, 1, activation="relu")(x)
+    return keras.Model(inputs, L.Dense(4)(L.GlobalAveragePooling2D()(x)), name="separable")
+
+
+@pytest.mark.parametrize("ranking", ["fisher", "magnitude"])
+def test_the_memory_is_what_was_asked_for_however_it_is_planned(ranking, tmp_path):
+    model, logs = trained("arena", 0.6, separable, ranking)
+    file = kr.export_tflite(model, tmp_path / "file.tflite", micro=True)
+    assert logs["arena_left"] <= 0.6
+    whole = kr.export_tflite(separable(), tmp_path / "whole.tflite", micro=True, strip=False)
+    assert 0.45 < file.arena_bytes / whole.arena_bytes <= 0.6
+
+
 @pytest.mark.parametrize("target", [0.6, "0.012 ms"])
 def test_the_latency_is_what_was_asked_for_and_no_step_is_half_used(profile, target, tmp_path):
     model, logs = trained("latency", target, profile=profile)

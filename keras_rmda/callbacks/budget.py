@@ -23,6 +23,8 @@ from keras_rmda.structure.liveness import plan
 CLOSE = 0.98
 """How near to a limit guesses may come, where nothing is measured."""
 
+BISECTIONS = 6
+
 ATTEMPTS = 5
 """How many times a choice is made again where the file costs more than was guessed."""
 
@@ -159,15 +161,17 @@ class Budget(Groups):
         self._least = KEPT if self._ranking == "magnitude" else OF_THIN * thin(self._layers, 0.0, self._guessed)
 
     def least(self) -> tuple[float, list[str]]:
-        least = self._least_widths()
+        least = self._floor = self._least_widths()
         zero = self._thinned(least)
         left = self.left(zero)
         if left > 0.0:  # of stairs that lead up, too, the narrowest are not always the cheapest
             limits = CLOSE * np.array(list(self._goals.values()))
             ones = [np.ones(size) for size in self._sizes]
             wider = Knapsack(ones, least, lambda widths: self._guesses(widths) / limits, self._multiple)
-            other = self._thinned(wider.chosen(self._sizes))
-            zero, left = min((zero, left), (other, self.left(other)), key=lambda each: each[1])
+            widths = wider.chosen(self._sizes)
+            other = self._thinned(widths)
+            if (found := self.left(other)) < left:
+                self._floor, zero, left = widths, other, found
         self._cheapest, decided = zero, plan(self._trace, partial(self._read, zero=np.append(zero, False)))
         self._without_zeros.clear()
         return left, untouched(decided, "macs")
@@ -188,16 +192,41 @@ class Budget(Groups):
         for _ in range(ATTEMPTS):
             costs = lambda widths, allowed=allowed: self._guesses(widths) / allowed  # noqa: E731
             widths = Knapsack(worths, np.minimum(least, start), costs, self._multiple).chosen(start)
-            zero = np.zeros(self.count, dtype=bool)
-            for order, width in zip(orders, widths):
-                zero[order[: len(order) - width]] = True
-            found = np.array(list(self.lefts(zero).values()))
+            found = np.array(list(self.lefts(gone_of(orders, widths)).values()))
             if (found <= limits + 1e-9).all():
                 break
             allowed = allowed * np.where(found > limits, 0.999 * limits / found, 1.0)
+        else:
+            ways = [self._within(limits, orders, np.minimum(self._floor, start), end) for end in (widths, start)]
+            widths = max(ways, key=lambda way: sum(each[len(each) - n :].sum() for each, n in zip(worths, way)))
         self._without_zeros.clear()
-        return zero
+        return gone_of(orders, widths)
+
+    def _within(self, limits: np.ndarray, orders: list[np.ndarray], least: np.ndarray, end: np.ndarray) -> np.ndarray:
+        """Return the widths between the least and others that cost the most within the limits, by looking alone.
+
+        How TensorFlow Lite for Microcontrollers plans its memory is not to be guessed: smaller tensors may need more.
+        """
+        best, low, high = least, 0.0, 1.0
+        for _ in range(BISECTIONS):
+            share = (low + high) / 2
+            widths = least + np.floor(share * (end - least)).astype(int)
+            widths = np.maximum(least, np.where(widths < self._sizes, widths - widths % self._multiple, widths))
+            found = np.array(list(self.lefts(gone_of(orders, widths)).values()))
+            if (found <= limits + 1e-9).all():
+                best, low = widths, share
+            else:
+                high = share
+        return best
 
     def _worth(self, gone: np.ndarray) -> np.ndarray:
         found = super()._worth(gone)
         return found * np.maximum(self._costs, 1e-30) if self._ranking == "fisher" else found
+
+
+def gone_of(orders: list[np.ndarray], widths: np.ndarray) -> np.ndarray:
+    """Return which groups go where each layer keeps so many, given the order in which those of a layer go."""
+    zero = np.zeros(sum(map(len, orders)), dtype=bool)
+    for order, width in zip(orders, widths):
+        zero[order[: len(order) - int(width)]] = True
+    return zero
