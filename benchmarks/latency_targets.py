@@ -11,8 +11,8 @@ come to when the benchmark was written, so that both can be compared, and a half
 20 KB of flash and 16 KB of RAM, in int8, run by TensorFlow Lite for Microcontrollers; whole, it takes 33 and 24 KB.
 
 Every run leaves a JSON file in benchmarks/results/latency_targets/ and is not made again; files are in
-benchmarks/scratch/. Files are in float32 and measured on one thread, as shares of the whole network's, the median of
-five rounds.
+benchmarks/scratch/. Files are in float32 and measured on one thread, as `measure.py` of a profile does it; latencies
+are shares of the whole network's.
 """
 
 from __future__ import annotations
@@ -37,10 +37,11 @@ from compress import cosine
 from experiment import decayed, fashion_mnist, mean_sd, milestones, print_table, write_json
 
 import keras_rmda as kr
+from keras_rmda.export.devices.measure import measured
 
 HERE = Path(__file__).resolve().parent
 RESULTS, SCRATCH = HERE / "results" / "latency_targets", HERE / "scratch" / "latency_targets"
-FLASH, RAM = 20_000, 16_000
+FLASH, RAM, SPARE = 20_000, 16_000, 500
 MICRO = {"quantization": "int8", "int8_io": True, "micro": True}
 TARGETS: dict[str, list[tuple[str, Any]]] = {
     "resnet8": [*(("macs", t) for t in (0.5, 0.25, 0.1)), *(("latency", t) for t in (0.74, 0.525, 0.5, 0.31, 0.25))],
@@ -50,7 +51,7 @@ TARGETS: dict[str, list[tuple[str, Any]]] = {
 TARGETS["resnet8"] += [("macs-16", 0.6)]  # the smallest that is possible is .55: its first layers have 16 filters
 for name in ("mobile", "ds_cnn"):
     TARGETS[name] += [("macs-16", 0.5), ("macs-16", 0.25)]
-EPOCHS, RUNS, ROUNDS = 12, 200, 5
+EPOCHS = 12
 
 
 def whole(name: str) -> keras.Model:
@@ -91,7 +92,7 @@ def profile(names: list[str]) -> None:
 def how(name: str, metric: str, target: Any) -> dict[str, Any]:
     """Return the arguments of `compress` that tell the runs from each other."""
     if metric == "micro":
-        return {"targets": {"file_bytes": FLASH, "arena": RAM}, "export": MICRO}
+        return {"targets": {"file_bytes": FLASH, "arena": RAM - SPARE}, "export": MICRO}
     if metric == "latency":
         known = kr.DeviceProfile.load(RESULTS / f"profile-{name}.json")
         return {"target": target, "metric": "latency", "profile": known, "export": {"batch": 1}}
@@ -159,17 +160,16 @@ def measure(names: list[str]) -> None:
     for name in names:
         runs = [json.loads(path.read_text()) for path in sorted(RESULTS.glob(f"{name}-*.json"))]
         paths = {run_name(*(run[key] for key in ("network", "metric", "target", "seed"))): run for run in runs}
-        timed = {key: run for key, run in paths.items() if run["metric"] != "micro" and "latency" not in run}
+        timed = {key: run for key, run in paths.items() if run["metric"] != "micro"}
         files = [SCRATCH / f"{key}.tflite" for key in timed]
         if not files or not all(path.exists() for path in files):
             continue
-        first = kr.export_tflite(whole(name), SCRATCH / f"{name}.tflite", batch=1, strip=False).path
-        shares = []
-        for _ in range(ROUNDS):
-            dense, *times = kr.benchmark_tflite([first, *files], runs=RUNS)
-            shares.append([each.median / dense.median for each in times])
-        for (key, run), share in zip(timed.items(), np.median(shares, axis=0)):
-            write_json(RESULTS / f"{key}.json", run | {"latency": float(share)})
+        dense = kr.export_tflite(whole(name), SCRATCH / f"{name}.tflite", batch=1, strip=False).path
+        rounds = measured(SCRATCH, [path.name for path in (dense, *files)], 1, str)
+        times = {each: min(found) for each, found in rounds.items()}
+        for key, run in timed.items():
+            share = times[f"{key}.tflite"] / times[dense.name]
+            write_json(RESULTS / f"{key}.json", run | {"latency": share})
 
 
 def column(runs: list[dict[str, Any]], key: str) -> str:

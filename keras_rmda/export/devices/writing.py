@@ -24,6 +24,9 @@ FORMAT = 1
 WIDTHS = 16
 """How many choices of widths there are."""
 
+LANES = 16
+"""Channels that devices compute at once, or a multiple of that."""
+
 SMALLEST = 0.06
 """The smallest share of its groups that a layer has in them."""
 
@@ -96,11 +99,17 @@ def written_of(elastic: Elastic, folder: Path, prefix: str, known: Any = None) -
 
 
 def chosen_widths(sizes: np.ndarray) -> list[np.ndarray]:
-    """Return choices of widths: the whole model, and for each layer the same shares in another order."""
+    """Return choices of widths: the whole model, and for each layer the same shares in another order.
+
+    Every other choice has widths of full lanes, where layers are that wide: those that are worth having.
+    """
     random = np.random.default_rng(0)
     shares = np.exp(np.linspace(np.log(SMALLEST), 0.0, WIDTHS))
     rows = np.stack([np.append(random.permutation(shares[:-1]), 1.0) for _ in sizes], axis=1)
-    return [np.maximum(np.round(row * sizes), 1).astype(int) for row in rows[::-1]]
+    found = [np.maximum(np.round(row * sizes), 1).astype(int) for row in rows[::-1]]
+    for row in found[1::2]:
+        row[:] = np.where(sizes > LANES, np.minimum(np.maximum(np.round(row / LANES), 1) * LANES, sizes), row)
+    return found
 
 
 def put(path: Path, content: bytes) -> None:
