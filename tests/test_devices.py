@@ -538,6 +538,15 @@ def test_the_energy_is_what_was_asked_for(export, tmp_path):
     assert 0.4 < share <= 0.5
 
 
+def test_the_energy_of_loops_is_not_guessed(tmp_path):
+    model = keras.Sequential([keras.Input((5, 3)), L.GRU(8), L.Dense(2)])
+    file = kr.export_tflite(model, tmp_path / "file.tflite")
+    with pytest.raises(ValueError, match="cannot count"):
+        kr.EnergyTable({"float32": 4.6}).microjoules(file.path)
+    with pytest.raises(ValueError, match="cannot count"):
+        trained("energy", 0.5, lambda: model, profile=kr.EnergyTable({"float32": 4.6}))
+
+
 def test_time_and_energy_at_once(profile):
     table = kr.EnergyTable({"float32": 4.6})
     _, logs = trained(targets={"latency": 0.7, "energy": 0.6}, profile=[profile, table])

@@ -20,6 +20,9 @@ from keras_rmda.platform import checks, files
 TYPES = ("float32", "float16", "int8", "int16")
 """What multiply-accumulates are of."""
 
+UNCOUNTED = ("WHILE", "IF", "CALL", "UNIDIRECTIONAL_SEQUENCE_LSTM", "UNIDIRECTIONAL_SEQUENCE_RNN")
+"""Operators that run others, or steps, whose multiply-accumulates are not those of their shapes."""
+
 MICROJOULES = 1e-6
 """In a picojoule."""
 
@@ -102,8 +105,13 @@ class EnergyTable:
         """Return the microjoules of an operator, as a function of its widths.
 
         Raises:
-            ValueError: if the table lacks its type.
+            ValueError: if the table lacks its type, or the operator cannot be counted.
         """
+        if kind.name in UNCOUNTED:
+            raise ValueError(
+                f"The file has an operator {kind.name}, as recurrent layers become, whose operations a table of "
+                "energies cannot count: give another metric, such as 'macs'."
+            )
         terms = [(shape, self.byte * bytes_of(each)) for shape, each in zip(kind.shapes, kind.types)]
         made = multiplied(kind.name, kind.shapes[:-1], kind.shapes[-1:])
         if made is not None:
