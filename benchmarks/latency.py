@@ -1,35 +1,34 @@
 """What a profile predicts of files at random widths, against what they take, one thread.
 
-    python benchmarks/latency.py prepare NETWORK FOLDER    writes the files of the profile, and 100 at random widths
-    python FOLDER/profile/measure.py                       measures; likewise FOLDER/random/measure.py
+    python benchmarks/latency.py prepare NETWORK FOLDER    writes the files of the profile, and those at random widths
+    python FOLDER/measure.py                               measures all, in turns
     python benchmarks/latency.py show FOLDER...            prints errors, and keeps them in benchmarks/results/latency
 
-The machine should do nothing else meanwhile. At random widths each layer keeps between 6 % and all of its groups. A
-time is the median of the runs of a round, of the fastest of three rounds.
+The machine should do nothing else meanwhile. At 100 random widths each layer keeps between 6 % and all of its groups;
+50 more have widths of full lanes, multiples of 16, which targets of latency choose. A time is the median of the runs of
+a round, of the fastest of three rounds.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from pathlib import Path
 
 import keras
 import numpy as np
 from keras import layers as L
+from experiment import print_table
 from networks import residual
 
 import keras_rmda as kr
 from keras_rmda.cli.demo import network
 from keras_rmda.export.devices.elastic import Elastic
 from keras_rmda.export.devices.fit import spread, time_of
-from keras_rmda.export.devices.writing import FORMAT, SCRIPT, write_files
-from keras_rmda.export.flat import written
-from keras_rmda.structure.pictures import table
+from keras_rmda.export.devices.writing import full_lanes, write_files
 from keras_rmda.structure.trace import as_graph, trace
 
-COUNT = 100
+COUNTS = {"random": 100, "full lanes": 50}
 RESULTS = Path(__file__).parent / "results" / "latency"
 
 
@@ -51,29 +50,31 @@ def mobile(size: int) -> keras.Model:
 
 NETWORKS = {
     "demo": network, "resnet8": lambda: residual((16, 32, 64), 1), "dscnn": dscnn,
-    "mobilenetv2-32": lambda: mobile(32), "mobilenetv2-96": lambda: mobile(96),
+    "mobilenetv2-32": lambda: mobile(32), "mobilenetv2-96": lambda: mobile(96), "mobilenetv2-224": lambda: mobile(224),
 }  # fmt: skip
 
 
 def prepare(name: str, folder: Path) -> None:
-    """Write the files of a profile, and those at random widths."""
+    """Write the files of a profile, and those at random widths, in any order."""
     model, random = NETWORKS[name](), np.random.default_rng(1)
-    print(write_files(model, folder / "profile", say=print), "files for the profile")
-    (folder / "random").mkdir(parents=True, exist_ok=True)
-    listed = []
+    print(write_files(model, folder, say=print), "files for the profile")
+    plan = json.loads((folder / "files.json").read_text())
     with as_graph(model) as graph:
         traced = trace(graph)
         for quantization in (None, "int8"):
+            name = quantization or "float32"
             elastic = Elastic(model, graph, traced, {"quantization": quantization, "batch": 1})
             sizes = elastic.layers.sizes
-            for k in range(COUNT):
-                kept = np.maximum(np.round(random.uniform(0.06, 1.0, len(sizes)) * sizes), 1).astype(int)
-                content = written(elastic.at(elastic.sizes.of(elastic.layers.plan(kept).cut)), 0)
-                file = f"{quantization or 'float32'}-{k:03}.tflite"
-                (folder / "random" / file).write_bytes(content)
-                listed.append({"file": file, "quantization": quantization or "float32", "kept": kept.tolist()})
-    (folder / "random" / "files.json").write_text(json.dumps({"format": FORMAT, "model": name, "files": listed}))
-    shutil.copy(SCRIPT, folder / "random" / "measure.py")
+            for widths, count in COUNTS.items():
+                for k in range(count):
+                    kept = np.maximum(np.round(random.uniform(0.06, 1.0, len(sizes)) * sizes), 1).astype(int)
+                    kept = full_lanes(kept, sizes) if widths == "full lanes" else kept
+                    file = f"{name}-{widths.replace(' ', '-')}-{k:03}.tflite"
+                    (folder / file).write_bytes(elastic.content(elastic.layers.plan(kept).cut))
+                    more = {"file": file, "quantization": name, "chosen": widths, "kept": kept.tolist()}
+                    plan["files"].append(more)
+    random.shuffle(plan["files"])
+    (folder / "files.json").write_text(json.dumps(plan))
 
 
 def show(folders: list[Path]) -> None:
@@ -81,22 +82,25 @@ def show(folders: list[Path]) -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
     rows = []
     for folder in folders:
-        profile = kr.DeviceProfile.load(folder / "profile" / "profile.json")
-        measured = json.loads((folder / "random" / "profile.json").read_text())
-        kept = []
-        for each in measured["files"]:
-            predicted = profile.milliseconds(folder / "random" / each["file"])
-            kept.append(each | {"predicted": predicted, "measured": time_of(each)})
-        facts = {"device": measured["device"], "system": measured["system"], "litert": measured["litert"]}
-        target = RESULTS / f"{measured['model']}.json"
+        plan = json.loads((folder / "profile.json").read_text())
+        profile, kept = kr.DeviceProfile.load(folder / "profile.json"), []
+        for each in plan["files"]:
+            if "chosen" in each:
+                predicted = profile.milliseconds(folder / each["file"])
+                kept.append(each | {"predicted": predicted, "measured": time_of(each)})
+        facts = {key: plan[key] for key in ("device", "system", "litert")}
+        target = RESULTS / f"{plan['model']}.json"
         target.write_text(json.dumps(facts | {"files": kept}, indent=0) + "\n")
         for quantization in profile.quantizations:
-            mine = [each for each in kept if each["quantization"] == quantization]
-            errors = np.array([each["predicted"] / each["measured"] - 1.0 for each in mine])
-            noise = np.median([spread(each["milliseconds"]) for each in mine])
-            figures = [np.median(np.abs(errors)), np.quantile(np.abs(errors), 0.9), np.abs(errors).max(), errors.mean()]
-            rows.append((measured["model"], quantization, *(f"{each:.1%}".rjust(7) for each in (*figures, noise))))
-    print(table(("network", "format", "median", "90 %", "worst", "mean", "rounds"), rows))
+            for widths in COUNTS:
+                mine = [each for each in kept if (each["quantization"], each["chosen"]) == (quantization, widths)]
+                errors = np.array([each["predicted"] / each["measured"] - 1.0 for each in mine])
+                noise = np.median([spread(each["milliseconds"]) for each in mine])
+                figures = [np.median(np.abs(errors)), np.quantile(np.abs(errors), 0.9), np.abs(errors).max()]
+                shown = [f"{each:.1%}" for each in (*figures, errors.mean(), noise)]
+                rows.append([plan["model"], quantization, widths, *shown])
+    header = ["network", "format", "widths", "median", "90 %", "worst", "mean", "rounds"]
+    print_table("Predicted against measured latency", header, rows)
 
 
 if __name__ == "__main__":

@@ -5,14 +5,14 @@
     python benchmarks/latency_targets.py measure     measures all files in turns, alone, and prints the tables
 
 `kr.compress` with the same data, epochs and recipe: ResNet-8 and a small MobileNetV2 on Fashion-MNIST (networks, images
-and rates of removable.py), and the DS-CNN of MLPerf Tiny on made spectrograms (everyday.py). `macs` has targets in
-operations, `macs-16` the same in widths that are multiples of 16, and `latency` targets in time: those that `macs` has
-come to when the benchmark was written, so that both can be compared, and a half and a quarter. `micro` is the DS-CNN in
-20 KB of flash and 16 KB of RAM, in int8, run by TensorFlow Lite for Microcontrollers; whole, it takes 33 and 24 KB.
+and rates of removable.py), the DS-CNN of MLPerf Tiny on made spectrograms (everyday.py), the network of the demo on digits. `macs` has targets in operations, `macs-16` the same in widths that are multiples of 16, and `latency`
+targets in time: those that `macs` has come to when the benchmark was written, so that both can be compared, and a half
+and a quarter. `latency-int8` is the same for files in int8. `micro` is the DS-CNN in 20 KB of flash and 16 KB of RAM,
+in int8, run by TensorFlow Lite for Microcontrollers; whole, it takes 33 and 24 KB.
 
 Every run leaves a JSON file in benchmarks/results/latency_targets/ and is not made again; files are in
-benchmarks/scratch/. Files are in float32 and measured on one thread, as `measure.py` of a profile does it; latencies
-are shares of the whole network's.
+benchmarks/scratch/. Files are measured on one thread, as `measure.py` of a profile does it; latencies are shares of the
+whole network's in the same number format.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ from compress import cosine
 from experiment import decayed, fashion_mnist, mean_sd, milestones, print_table, write_json
 
 import keras_rmda as kr
+from keras_rmda.cli import demo
+from keras_rmda.datasets import digits
 from keras_rmda.export.devices.measure import measured
 
 HERE = Path(__file__).resolve().parent
@@ -47,16 +49,19 @@ TARGETS: dict[str, list[tuple[str, Any]]] = {
     "resnet8": [*(("macs", t) for t in (0.5, 0.25, 0.1)), *(("latency", t) for t in (0.74, 0.525, 0.5, 0.31, 0.25))],
     "mobile": [*(("macs", t) for t in (0.5, 0.25, 0.1)), *(("latency", t) for t in (0.75, 0.525, 0.5, 0.354, 0.25))],
     "ds_cnn": [*(("macs", t) for t in (0.5, 0.25, 0.1)), *(("latency", t) for t in (0.5, 0.35, 0.25)), ("micro", None)],
+    "demo": [*(("macs", t) for t in (0.5, 0.25, 0.1)), *(("latency", t) for t in (0.5, 0.25))],
 }
 TARGETS["resnet8"] += [("macs-16", 0.6)]  # the smallest that is possible is .55: its first layers have 16 filters
 for name in ("mobile", "ds_cnn"):
     TARGETS[name] += [("macs-16", 0.5), ("macs-16", 0.25)]
+for name in TARGETS:
+    TARGETS[name] += [("latency-int8", 0.5), ("latency-int8", 0.25)]
 EPOCHS = 12
 
 
 def whole(name: str) -> keras.Model:
     """Return a network with random weights."""
-    return everyday.ds_cnn() if name == "ds_cnn" else removable.NETWORKS[name]()
+    return {"ds_cnn": everyday.ds_cnn, "demo": demo.network}.get(name, removable.NETWORKS.get(name))()
 
 
 def task(name: str) -> tuple[Callable[[keras.Model], None], tuple, int]:
@@ -65,6 +70,10 @@ def task(name: str) -> tuple[Callable[[keras.Model], None], tuple, int]:
         one = everyday.TASKS[name]
         compiles = lambda model: model.compile(keras.optimizers.Adam(cosine(one)), one.loss, metrics=[one.metric])  # noqa: E731
         return compiles, one.data(*one.sizes), one.batch_size
+    if name == "demo":
+        train, test = digits.load(str(SCRATCH / "tfds"))
+        compiles = lambda model: model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])  # noqa: E731
+        return compiles, (*train, *test), demo.BATCH_SIZE
     size, loaded = removable.BATCH_SIZE, fashion_mnist()
     data = type(loaded)(*(each[: removable.IMAGES] for each in (loaded.x, loaded.y)), loaded.x_test, loaded.y_test)
     data = data.standardized(0.286, 0.353)
@@ -83,7 +92,7 @@ def profile(names: list[str]) -> None:
         folder = SCRATCH / f"{name}-profile"
         shutil.rmtree(folder, ignore_errors=True)
         begun = time.perf_counter()
-        found = kr.DeviceProfile.measure(whole(name), folder, quantizations=[None])
+        found = kr.DeviceProfile.measure(whole(name), folder)
         RESULTS.mkdir(parents=True, exist_ok=True)
         found.save(RESULTS / f"profile-{name}.json")
         print(f"{name}: {time.perf_counter() - begun:.0f} s, rounds differ by {found.spread:.1%}", flush=True)
@@ -93,10 +102,15 @@ def how(name: str, metric: str, target: Any) -> dict[str, Any]:
     """Return the arguments of `compress` that tell the runs from each other."""
     if metric == "micro":
         return {"targets": {"file_bytes": FLASH, "arena": RAM - SPARE}, "export": MICRO}
-    if metric == "latency":
+    if metric.startswith("latency"):
         known = kr.DeviceProfile.load(RESULTS / f"profile-{name}.json")
-        return {"target": target, "metric": "latency", "profile": known, "export": {"batch": 1}}
+        return {"target": target, "metric": "latency", "profile": known, "export": {"quantization": format_of(metric)}}
     return {"target": target, "multiple_of": 16 if metric == "macs-16" else 1}
+
+
+def format_of(metric: str) -> str | None:
+    """Return the number format of the files of a kind of run."""
+    return "int8" if metric == "latency-int8" else None
 
 
 def train(names: list[str], seeds: list[int]) -> None:
@@ -126,12 +140,12 @@ def one(name: str, metric: str, target: Any, seed: int, compiles: Callable, data
     result = kr.compress(model, *data[:2], epochs=EPOCHS, batch_size=size, verbose=0, **how(name, metric, target))
     seconds, path = time.perf_counter() - begun, SCRATCH / f"{run_name(name, metric, target, seed)}.tflite"
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = result.export(path, **(MICRO if metric == "micro" else {"batch": 1}))
+    file = result.export(path, **(MICRO if metric == "micro" else {"quantization": format_of(metric), "batch": 1}))
     score = result.model.evaluate(*data[2:], 250, verbose=0, return_dict=True)["accuracy"]
     found = {"network": name, "metric": metric, "target": target, "seed": seed, "accuracy": float(score)}
     found |= {"macs": result.report.macs_after / result.report.macs, "bytes": file.bytes, "seconds": seconds}
     found["widths"] = [each.channels for each in kr.analyze(result.model).layers if each.channels]
-    if metric == "latency":
+    if metric.startswith("latency"):
         found["predicted"] = result.history["latency_left"][-1]
     if metric == "micro":
         found |= {"arena": file.arena_bytes, "file_accuracy": accuracy_of(path, *data[2:])}
@@ -164,12 +178,20 @@ def measure(names: list[str]) -> None:
         files = [SCRATCH / f"{key}.tflite" for key in timed]
         if not files or not all(path.exists() for path in files):
             continue
-        dense = kr.export_tflite(whole(name), SCRATCH / f"{name}.tflite", batch=1, strip=False).path
-        rounds = measured(SCRATCH, [path.name for path in (dense, *files)], 1, str)
+        dense = {quantization: written_whole(name, quantization) for quantization in (None, "int8")}
+        rounds = measured(SCRATCH, [path.name for path in (*dense.values(), *files)], 1, str)
         times = {each: min(found) for each, found in rounds.items()}
         for key, run in timed.items():
-            share = times[f"{key}.tflite"] / times[dense.name]
+            share = times[f"{key}.tflite"] / times[dense[format_of(run["metric"])].name]
             write_json(RESULTS / f"{key}.json", run | {"latency": share})
+
+
+def written_whole(name: str, quantization: str | None) -> Path:
+    """Return the file of a whole network with random weights."""
+    model = whole(name)
+    samples = np.random.default_rng(0).normal(size=(4, *model.input_shape[1:])).astype("float32")
+    given = {"batch": 1, "strip": False} | ({"representative_data": samples} if quantization else {})
+    return kr.export_tflite(model, SCRATCH / f"{name}-whole-{quantization}.tflite", quantization, **given).path
 
 
 def column(runs: list[dict[str, Any]], key: str) -> str:

@@ -1,10 +1,13 @@
 """What a file costs at any widths: bytes, memory, time; profiles of devices."""
 
+import itertools
 import json
 import re
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -18,9 +21,10 @@ from keras_rmda.callbacks.knapsack import Knapsack
 from keras_rmda.cli import main
 from keras_rmda.export import tflm
 from keras_rmda.export.contents import parsed, read_contents
+from keras_rmda.export.devices import measure
 from keras_rmda.export.devices.elastic import Elastic
-from keras_rmda.export.devices.fit import spread, time_of
-from keras_rmda.export.devices.laws import Law, fitted, terms_of
+from keras_rmda.export.devices.fit import Part, spread, time_of, together
+from keras_rmda.export.devices.laws import fitted, terms_of
 from keras_rmda.export.devices.measure import read_log
 from keras_rmda.export.devices.operators import Kind
 from keras_rmda.export.devices.probes import give_numbers
@@ -126,6 +130,41 @@ def test_a_law_finds_the_lanes_of_a_device():
     others = RANDOM.integers(2, 96, size=(200, 2)).astype(float)
     np.testing.assert_allclose(law.values(others), staircase(others), rtol=0.02)
     assert law.values(np.array([[8.0, 33.0]])) == pytest.approx(law.values(np.array([[8.0, 48.0]])))
+
+
+def test_a_law_knows_what_was_measured():
+    widths = np.array([[8.0], [16.0], [24.0], [32.0], [48.0], [64.0]])
+    times = np.array([1.7, 1.7, 2.8, 2.0, 3.2, 3.3])  # two kinds of steps, as no formula has them
+    [law] = fitted([(((1, 5, 5, "a"),), ("a",), widths, times)])
+    errors = [np.abs(each.values(widths) / times - 1).max() for each in (law, replace(law, points=(), left=()))]
+    assert errors[0] < 0.03 < 0.1 < errors[1]
+    assert 1.7 < law.values(np.array([[20.0]])) < 2.8
+
+
+def test_what_weights_cost_beside_others_is_told_by_whole_files():
+    random = np.random.default_rng(0)
+    alone, weights = random.uniform(1, 2, 20), random.uniform(0, 9, 20)
+    scale, fetching = together(np.stack([alone, weights], axis=1), 0.9 * alone + 0.1 * weights)
+    assert (scale, fetching) == (pytest.approx(0.9), pytest.approx(0.1))
+    assert together(np.zeros((0, 2)), np.zeros(0)) == (1.0, 0.0)
+    assert together(np.array([[2.0, 5.0]]), np.array([3.0])) == (1.5, 0.0)
+
+
+def test_a_profile_knows_how_fast_the_processor_was(monkeypatch, tmp_path):
+    usual = {f"{k}.tflite": 1.0 + k % 7 for k in range(150)}
+    calls = itertools.count()
+
+    def milliseconds(invoke, seconds):
+        k = next(calls)
+        return invoke() * (1 + 0.2 * np.sin(k / 400)) * (1.5 if k % 97 == 0 else 1.0)
+
+    monkeypatch.setattr(
+        measure, "interpreter_of", lambda path, threads: SimpleNamespace(invoke=lambda: usual[path.name])
+    )
+    monkeypatch.setattr(measure, "milliseconds", milliseconds)
+    found = measure.measured(tmp_path, list(usual), 1, lambda text: None)
+    shares = [min(times) / usual[name] for name, times in found.items()]
+    assert max(shares) / min(shares) < 1.06
 
 
 def test_an_operator_is_found_by_its_shapes():
@@ -442,7 +481,7 @@ def test_the_command_writes_files_and_measures(tmp_path, capsys):
     [row] = json.loads(capsys.readouterr().out)["files"]
     assert row["predicted_ms"] == pytest.approx(profile.milliseconds(file))
     assert read_contents(file).operators
-    assert isinstance(next(iter(profile._fits["float32"].laws.values())), Law)
+    assert isinstance(next(iter(profile._fits["float32"].parts.values())), Part)
 
 
 def test_a_profile_learns_what_it_lacks(tmp_path, capsys):

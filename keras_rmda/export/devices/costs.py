@@ -90,13 +90,14 @@ class Costs:
     def parts(self, counts: np.ndarray, metric: str = "latency") -> tuple[np.ndarray, np.ndarray]:
         """Return time or energy for each row, and that of every operator, which add up to it with that of the call."""
         values = self._values(counts)
-        call, scale = self._profiles[metric].whole(self._quantization)
-        rows = []
-        for law, widths in zip(self._laws[metric], self.file.widths):
-            given = values[:, [self._place[size] for size in widths]]
-            rows.append(scale * np.maximum(law.values(given) - call, 0.0))
-        parts = np.stack(rows, axis=1)
-        return call + parts.sum(axis=1), parts
+        parts = np.stack(
+            [
+                law.values(values[:, [self._place[size] for size in widths]])
+                for law, widths in zip(self._laws[metric], self.file.widths)
+            ],
+            axis=1,
+        )
+        return self._profiles[metric].call(self._quantization) + parts.sum(axis=1), parts
 
     def _values(self, counts: np.ndarray) -> np.ndarray:
         """Return the sizes of the file for each row of what stays."""

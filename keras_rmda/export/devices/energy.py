@@ -125,9 +125,9 @@ class EnergyTable:
         factors = (0.0, *(MICROJOULES * cost for _, cost in terms))
         return Law(tuple(shape for shape, _ in terms), kind.letters, (1,) * len(kind.letters), factors)
 
-    def whole(self, quantization: str) -> tuple[float, float]:
-        """Return what a call costs besides its operators, and by what these are scaled beside each other: nothing."""
-        return 0.0, 1.0
+    def call(self, quantization: str) -> float:
+        """Return what a call costs besides its operators: nothing."""
+        return 0.0
 
 
 def bytes_of(type_name: str) -> float:

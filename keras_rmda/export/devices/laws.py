@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,6 +13,15 @@ LANES = (1, 2, 4, 8, 16, 32)
 
 GOOD = 1.05
 """By how much more than the least the squares of a choice of lanes may be."""
+
+OCTAVES = 3.0
+"""Over which what the formula leaves becomes another."""
+
+UNLIKE = 0.5
+"""How much of it is alike where one last step is full and the other is not, or one number of steps is odd."""
+
+NOISE = 0.1
+"""How much of it is taken for noise."""
 
 Pattern = tuple[tuple[int | str, ...], ...]
 """The shapes of the tensors of an operator: numbers, and letters for widths."""
@@ -24,23 +33,50 @@ class Law:
 
     Formula: t = c_0 + sum_k c_k n_k + sum_w d_w m_w, where n_k counts the numbers of its k-th tensor, widths rounded up
     to multiples of the lanes that the device computes at once, and m_w those of the last step of the width w, if that
-    is not full: it may take longer than a full one. All c and d >= 0.
+    is not full: it may take longer than a full one. All c and d >= 0. What that leaves, log(measured / t), is
+    interpolated between the widths that were measured, as a Gaussian process.
 
     Attributes:
         terms: the shapes that count.
         letters: of its widths, in the order of their values.
         lanes: one for each letter.
         factors: c and d.
+        points: the widths that were measured.
+        left: the weight of each of them, in the interpolation.
+
+    Source: for the interpolation, Rasmussen and Williams 2006, "Gaussian Processes for Machine Learning", eq. 2.25.
     """
 
     terms: Pattern
     letters: tuple[str, ...]
     lanes: tuple[int, ...]
     factors: tuple[float, ...]
+    points: tuple[tuple[float, ...], ...] = ()
+    left: tuple[float, ...] = ()
 
     def values(self, widths: np.ndarray) -> np.ndarray:
         """Return the time, or another cost, for each row of widths."""
-        return features(self.terms, self.letters, self.lanes, widths) @ np.array(self.factors)
+        times = features(self.terms, self.letters, self.lanes, widths) @ np.array(self.factors)
+        if not self.points:
+            return times
+        return times * np.exp(alike(np.asarray(widths), np.array(self.points), self.lanes) @ np.array(self.left))
+
+    def corrected(self, widths: np.ndarray, times: np.ndarray) -> Law:
+        """Return the law that is also near what was measured at some widths."""
+        likeness = alike(widths, widths, self.lanes) + NOISE * np.eye(len(widths))
+        left = np.linalg.solve(likeness, np.log(times / self.values(widths)))
+        return replace(self, points=tuple(map(tuple, widths.tolist())), left=tuple(left.tolist()))
+
+
+def alike(one: np.ndarray, other: np.ndarray, lanes: Sequence[int]) -> np.ndarray:
+    """Return how much what the formula leaves is alike at each row of widths and each of others."""
+    result = np.ones((len(one), len(other)))
+    for k, lane in enumerate(lanes):
+        a, b = -(-one[:, None, k] // lane), -(-other[None, :, k] // lane)
+        is_full = (one[:, None, k] % lane == 0) == (other[None, :, k] % lane == 0)
+        is_even = (a % 2 == b % 2) | (lane == 1)
+        result *= np.exp(-np.abs(np.log2(a / b)) / OCTAVES) * UNLIKE ** (2.0 - is_full - is_even)
+    return result
 
 
 def features(terms: Pattern, letters: Sequence[str], lanes: Sequence[int], widths: np.ndarray) -> np.ndarray:
@@ -87,8 +123,8 @@ def fitted(cases: Sequence[tuple[Pattern, tuple[str, ...], np.ndarray, np.ndarra
     left = {lanes: sum(error for error, _ in each) for lanes, each in found.items()}
     best = next(lanes for lanes in sorted(left) if left[lanes] <= GOOD * min(left.values()) + 1e-9)
     return [
-        Law(terms, letters, best[: len(letters)], factors)
-        for (terms, letters, _, _), (_, factors) in zip(cases, found[best])
+        Law(terms, letters, best[: len(letters)], factors).corrected(widths, times)
+        for (terms, letters, widths, times), (_, factors) in zip(cases, found[best])
     ]
 
 

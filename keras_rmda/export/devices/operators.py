@@ -13,6 +13,10 @@ from keras_rmda.export.devices.laws import Pattern
 from keras_rmda.export.flat import written
 
 
+STORED = " stored"
+"""What follows the type of a weight."""
+
+
 @dataclass(frozen=True)
 class Kind:
     """An operator, whatever its widths are.
@@ -33,6 +37,11 @@ class Kind:
     def letters(self) -> tuple[str, ...]:
         """The letters of its widths, in the order in which they come."""
         return tuple(dict.fromkeys(n for shape in self.shapes for n in shape if isinstance(n, str)))
+
+    @property
+    def weights(self) -> Pattern:
+        """The shapes of its inputs that are stored in the file."""
+        return tuple(shape for shape, each in zip(self.shapes, self.types) if each.endswith(STORED))
 
     def widths(self, shapes: Sequence[tuple[int, ...]]) -> tuple[int, ...] | None:
         """Return the widths at which this operator has these shapes; None if it has them nowhere."""
@@ -58,7 +67,7 @@ def described(model: Any, operator: Any) -> tuple[str, str, tuple[str, ...]]:
     words = ", ".join(f"{key}={value}" for key, value in sorted(options.items()) if np.ndim(value) == 0)
     tensors = model.subgraphs[0].tensors
     used = [tensors[int(k)] for k in (*operator.inputs, *operator.outputs) if k >= 0]
-    return name, words, tuple(types[each.type] + ("" if not each.buffer else " stored") for each in used)
+    return name, words, tuple(types[each.type] + (STORED if each.buffer else "") for each in used)
 
 
 def shapes_of(model: Any, operator: Any) -> list[tuple[int, ...]]:

@@ -15,8 +15,7 @@ import numpy as np
 from keras_rmda.channels.sites import Cut
 from keras_rmda.export.contents import content_of
 from keras_rmda.export.devices.costs import Costs, milliseconds_of_layers
-from keras_rmda.export.devices.fit import fit, spread
-from keras_rmda.export.devices.laws import Law
+from keras_rmda.export.devices.fit import Part, fit, spread
 from keras_rmda.export.devices.operators import Kind, described, shapes_of
 from keras_rmda.export.devices.writing import FORMAT, SCRIPT, check_folder, write_files
 from keras_rmda.export.flat import read
@@ -35,11 +34,12 @@ class MissingOperatorError(ValueError):
 class DeviceProfile:
     """How long the operators of `.tflite` files take on a device, as `keras-rmda profile` has measured it.
 
-    Formula: the time of a file is c + s sum_i (t_i(n) - c), where c is the time of a call, t_i(n) that of the file of
-    operator i alone at its widths n, and s what operators gain or lose beside each other, such as by what is in caches.
+    Formula: the time of a file is c + sum_i (s (t_i(n) - c) + w n_i), where c is the time of a call, t_i(n) that of the
+    file of operator i alone at its widths n, n_i the number of its weights, w what it takes to have a weight again that
+    other operators have driven out of caches, and s what operators gain or lose beside each other otherwise.
     t_i = c_0 + sum_k c_k n_k + sum_w d_w m_w, where n_k counts the numbers of the k-th tensor of the operator, widths
     rounded up to multiples of the lanes that the device computes at once, and m_w those of a last step that is not
-    full.
+    full; what this leaves is interpolated between the widths that were measured.
 
     Attributes:
         device: what was measured on, in words.
@@ -195,7 +195,7 @@ class DeviceProfile:
         why: ValueError | None = None
         for quantization in self.quantizations:
             try:
-                return self.total([self._alone(*each, quantization) for each in kinds], quantization)
+                return self.call(quantization) + sum(self._part(*each, quantization) for each in kinds)
             except MissingOperatorError as error:
                 why = why or error
         raise why
@@ -222,12 +222,12 @@ class DeviceProfile:
         }
         return milliseconds_of_layers(costs, (whole, decided.cut), macs)
 
-    def _alone(self, described: tuple, shapes: list[tuple[int, ...]], quantization: str) -> float:
-        """Return the time of the file of an operator, which is found by what it is and its shapes."""
-        for kind, law in self._fits[quantization].laws.items():
+    def _part(self, described: tuple, shapes: list[tuple[int, ...]], quantization: str) -> float:
+        """Return what an operator adds, which is found by what it is and its shapes."""
+        for kind, part in self._fits[quantization].parts.items():
             widths = kind.widths(shapes) if (kind.name, kind.options, kind.types) == described else None
             if widths is not None:
-                return float(law.values(np.array([widths]).reshape(1, -1))[0])
+                return float(part.values(np.array([widths]).reshape(1, -1))[0])
         raise MissingOperatorError(
             f"The profile of {self.device!r} lacks an operator of the file: {described[0]} of the shapes {shapes}. "
             "Profiles are of a batch of one: export the file with `batch=1`. If it is, measure its model, too, by "
@@ -236,10 +236,10 @@ class DeviceProfile:
 
     def has(self, kind: Kind, quantization: str) -> bool:
         """Return whether an operator was measured."""
-        return quantization in self._fits and kind in self._fits[quantization].laws
+        return quantization in self._fits and kind in self._fits[quantization].parts
 
-    def law(self, kind: Kind, quantization: str) -> Law:
-        """Return how long an operator takes, as a function of its widths.
+    def law(self, kind: Kind, quantization: str) -> Part:
+        """Return what an operator adds to a file, as a function of its widths.
 
         Raises:
             MissingOperatorError: if it was not measured.
@@ -254,14 +254,8 @@ class DeviceProfile:
                 f"The profile of {self.device!r} lacks an operator of the model: {kind.name} of the shapes "
                 f"{kind.shapes}. Measure it too, by `keras-rmda profile` of this model with `--profile` of this one."
             )
-        return self._fits[quantization].laws[kind]
+        return self._fits[quantization].parts[kind]
 
-    def whole(self, quantization: str) -> tuple[float, float]:
-        """Return the milliseconds of a call, and by what operators are scaled beside each other."""
-        found = self._fits[quantization]
-        return found.call, found.scale
-
-    def total(self, parts: Iterable[float], quantization: str) -> float:
-        """Return the milliseconds of a file whose operators take so long alone."""
-        call, scale = self.whole(quantization)
-        return call + scale * sum(max(part - call, 0.0) for part in parts)
+    def call(self, quantization: str) -> float:
+        """Return the milliseconds of a call, besides those of operators."""
+        return self._fits[quantization].call

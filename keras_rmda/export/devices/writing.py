@@ -21,8 +21,8 @@ from keras_rmda.structure.trace import as_graph, trace
 FORMAT = 1
 """Of the files that profiles are kept in."""
 
-WIDTHS = 16
-"""How many choices of widths there are."""
+WIDTHS = 10
+"""How many choices of widths there are beside the whole model, and as many of full lanes."""
 
 LANES = 16
 """Channels that devices compute at once, or a multiple of that."""
@@ -87,7 +87,7 @@ def written_of(elastic: Elastic, folder: Path, prefix: str, known: Any = None) -
             parts.append([asdict(kind), widths])
             points = seen.setdefault(kind, set())
             is_new = known is None or not known.has(kind, prefix)
-            if is_new and widths not in points and len(points) < WIDTHS:
+            if is_new and widths not in points and len(points) < 2 * WIDTHS * max(len(kind.letters), 1):
                 points.add(widths)
                 name = f"{prefix}-{len(listed):04}-{kind.name.lower()}.tflite"
                 put(folder / name, alone(model, operator))
@@ -99,17 +99,24 @@ def written_of(elastic: Elastic, folder: Path, prefix: str, known: Any = None) -
 
 
 def chosen_widths(sizes: np.ndarray) -> list[np.ndarray]:
-    """Return choices of widths: the whole model, and for each layer the same shares in another order.
+    """Return choices of widths: the whole model, and by turns some of any widths and of full lanes.
 
-    Every other choice has widths of full lanes, where layers are that wide: those that are worth having.
+    Between the smallest and the whole width, every layer has them in another order.
     """
-    random = np.random.default_rng(0)
-    shares = np.exp(np.linspace(np.log(SMALLEST), 0.0, WIDTHS))
-    rows = np.stack([np.append(random.permutation(shares[:-1]), 1.0) for _ in sizes], axis=1)
-    found = [np.maximum(np.round(row * sizes), 1).astype(int) for row in rows[::-1]]
-    for row in found[1::2]:
-        row[:] = np.where(sizes > LANES, np.minimum(np.maximum(np.round(row / LANES), 1) * LANES, sizes), row)
+    random, found = np.random.default_rng(0), [sizes]
+    any_widths, lanes = (
+        np.stack([random.permutation(np.geomspace(least, size, WIDTHS)) for least, size in zip(smallest, sizes)], 1)
+        for smallest in (SMALLEST * sizes, np.minimum(LANES, sizes))
+    )
+    for row, full in zip(any_widths, lanes):
+        found += [np.maximum(np.round(row), 1).astype(int), full_lanes(full, sizes)]
     return found
+
+
+def full_lanes(kept: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Return the nearest widths that are multiples of `LANES`, in layers that are wider."""
+    full = np.minimum(np.maximum(np.round(kept / LANES), 1) * LANES, sizes)
+    return np.where(sizes > LANES, full, np.maximum(np.round(kept), 1)).astype(int)
 
 
 def put(path: Path, content: bytes) -> None:
