@@ -17,8 +17,8 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from keras import layers as L
 from experiment import print_table
+from keras import layers as L
 from networks import residual
 
 import keras_rmda as kr

@@ -5,10 +5,11 @@
     python benchmarks/latency_targets.py measure     measures all files in turns, alone, and prints the tables
 
 `kr.compress` with the same data, epochs and recipe: ResNet-8 and a small MobileNetV2 on Fashion-MNIST (networks, images
-and rates of removable.py), the DS-CNN of MLPerf Tiny on made spectrograms (everyday.py), the network of the demo on digits. `macs` has targets in operations, `macs-16` the same in widths that are multiples of 16, and `latency`
-targets in time: those that `macs` has come to when the benchmark was written, so that both can be compared, and a half
-and a quarter. `latency-int8` is the same for files in int8. `micro` is the DS-CNN in 20 KB of flash and 16 KB of RAM,
-in int8, run by TensorFlow Lite for Microcontrollers; whole, it takes 33 and 24 KB.
+and rates of removable.py), the DS-CNN of MLPerf Tiny on made spectrograms (everyday.py), the network of the demo on
+digits. `macs` has targets in operations, `macs-16` the same in widths that are multiples of 16, and `latency` targets
+in time: those that `macs` has come to when the benchmark was written, so that both can be compared, and a half and a
+quarter. `latency-int8` is the same for files in int8. `micro` is the DS-CNN in 20 KB of flash and 16 KB of RAM, in
+int8, run by TensorFlow Lite for Microcontrollers; whole, it takes 33 and 24 KB.
 
 Every run leaves a JSON file in benchmarks/results/latency_targets/ and is not made again; files are in
 benchmarks/scratch/. Files are measured on one thread, as `measure.py` of a profile does it; latencies are shares of the

@@ -11,7 +11,6 @@ import numpy as np
 from keras_rmda.export.devices.laws import Law, Pattern, counted, fitted, nonnegative, terms_of
 from keras_rmda.export.devices.operators import Kind
 
-
 SLOWEST = 0.05
 """The least that an operator may take beside others, of what it takes alone."""
 

@@ -12,7 +12,6 @@ import numpy as np
 from keras_rmda.export.devices.laws import Pattern
 from keras_rmda.export.flat import written
 
-
 STORED = " stored"
 """What follows the type of a weight."""
 
