@@ -26,7 +26,7 @@ from keras_rmda.export.devices.elastic import Elastic
 from keras_rmda.export.devices.fit import Part, spread, time_of, together
 from keras_rmda.export.devices.laws import fitted, terms_of
 from keras_rmda.export.devices.measure import read_log
-from keras_rmda.export.devices.operators import Kind
+from keras_rmda.export.devices.operators import Kind, alone
 from keras_rmda.export.devices.probes import give_numbers
 from keras_rmda.export.devices.writing import write_files
 from keras_rmda.export.micro import buffers, planned
@@ -90,6 +90,27 @@ def test_the_size_of_the_file_is_known_before_it_is_written(build, quantization,
             allowed = 0 if quantization in (None, "float16") else 64
             assert abs(elastic.bytes(decided.cut) - file.bytes) <= allowed
             assert elastic.contents(elastic.sizes.of(decided.cut)).arena_bytes == file.arena_bytes
+
+
+def test_layers_that_loop_are_known_at_any_widths(tmp_path):
+    keras.utils.set_random_seed(0)
+    layers = [L.SimpleRNN(9, return_sequences=True), L.SimpleRNN(9), L.Dense(3)]  # equal first states, until one is cut
+    model = keras.Sequential([keras.Input((3, 4)), *layers], name="stacked")
+    with as_graph(model) as graph:
+        elastic = Elastic(model, graph, trace(graph), {"batch": 1})
+        for kept in ([9, 9], [9, 5]):
+            decided = elastic.layers.plan(np.array(kept))
+            small, _ = remade(graph, decided, fold(decided))
+            give_numbers(small)
+            file = kr.export_tflite(small, tmp_path / "small.tflite", strip=False, batch=1)
+            assert elastic.bytes(decided.cut) == file.bytes
+        found = elastic.at(elastic.sizes.of(decided.cut))
+    loops = [each for each, kind in zip(found.subgraphs[0].operators, elastic.kinds) if kind.name == "WHILE"]
+    assert len(loops) == 2
+    for each in loops:
+        (tmp_path / "loop.tflite").write_bytes(alone(found, each))
+        measure.interpreter_of(tmp_path / "loop.tflite", 1).invoke()
+        assert len(read_contents(tmp_path / "loop.tflite").operators) == 1
 
 
 @pytest.mark.skipif(not tflm.is_installed(), reason="tflite-micro is not installed")

@@ -42,7 +42,7 @@ class Costs:
     ):
         self.file = Elastic(model, graph, traced, export)
         self._quantization, self._profiles = export.get("quantization") or "float32", profiles or {}
-        whole = self.file.contents(self.file.whole)
+        whole = self.file.numbered(self.file.whole)
         self._sizes = list(
             dict.fromkeys(n for shape in self.file.shapes.values() for n in shape if isinstance(n, Size))
         )
@@ -57,7 +57,7 @@ class Costs:
             (self._shape(k), each.bytes / max(math.prod(whole.tensors[k].shape), 1), each)
             for k, each in shaped_buffers(whole)
         ]
-        self._kept = persistent_bytes(whole)
+        self._kept = persistent_bytes(self.file.contents(self.file.whole))
         self._steps = len(whole.operators) + 1
         self._laws = {
             metric: [profile.law(kind, self._quantization) for kind in self.file.kinds]

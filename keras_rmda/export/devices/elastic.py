@@ -13,6 +13,7 @@ import numpy as np
 
 from keras_rmda.channels.sites import Cut
 from keras_rmda.export.contents import Contents, contents_of
+from keras_rmda.export.devices.constants import constants_of, merge_constants
 from keras_rmda.export.devices.operators import Kind, described, pattern_of
 from keras_rmda.export.devices.probes import Layers, probed
 from keras_rmda.export.devices.sizes import Size, Sizes, known_by
@@ -53,6 +54,7 @@ class Elastic:
         self.layers = Layers.of(traced)
         cuts, files, names = zip(*probed(model, graph, self.layers, export))
         self._model, self.names = files[0], names[0]
+        self._constants = constants_of(self._model)
         self.sizes = Sizes(traced)
         seen = [self.sizes.of(cut) for cut in cuts]
         tell = known_by(self.sizes, seen)
@@ -112,11 +114,20 @@ class Elastic:
 
     def contents(self, counts: np.ndarray) -> Contents:
         """Return what is in the file where so much stays of every axis, without the values of weights."""
+        model = self._resized(counts, has_values=False)
+        merge_constants(model, self._constants)
+        return contents_of(model, Path(), 0)
+
+    def numbered(self, counts: np.ndarray) -> Contents:
+        """Return the same with tensors that are numbered as in `shapes`: a constant is there for each use."""
         return contents_of(self._resized(counts, has_values=False), Path(), 0)
 
     def at(self, counts: np.ndarray) -> Any:
         """Return the file where so much stays of every axis, as objects, with random weights."""
-        return self._resized(counts, has_values=True)
+        model = self._resized(counts, has_values=True)
+        merge_constants(model, self._constants)
+        share_buffers(model)
+        return model
 
     def content(self, cut: Cut) -> bytes:
         """Return the file where this stays, with random weights."""
@@ -155,8 +166,6 @@ class Elastic:
                 if (g, o) in self._reshapes:
                     operator.builtinOptions = copy.copy(operator.builtinOptions)
                     operator.builtinOptions.newShape = np.array(evaluated(self._reshapes[g, o], counts), "int32")
-        if has_values:
-            share_buffers(model)
         return model
 
 
@@ -179,6 +188,7 @@ def shallow(model: Any) -> Any:
     """Return a copy of a file whose parts may be replaced."""
     result = copy.copy(model)
     result.buffers = list(model.buffers)
+    result.signatureDefs = copy.deepcopy(model.signatureDefs)
     result.subgraphs = [copy.copy(each) for each in model.subgraphs]
     for graph in result.subgraphs:
         graph.tensors = [copy.copy(each) for each in graph.tensors]

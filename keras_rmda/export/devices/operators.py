@@ -11,6 +11,7 @@ import numpy as np
 
 from keras_rmda.export.devices.laws import Pattern
 from keras_rmda.export.flat import written
+from keras_rmda.export.slim import share_buffers
 
 STORED = " stored"
 """What follows the type of a weight."""
@@ -82,6 +83,12 @@ def pattern_of(shapes: Sequence[Sequence[Any]]) -> tuple[Pattern, list[Any]]:
     return tuple(tuple(n if isinstance(n, int) else letter[n] for n in shape) for shape in shapes), sizes
 
 
+def inner_graphs(model: Any, operator: Any) -> list[Any]:
+    """Return the graphs that an operator may run, such as a loop: all but the main one, or none."""
+    calls = operator.builtinOptions is not None and any("ubgraph" in name for name in vars(operator.builtinOptions))
+    return model.subgraphs[1:] if calls else []
+
+
 def alone(model: Any, operator: Any) -> bytes:
     """Return a file with only one operator of the main graph of a file that is given as objects."""
     whole = model.subgraphs[0]
@@ -91,16 +98,17 @@ def alone(model: Any, operator: Any) -> bytes:
     graph.tensors = [copy.copy(whole.tensors[k]) for k in used]
     operator.inputs = np.array([place[int(k)] for k in operator.inputs], "int32")
     operator.outputs = np.array([place[int(k)] for k in operator.outputs], "int32")
-    code = copy.copy(model.operatorCodes[operator.opcodeIndex])
-    operator.opcodeIndex = 0
-    buffers = [model.buffers[0]]
-    for tensor in graph.tensors:
-        if tensor.buffer:
-            buffers.append(model.buffers[tensor.buffer])
-            tensor.buffer = len(buffers) - 1
     is_given = [k for k, tensor in enumerate(graph.tensors) if not tensor.buffer]
     graph.inputs = np.array([k for k in is_given if k not in operator.outputs], "int32")
     graph.outputs, graph.operators = operator.outputs, [operator]
     result = copy.copy(model)
-    result.subgraphs, result.operatorCodes, result.buffers, result.signatureDefs = [graph], [code], buffers, None
+    result.subgraphs, result.signatureDefs = [graph, *map(with_own_tensors, inner_graphs(model, operator))], None
+    share_buffers(result)
     return written(result, 0)
+
+
+def with_own_tensors(graph: Any) -> Any:
+    """Return a copy of a graph whose tensors may be given other buffers."""
+    result = copy.copy(graph)
+    result.tensors = [copy.copy(each) for each in graph.tensors]
+    return result

@@ -14,6 +14,7 @@ from keras_rmda.channels.sites import Cut
 from keras_rmda.export.comparison import has_open_sizes, made_up, one_shape
 from keras_rmda.export.conversion import CALIBRATED
 from keras_rmda.export.converter import convert
+from keras_rmda.export.devices.constants import split_constants
 from keras_rmda.export.flat import read
 from keras_rmda.export.prepared import prepared
 from keras_rmda.export.samples import first_samples
@@ -77,7 +78,7 @@ def probed(
         give_numbers(small)
         content = converted(small, names, export)
         whole = read(content)
-        yield decided.cut, read(slimmed(content)), made_names(whole)
+        yield decided.cut, split_constants(read(slimmed(content))), made_names(whole)
 
 
 @dataclass
