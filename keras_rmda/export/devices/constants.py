@@ -64,7 +64,8 @@ def merge_constants(model: Any, constants: Constants) -> None:
         for k, number in mine.items():
             tensor = graph.tensors[k]
             sizes = b"" if number else np.asarray(model.buffers[tensor.buffer].data).tobytes()
-            place[k] = first.setdefault((tensor.type, tuple(tensor.shape), number, sizes), k)
+            shape = () if tensor.shape is None else tuple(tensor.shape)
+            place[k] = first.setdefault((tensor.type, shape, number, sizes), k)
         gone = {id(graph.tensors[k]) for k in mine if place[k] != k}
         for operator in graph.operators or ():
             operator.inputs = place[np.asarray(operator.inputs, int)].astype("int32")
