@@ -505,6 +505,13 @@ def test_the_command_writes_files_and_measures(tmp_path, capsys):
     assert isinstance(next(iter(profile._fits["float32"].parts.values())), Part)
 
 
+def test_a_profile_of_what_cannot_be_cut(tmp_path):
+    model = keras.Sequential([keras.Input((4,)), L.Dense(3)], name="one")
+    profile = kr.DeviceProfile.measure(model, tmp_path / "files", quantizations=[None])
+    assert [each["file"] for each in profile.measured][-1] == "float32-whole-00.tflite"
+    assert profile.milliseconds(tmp_path / "files" / "float32-whole-00.tflite") > 0
+
+
 def test_a_profile_learns_what_it_lacks(tmp_path, capsys):
     whole = []
     for name, activation in (("first", "relu"), ("second", "tanh")):

@@ -101,15 +101,16 @@ def written_of(elastic: Elastic, folder: Path, prefix: str, known: Any = None) -
 def chosen_widths(sizes: np.ndarray) -> list[np.ndarray]:
     """Return choices of widths: the whole model, and by turns some of any widths and of full lanes.
 
-    Between the smallest and the whole width, every layer has them in another order.
+    Between the smallest and the whole width, every layer has them in another order. A model without layers to cut has
+    one width.
     """
     random, found = np.random.default_rng(0), [sizes]
-    any_widths, lanes = (
-        np.stack([random.permutation(np.geomspace(least, size, WIDTHS)) for least, size in zip(smallest, sizes)], 1)
+    some, lanes = (
+        zip(*(random.permutation(np.geomspace(least, size, WIDTHS)) for least, size in zip(smallest, sizes)))
         for smallest in (SMALLEST * sizes, np.minimum(LANES, sizes))
     )
-    for row, full in zip(any_widths, lanes):
-        found += [np.maximum(np.round(row), 1).astype(int), full_lanes(full, sizes)]
+    for row, full in zip(some, lanes):
+        found += [np.maximum(np.round(row), 1).astype(int), full_lanes(np.array(full), sizes)]
     return found
 
 
