@@ -147,7 +147,7 @@ LEVELS = [
     ["gates.insertion"],
     ["gates"],
     ["export.devices.measure"],
-    ["export.devices.laws", "export.devices.sizes"],
+    ["export.devices.constants", "export.devices.laws", "export.devices.sizes"],
     ["export.devices.operators", "export.devices.probes"],
     ["export.devices.elastic"],
     ["export.devices.costs", "export.devices.writing"],
