@@ -554,18 +554,37 @@ def test_milliseconds_of_layers_are_shown_and_drawn(folder, tmp_path, capsys):
     assert "--profile is for .keras files" in capsys.readouterr().err
 
 
+def made_up(model, folder):
+    """Return a profile of a model by the sizes of its files."""
+    write_files(model, folder, [None])
+    plan = json.loads((folder / "files.json").read_text())
+    for each in plan["files"]:
+        size = (folder / each["file"]).stat().st_size
+        each["milliseconds"] = [size / 1e5, size / 1e5]
+    return kr.DeviceProfile("made up", 1, tuple(plan["files"]))
+
+
 def test_a_network_that_flattens_has_a_latency(tmp_path):
     layers = [L.Conv2D(16, 3, activation="relu"), L.Flatten(), L.Dense(12, "relu"), L.Dense(3)]
     build = lambda: keras.Sequential([keras.Input((6, 6, 2)), *layers], name="flat")  # noqa: E731
-    write_files(build(), tmp_path, [None])
-    plan = json.loads((tmp_path / "files.json").read_text())
-    for each in plan["files"]:
-        size = (tmp_path / each["file"]).stat().st_size
-        each["milliseconds"] = [size / 1e5, size / 1e5]
-    known = kr.DeviceProfile("made up", 1, tuple(plan["files"]))
+    known = made_up(build(), tmp_path / "files")
     model, logs = trained("latency", 0.9, build, profile=known)
     assert logs["latency_left"] <= 0.9
-    assert known.milliseconds(kr.export_tflite(model, tmp_path / "one.tflite", batch=1).path) > 0
+    one, open_batch = (kr.export_tflite(model, tmp_path / f"{n}.tflite", batch=n).path for n in (1, None))
+    assert 0 < known.milliseconds(one) == known.milliseconds(open_batch)
+
+
+def test_a_file_that_computes_with_its_batch_is_not_measured(tmp_path):
+    class Marked(L.Layer):
+        def build(self, shape):
+            self.mark = self.add_weight(shape=(1, 1, shape[-1]))
+
+        def call(self, x):
+            return keras.ops.concatenate([keras.ops.broadcast_to(self.mark, (keras.ops.shape(x)[0], 1, 4)), x], 1)
+
+    model = keras.Sequential([keras.Input((6, 3)), L.Dense(4), Marked(), L.Dense(5)], name="marked")
+    known = made_up(model, tmp_path / "files")
+    assert known.milliseconds(tmp_path / "files" / "float32-whole-00.tflite") > 0
     with pytest.raises(ValueError, match="batch=1"):
         known.milliseconds(kr.export_tflite(model, tmp_path / "open.tflite").path)
 

@@ -66,6 +66,22 @@ def test_export_computes_the_same(model, tmp_path, quantization):
     assert [p.name for p in tmp_path.iterdir()] == ["model.tflite"]
 
 
+class Rows(L.Layer):
+    def call(self, x):
+        return keras.ops.reshape(x, (keras.ops.shape(x)[0], int(np.prod(x.shape[1:]))))
+
+
+@pytest.mark.parametrize("quantization", TOLERANCES)
+@pytest.mark.parametrize("flat", [L.Flatten, lambda: L.Reshape((-1,)), Rows])
+def test_an_open_batch_needs_no_operators_where_numbers_are_flattened(flat, quantization, tmp_path):
+    model = keras.Sequential([keras.Input((12, 12, 1)), L.Conv2D(3, 5, 3, activation="relu"), flat(), L.Dense(4)])
+    data = IMAGES if quantization in ("int8", "int16x8") else None
+    file = kr.export_tflite(model, tmp_path / "flat.tflite", quantization, data)
+    assert not {"SHAPE", "STRIDED_SLICE", "PACK"} & set(file.operators)
+    found, expected = Interpreter(file.path).predict(IMAGES), model.predict(IMAGES, verbose=0)
+    assert np.abs(found - expected).max() < TOLERANCES[quantization] * np.abs(expected).max()
+
+
 def test_int8_is_int8_inside_and_outside_if_wanted(model, tmp_path):
     for int8_io, dtype in ((False, np.float32), (True, np.int8)):
         kr.export_tflite(model, tmp_path / "m.tflite", "int8", IMAGES, int8_io=int8_io)

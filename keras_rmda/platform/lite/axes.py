@@ -96,6 +96,14 @@ def transposed(x: Any, order: Any) -> Any:
     return reshaped(moved, [x.shape[k] for k in order])
 
 
+def of_sizes(x: Any, shape: Any) -> Any:
+    """Reshape with one size that only the file's user tells as TensorFlow does with -1, without operators for it."""
+    import tensorflow as tf
+
+    sizes = tf.get_static_value(shape, partial=True)
+    return None if sizes is None or sum(n is None for n in sizes) != 1 or -1 in sizes else reshaped(x, sizes)
+
+
 def product(sizes: Sequence[int | None]) -> int | None:
     """Return the size of axes that become one; None if that is open."""
     return None if any(n is None for n in sizes) else math.prod(sizes)

@@ -125,6 +125,7 @@ ALWAYS = {
     "ExtractImagePatches": patches.of_tensorflow,
     "MatrixDiagV3": patches.diagonal,
     "OneHot": one_hot,
+    "Reshape": axes.of_sizes,
     "Roll": rolled,
     "Selu": selu,
     "Softplus": softplus,
