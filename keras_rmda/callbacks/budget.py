@@ -116,11 +116,8 @@ class Budget(Groups):
         return np.array([amounts(self._plan, self._cut(self._thinned(row)))[metric] for row in widths])
 
     def _thinned(self, widths: np.ndarray) -> np.ndarray:
-        """Return as many groups of each layer as are gone where so many stay."""
-        zero = np.zeros(self.count, dtype=bool)
-        for k, width in enumerate(widths):
-            zero[np.flatnonzero(self._layers == k)[int(width) :]] = True
-        return zero
+        """Return as many groups of each layer as are gone where so many stay, the last ones."""
+        return gone_of([np.flatnonzero(self._layers == k)[::-1] for k in range(len(self._sizes))], widths)
 
     def _excess(self, shares: Mapping[str, float]) -> float:
         return max((shares[metric] - goal) / max(1.0 - goal, 1e-9) for metric, goal in self._goals.items())
