@@ -41,6 +41,7 @@ from keras_rmda.channels.keras_hub import row_of as row_of_keras_hub
 from keras_rmda.channels.linear import LooksUp, Reverses, Writes
 from keras_rmda.channels.merges import Merges
 from keras_rmda.channels.moves import Accumulates, Joins, Moments, Moves, Patches, Reduces, Reshapes
+from keras_rmda.channels.noise import Chooses, Draws
 from keras_rmda.channels.picks import Halves, Indexes, Repeats, Rolls, Segments, Splits, Spreads, TakesAlong, of_take
 from keras_rmda.channels.positions import (
     broadcasted,
@@ -89,6 +90,9 @@ from keras_rmda.platform.copying.symbolic import UNTRACEABLE
 from keras_rmda.platform.tracing import (
     AddsLosses,
     AsOneSample,
+    AtTraining,
+    Drawn,
+    DroppedOut,
     Exchanged,
     Filled,
     ForEachSample,
@@ -208,6 +212,9 @@ RULES: dict[type, Rule | Callable[[Any], Rule]] = {
     WithoutSamples: OfNoSample(),
     AsOneSample: OfNoSample(is_batched=True),
     AddsLosses: Adds(),
+    Drawn: Draws(),
+    DroppedOut: Carries(constant=unchanged),
+    AtTraining: Chooses(),
     OverSamples: OverAll(),
     StepsAsSamples: Steps(),
     SamplesAsSteps: StepsAgain(),

@@ -95,7 +95,7 @@ def without_a_leak() -> Iterator[None]:
 
 @contextlib.contextmanager
 def tolerant_symbols(
-    read: Callable[[keras.Variable], None] | None = None, losses: list | None = None
+    read: Callable[[keras.Variable], None] | None = None, losses: list | None = None, depth: list[int] | None = None
 ) -> Iterator[None]:
     """Let code do with symbolic tensors what Keras 3.15 allows with numbers only, and tell which weights it reads.
 
@@ -103,11 +103,11 @@ def tolerant_symbols(
     None by itself; and let layers return None beside tensors, as attention does for a cache that there is none of, or
     sizes, and something else than they declare (`declared.py`). `read` is called where the number of a weight is asked
     for outside of the layers that the code calls; and there `x == y` is a tensor, as of numbers, and not False, and
-    what `add_loss` is given goes into `losses`.
+    what `add_loss` is given goes into `losses`. `depth` holds how many layers are being called, inside of each other.
     """
     getitem, call, init = keras.KerasTensor.__getitem__, keras.Layer.__call__, Node.__init__
     value, symbolic_call = keras.Variable.value, keras.Layer.symbolic_call
-    is_own, depth = "value" in vars(keras.Variable), [0]
+    is_own, depth = "value" in vars(keras.Variable), [0] if depth is None else depth
 
     @functools.wraps(call)
     def by_name(layer: keras.Layer, *arguments: Any, **keyword_arguments: Any) -> Any:

@@ -16,6 +16,7 @@ from keras_rmda.platform.tracing.leaves import (
     Weight,
     WithoutSamples,
 )
+from keras_rmda.platform.tracing.noise import AtTraining, Drawn, DroppedOut
 from keras_rmda.platform.tracing.programs import Untraceable
 from keras_rmda.platform.tracing.sizes import MOST_THAT_DIFFER, SIZES_OF_MODELS, Sizes, ways_to_differ
 from keras_rmda.platform.tracing.weights import dtype_for
@@ -26,6 +27,9 @@ __all__ = [
     "SIZES_OF_MODELS",
     "AddsLosses",
     "AsOneSample",
+    "AtTraining",
+    "Drawn",
+    "DroppedOut",
     "Exchanged",
     "Filled",
     "ForEachSample",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import re
 from collections.abc import Iterable
@@ -13,6 +14,7 @@ from keras import ops
 from keras_rmda.platform.hidden import carry
 from keras_rmda.platform.tolerant import tolerant_symbols
 from keras_rmda.platform.tracing.given import arrays_as_tensors, as_tensor
+from keras_rmda.platform.tracing.noise import symbolic_draws
 from keras_rmda.platform.tracing.programs import Program, Untraceable, is_array, program, settings
 from keras_rmda.platform.tracing.ranges import symbolic_ranges
 from keras_rmda.platform.tracing.sizes import OPEN, Sizes
@@ -47,11 +49,14 @@ def attempt(layer: keras.Layer, given: tuple, sizes: Sizes, training: bool | Non
 def _run(layer: keras.Layer, given: tuple, sizes: Sizes, training: bool | None) -> Program:
     inputs = inputs_like(given, layer, sizes)
     takes_training = "training" in inspect.signature(layer.call).parameters
-    losses: list = []
-    symbolic = tolerant_symbols(_refuse_read, losses), symbolic_ranges(), tensorflow_as_operations()
-    anchor = symbols_in(inputs)[0]
-    given = arrays_as_tensors(anchor)
-    with weights_as_inputs(layer) as weights, symbolic[0], symbolic[1], symbolic[2], given:
+    losses, depth, anchor = [], [0], symbols_in(inputs)[0]
+    with contextlib.ExitStack() as stack:
+        weights = stack.enter_context(weights_as_inputs(layer))
+        stack.enter_context(tolerant_symbols(_refuse_read, losses, depth))
+        stack.enter_context(symbolic_ranges())
+        stack.enter_context(tensorflow_as_operations())
+        stack.enter_context(symbolic_draws(anchor, sizes.batch, depth))
+        stack.enter_context(arrays_as_tensors(anchor))
         arguments, keyword_arguments, masks = inputs
         for x, mask in zip(symbols_in((arguments, keyword_arguments)), masks):
             carry(x, mask)

@@ -92,7 +92,7 @@ def _graph(
     layer: keras.Layer, inputs: Any, given: tuple, is_of_samples: bool = True, known: list[Sizes] | None = None
 ) -> Functional:
     programs, sizes = _programs(layer, given) if known is None else _programs_at(known, layer, given)
-    programs = as_trained(layer, given, sizes, programs)
+    programs, sizes = as_trained(layer, given, sizes, programs)
     LOST_LOSSES.pop(layer, None)
     refused: list[Untraceable] = []
     for way in ways_with_losses(layer, given, sizes, programs):

@@ -23,6 +23,7 @@ from keras_rmda.platform.tracing.leaves import (
     SamplesAsSteps,
     StepsAsSamples,
 )
+from keras_rmda.platform.tracing.noise import Drawn
 from keras_rmda.platform.tracing.numbers import Size
 from keras_rmda.platform.tracing.products import PRODUCTS
 from keras_rmda.platform.tracing.programs import (
@@ -168,6 +169,8 @@ class Graph(Symbols):
             x, kept = self.symbol(places[0]), config_but_name(operation)
             made = Range(**kept | {"axis": operation.axis + (not x.batched), "name": self.name("range")})
             return [Symbol(made(x.tensor), batched=False)]
+        if isinstance(operation, Drawn):
+            return [self._drawn(a, b)]
         if isinstance(operation, PositionsUpTo):
             return [self._part(a, b)]
         if isinstance(operation, Numbers):
@@ -210,6 +213,15 @@ class Graph(Symbols):
         if name == "BroadcastTo" and (repeated := broadcast(self, a, b, symbols[0])) is not None:
             return [repeated]
         return self._called(a, b)
+
+    def _drawn(self, a: Step, b: Step) -> Symbol:
+        """Return random numbers, with a first axis of size 1 if they are the same for all samples."""
+        [x], kept = [self.symbol(place) for place in a.places], config_but_name(a.operation)
+        if not x.batched or not is_same(kept, config_but_name(b.operation)) or 0 in kept["axes"][1:]:
+            raise Untraceable("it draws random numbers of a shape that depends on open sizes")
+        batched = kept["axes"][:1] == [0]
+        changed = {"axes": kept["axes"] if batched else [None, *kept["axes"]], "name": self.name("drawn")}
+        return Symbol(Drawn(**kept | changed)(x.tensor), batched)
 
     def _over_samples(self, a: Step, b: Step, x: Symbol) -> Symbol | None:
         """Return a sum or a mean over samples, after that over the other axes; None if it is over none."""

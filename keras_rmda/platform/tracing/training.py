@@ -8,20 +8,30 @@ from dataclasses import replace
 
 import keras
 
-from keras_rmda.platform.tracing.attempts import all_or_one, attempt
+from keras_rmda.platform.tracing.attempts import all_or_one, attempt, symbols_in
+from keras_rmda.platform.tracing.noisy import is_draw, with_noise
 from keras_rmda.platform.tracing.programs import Place, Program, Untraceable, described, is_same, kinds, own_layers
 from keras_rmda.platform.tracing.silent import is_silent, with_default_training, without
-from keras_rmda.platform.tracing.sizes import Sizes
+from keras_rmda.platform.tracing.sizes import NUMBERS, OPEN, Sizes
+
+DIFFERS = "its own code, not a layer inside, does something else {}"
+"""Why the code of a layer is not followed, and when it does that."""
 
 
-def as_trained(layer: keras.Layer, given: tuple, sizes: list[Sizes], programs: list[Program]) -> list[Program]:
-    """Return the programs of a layer, with what it does at training only if that does nothing at inference.
+def as_trained(
+    layer: keras.Layer, given: tuple, sizes: list[Sizes], programs: list[Program]
+) -> tuple[list[Program], list[Sizes]]:
+    """Return the programs of a layer, and their sizes, with what it does at training only.
+
+    That is what does nothing at inference, and what draws random numbers.
 
     Raises:
         Untraceable: if the code itself, not a layer inside, does something else at training, which would be lost, or
             at every call.
     """
     own, first, result = own_layers(layer), sizes[0], programs[0]
+    if any(map(is_draw, result.steps)):
+        raise Untraceable(DIFFERS.format("at every call"))
     equal = attempt(layer, given, replace(first, times=())) if first.times else None
     if isinstance(equal, Program):  # a loss may want equal sizes of what is not used otherwise
         first, result = replace(first, times=()), equal
@@ -42,9 +52,29 @@ def as_trained(layer: keras.Layer, given: tuple, sizes: list[Sizes], programs: l
                     found = found if result.losses else map(without_losses, found)
                     programs = [with_default_training(each) for each in found]
                     continue
-        when = "at every call" if training is None else "at training"
-        raise Untraceable(f"its own code, not a layer inside, does something else {when}")
-    return programs
+        has_more = training and layer.weights and not first.times  # without weights, a layer stays as it is
+        if has_more and (noisy := noisy_programs(layer, given, sizes, own)) is not None:
+            programs, sizes = noisy
+            continue
+        raise Untraceable(DIFFERS.format("at every call" if training is None else "at training"))
+    return programs, sizes
+
+
+def noisy_programs(
+    layer: keras.Layer, given: tuple, sizes: list[Sizes], own: set[int]
+) -> tuple[list[Program], list[Sizes]] | None:
+    """Return the programs of a layer that draws random numbers at training, and their sizes; None if it does more.
+
+    At open sizes nobody knows which tensor has that of random numbers.
+    """
+    count = len(symbols_in(given))
+    for each in [sizes, *(list(pair) for pair in NUMBERS if sizes == [OPEN])]:
+        both = [all_or_one(attempt(layer, given, size, training) for size in each) for training in (None, True)]
+        if all(isinstance(one, Program) for some in both for one in some):
+            found = [with_noise(*pair, own, count) for pair in zip(*both, strict=True)]
+            if all(found) and all(is_same(kinds(one.steps), kinds(found[0].steps)) for one in found):
+                return found, each
+    return None
 
 
 def ways_with_losses(
@@ -91,6 +121,8 @@ def with_both(mine: Program, other: Program, own: set[int]) -> Program:
         mine, other: the programs.
         own: the layers that exist beside the code, by `id`.
     """
+    if mine.losses_of_training or not (mine.losses or other.losses):
+        return mine
     said = [[described(step, own) for step in each.steps] for each in (mine, other)]
     if mine.losses == other.losses and is_same(*said):
         return replace(mine, losses_of_training=mine.losses)
