@@ -48,6 +48,11 @@ KINDS = {
     "noise": lambda self, x, y: y + keras.random.normal(ops.shape(y), 0.0, RATE),
     "noise of TensorFlow": lambda self, x, y: y + tf.random.normal(tf.shape(y), stddev=RATE),
     "noise for channels": lambda self, x, y: y * keras.random.truncated_normal((1, 1, ops.shape(y)[2]), mean=1.0),
+    "noise of a known shape": lambda self, x, y: y + keras.random.normal((ops.shape(y)[0], *y.shape[1:])),
+    "noise for known channels of samples": lambda self, x, y: (
+        y * keras.random.uniform((*ops.shape(y)[:2], y.shape[-1]), 0.5, 1.5)
+    ),
+    "noise for known channels": lambda self, x, y: y * keras.random.uniform((y.shape[-1],), 0.5, 1.5),
     "noise twice": lambda self, x, y: keras.random.dropout(y + keras.random.normal(ops.shape(y)), RATE),
 }
 
@@ -85,8 +90,9 @@ def model_of(steps=5, **how):
     return keras.Model(inputs, L.Dense(3)(Noisy(**how)(inputs)))
 
 
-@pytest.mark.parametrize("steps", [5, None])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "steps"), [(kind, n) for kind in KINDS for n in (5, None) if n or "known shape" not in kind]
+)
 def test_channels_go_and_noise_stays(kind, steps):
     model = model_of(steps, kind=kind)
     assert kr.analyze(model).opaque == {}
@@ -105,9 +111,10 @@ def waves(names):
     def drawn(shape, *arguments, dtype=None, seed=None, **named):
         given = dict(zip(names, arguments)) | named
         shape = [int(n) for n in shape]
-        one = 0.5 + 0.5 * np.cos(np.arange(shape[0] if shape else 1, dtype="float32"))
+        samples = np.arange(shape[0] if len(shape) > 2 else 1, dtype="float32")
+        one = (0.5 + 0.5 * np.cos(samples)).reshape([-1, 1, 1][: len(shape)])
         first, second = (given.get(name, k) for k, name in enumerate(names))
-        return ops.broadcast_to(first + second * one.reshape([-1] + [1] * (len(shape) - 1) if shape else []), shape)
+        return ops.broadcast_to(first + second * one, shape)
 
     return drawn
 
@@ -205,14 +212,14 @@ def test_what_also_draws_at_inference_stays():
     assert "something else at every call" in why
 
 
-def test_numbers_of_other_shapes_than_tensors_have_stay():
+def test_numbers_whose_count_decides_stay():
     class Other(Noisy):
         def call(self, x, training=False):
             if training:
-                x = x + ops.mean(keras.random.normal((7, 8)), axis=0)
+                x = x + ops.mean(keras.random.normal((ops.shape(x)[1] + 1, 8)), axis=0)
             return super().call(x)
 
-    inputs = keras.Input((5, 8))
+    inputs = keras.Input((None, 8))
     model = keras.Model(inputs, L.Dense(3)(Other()(inputs)))
     [why] = kr.analyze(model).opaque.values()
     assert "something else at training" in why

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from keras_rmda.channels.rule import Demand, Rule, State
-from keras_rmda.channels.sites import Call
-from keras_rmda.channels.tensors import Atoms, NotCovered
-from keras_rmda.channels.weights import ForEach
+from keras_rmda.channels.sites import Call, Cut, Site
+from keras_rmda.channels.tensors import Atoms, NotCovered, along
+from keras_rmda.channels.weights import ForEach, channel_axis_of
 
 SOME = 0.999
 """In the place of random numbers, so that what is made of them for a channel of zeros is a constant, too."""
@@ -26,15 +27,26 @@ class Draws(Rule):
         return [0]
 
     def atoms(self, call: Call, ties: Atoms) -> list[np.ndarray]:
-        [x], axes = call.inputs, [None if axis is None else axis - 1 for axis in call.layer.axes[1:]]
+        [x], sizes = call.inputs, call.layer.sizes[1:]
+        axes = [None if axis is None else axis - 1 for axis in call.layer.axes[1:]]
         named = [axis for axis in axes if axis is not None]
-        if not named:
-            return [ties.fresh(*[1] * len(axes))]
         others = [k for k in range(x.atoms.ndim) if k not in named]
-        if any(x.atoms.shape[k] > 1 for k in others) or len(set(named)) < len(named):
-            raise NotCovered(f"axes={call.layer.axes}, where channels are along others")
-        kept = x.atoms.transpose(*named, *others).reshape([x.atoms.shape[k] for k in named])
-        return [np.expand_dims(kept, tuple(k for k, axis in enumerate(axes) if axis is None))]
+        if any(x.atoms.shape[k] > 1 for k in named):  # it has the channels of the tensor
+            if any(x.atoms.shape[k] > 1 for k in others) or len(set(named)) < len(named):
+                raise NotCovered(f"axes={call.layer.axes}, where channels are along others")
+            kept = x.atoms.transpose(*named, *others).reshape([x.atoms.shape[k] for k in named])
+            return [np.expand_dims(kept, tuple(k for k, axis in enumerate(axes) if axis is None))]
+        own = channel_axis_of([n or 1 for n in sizes])
+        if own is None:
+            return [ties.fresh(*[1] * len(sizes))]
+        return [along(call.fresh("c", ties, sizes[own]), len(sizes), own)]
+
+    def config(self, site: Site, config: dict[str, Any], cut: Cut) -> dict[str, Any]:
+        if "c" not in site.own:
+            return config
+        sizes = list(config["sizes"])
+        sizes[1 + channel_axis_of([n or 1 for n in sizes[1:]])] = cut.count(site, "c")
+        return config | {"sizes": sizes}
 
     def constants(self, call: Call, state: State) -> list[np.ndarray]:
         # The zeros of inference would say that what they are multiplied by is needed nowhere.

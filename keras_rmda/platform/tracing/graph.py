@@ -220,8 +220,8 @@ class Graph(Symbols):
         if not x.batched or not is_same(kept, config_but_name(b.operation)) or 0 in kept["axes"][1:]:
             raise Untraceable("it draws random numbers of a shape that depends on open sizes")
         batched = kept["axes"][:1] == [0]
-        changed = {"axes": kept["axes"] if batched else [None, *kept["axes"]], "name": self.name("drawn")}
-        return Symbol(Drawn(**kept | changed)(x.tensor), batched)
+        more = {} if batched else {"sizes": [1, *kept["sizes"]], "axes": [None, *kept["axes"]]}
+        return Symbol(Drawn(**kept | more, name=self.name("drawn"))(x.tensor), batched)
 
     def _over_samples(self, a: Step, b: Step, x: Symbol) -> Symbol | None:
         """Return a sum or a mean over samples, after that over the other axes; None if it is over none."""

@@ -24,24 +24,31 @@ DISTRIBUTIONS = {
 
 @keras.saving.register_keras_serializable(package="keras_rmda")
 class Drawn(Rearranging):
-    """Random numbers at training, and zeros at inference, of sizes of axes of a tensor, at which it does not look.
+    """Random numbers at training, and zeros at inference. It takes a tensor, and looks at nothing but its shape.
 
     Args:
         distribution: the function of `keras.random`.
         numbers: its arguments.
-        axes: for each axis of the result, the axis of the tensor that has its size; None for a size of 1.
+        sizes: of the axes of the result; None for those of the tensor.
+        axes: for each axis of the result, the axis of the tensor that has its size; None for a size that is given.
         number_type: of the result.
     """
 
     def __init__(
-        self, distribution: str, numbers: dict[str, float], axes: list[int | None], number_type: str, **arguments: Any
+        self,
+        distribution: str,
+        numbers: dict[str, float],
+        sizes: list[int | None],
+        axes: list[int | None],
+        number_type: str,
+        **arguments: Any,
     ):
         super().__init__(**arguments)
         self.distribution, self.numbers, self.number_type = distribution, dict(numbers), number_type
-        self.axes, self.seed_generator = list(axes), keras.random.SeedGenerator()
+        self.sizes, self.axes, self.seed_generator = list(sizes), list(axes), keras.random.SeedGenerator()
 
     def _shape(self, shape: Any) -> tuple:
-        return tuple(1 if axis is None else shape[axis] for axis in self.axes)
+        return tuple(n if axis is None else shape[axis] for n, axis in zip(self.sizes, self.axes))
 
     def call(self, x: Any, training: bool | None = None) -> Any:
         shape = self._shape(ops.shape(x))
@@ -54,8 +61,8 @@ class Drawn(Rearranging):
         return keras.KerasTensor(self._shape(x.shape), dtype=self.number_type)
 
     def get_config(self) -> dict[str, Any]:
-        config = {"distribution": self.distribution, "numbers": self.numbers, "axes": list(self.axes)}
-        return super().get_config() | config | {"number_type": self.number_type}
+        config = {"distribution": self.distribution, "numbers": self.numbers, "number_type": self.number_type}
+        return super().get_config() | config | {"sizes": list(self.sizes), "axes": list(self.axes)}
 
 
 @keras.saving.register_keras_serializable(package="keras_rmda")
@@ -87,15 +94,19 @@ def symbolic_draws(anchor: Any, batch: int | None, depth: list[int]) -> Iterator
         depth: how many layers are being called, inside of each other.
     """
 
-    def axes_of(shape: Any) -> tuple[Any, list[int | None]]:
-        """Return a tensor, and for each size of a shape which axis of it has that size; None for 1."""
-        sizes = list(shape) if isinstance(shape, list | tuple) else []
-        tensors = {id(n.tensor): n.tensor for n in sizes if isinstance(n, Size)}
-        tensor = next(iter(tensors.values()), anchor)
-        is_known = [isinstance(n, Size) or n == 1 or (k == 0 and n == batch) for k, n in enumerate(sizes)]
-        if len(tensors) > 1 or not all(is_known) or not isinstance(shape, list | tuple):
-            raise Untraceable("it draws random numbers of other shapes than its tensors have")
-        return tensor, [n.axis if isinstance(n, Size) else None if n == 1 else 0 for n in sizes]
+    def sizes_of(shape: Any) -> tuple[Any, list[int | None], list[int | None]]:
+        """Return a tensor, and the sizes of a shape and axes of that tensor, as `Drawn` has them."""
+        if not isinstance(shape, list | tuple):
+            raise Untraceable("it draws random numbers of a shape that is no list of sizes")
+        tensors = {id(n.tensor): n.tensor for n in shape if isinstance(n, Size)}
+        of_batch = [k == 0 and n == batch and n != 1 for k, n in enumerate(shape)]
+        if len(tensors) > 1 or not all(
+            known or type(n) is int or isinstance(n, Size) for known, n in zip(of_batch, shape)
+        ):
+            raise Untraceable("it draws random numbers of sizes that are those of no tensor, nor known")
+        axes = [n.axis if isinstance(n, Size) else 0 if known else None for known, n in zip(of_batch, shape)]
+        sizes = [n if axis is None else None for n, axis in zip(shape, axes)]
+        return next(iter(tensors.values()), anchor), sizes, axes
 
     def drawing(draw: Callable, distribution: str) -> Callable:
         def drawn(shape: Any, *arguments: Any, dtype: Any = None, seed: Any = None, **named: Any) -> Any:
@@ -105,9 +116,9 @@ def symbolic_draws(anchor: Any, batch: int | None, depth: list[int]) -> Iterator
             given = dict(zip(DISTRIBUTIONS[distribution], arguments)) | named
             if len(arguments) > 2 or not all(isinstance(x, int | float) for x in given.values()):
                 raise Untraceable(f"it draws random numbers by `{distribution}` with other arguments than numbers")
-            tensor, axes = axes_of(shape)
+            tensor, sizes, axes = sizes_of(shape)
             number_type = keras.backend.standardize_dtype(dtype or keras.config.floatx())
-            return Drawn(distribution, given, axes, number_type)(tensor)
+            return Drawn(distribution, given, sizes, axes, number_type)(tensor)
 
         return drawn
 
@@ -117,7 +128,7 @@ def symbolic_draws(anchor: Any, batch: int | None, depth: list[int]) -> Iterator
         if depth[0] or not isinstance(inputs, keras.KerasTensor):
             return dropout(inputs, rate, noise_shape, seed)
         if noise_shape is not None:
-            noise_shape = [1 if axis is None else None for axis in axes_of(noise_shape)[1]]
+            noise_shape = [1 if n == 1 else None for n in noise_shape]
         return DroppedOut(rate, noise_shape)(inputs)
 
     tensorflow = sys.modules.get("tensorflow") if keras.backend.backend() == "tensorflow" else None
