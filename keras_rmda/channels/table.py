@@ -102,6 +102,7 @@ from keras_rmda.platform.tracing import (
     Regrouped,
     SamplesAsSteps,
     StepsAsSamples,
+    UpdatesMetric,
     Weight,
     WithoutSamples,
 )
@@ -211,7 +212,7 @@ RULES: dict[type, Rule | Callable[[Any], Rule]] = {
     ForEachSample: ForEach(),
     WithoutSamples: OfNoSample(),
     AsOneSample: OfNoSample(is_batched=True),
-    AddsLosses: Adds(),
+    **dict.fromkeys((AddsLosses, UpdatesMetric), Adds()),
     Drawn: Draws(),
     DroppedOut: Carries(constant=unchanged),
     AtTraining: Chooses(),

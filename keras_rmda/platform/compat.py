@@ -177,6 +177,11 @@ def layers_of(model: keras.Model) -> list:
     return list(model._flatten_layers())
 
 
+def metrics_of(layer: keras.Layer) -> list:
+    """Return the metrics that a layer or model holds itself, but for those that it is compiled with."""
+    return list(layer._metrics)
+
+
 def own_weights(model: keras.Model) -> list:
     """Return the weights of a model that are in none of its layers."""
     return [*model._trainable_variables, *model._non_trainable_variables]

@@ -13,6 +13,7 @@ from keras_rmda.platform.tracing.leaves import (
     Regrouped,
     SamplesAsSteps,
     StepsAsSamples,
+    UpdatesMetric,
     Weight,
     WithoutSamples,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "Sizes",
     "StepsAsSamples",
     "Untraceable",
+    "UpdatesMetric",
     "Weight",
     "WithoutSamples",
     "dtype_for",

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
 from keras import ops
 
+from keras_rmda.platform.compat import metrics_of
 from keras_rmda.platform.hidden import carry
 from keras_rmda.platform.tolerant import tolerant_symbols
 from keras_rmda.platform.tracing.given import arrays_as_tensors, as_tensor
@@ -57,16 +58,41 @@ def _run(layer: keras.Layer, given: tuple, sizes: Sizes, training: bool | None) 
         stack.enter_context(tensorflow_as_operations())
         stack.enter_context(symbolic_draws(anchor, sizes.batch, depth))
         stack.enter_context(arrays_as_tensors(anchor))
+        updates = stack.enter_context(updates_of_metrics(layer))
         arguments, keyword_arguments, masks = inputs
         for x, mask in zip(symbols_in((arguments, keyword_arguments)), masks):
             carry(x, mask)
         outputs = layer.call(*arguments, **keyword_arguments, **({"training": training} if takes_training else {}))
-        losses = [as_tensor(x, anchor) for x in losses]
+        losses = [as_tensor(x, anchor) for x in (*losses, *(x for _, x in updates))]
     if not isinstance(layer, keras.Model):  # sizes beside tensors, which the code around has as numbers
         found = keras.tree.flatten(outputs)
         tensors = [x for x in found if not isinstance(x, int | float)]
         outputs = outputs if len(tensors) == len(found) else tensors
-    return program(outputs, [*symbols_in(inputs), *weights], losses)
+    return program(outputs, [*symbols_in(inputs), *weights], losses, [metric for metric, _ in updates])
+
+
+@contextlib.contextmanager
+def updates_of_metrics(layer: keras.Layer) -> Iterator[list[tuple[int, Any]]]:
+    """Give, for each update of a metric by the code of a layer, the number of the metric, and what updates it."""
+    found: list[tuple[int, Any]] = []
+    metrics = metrics_of(layer)
+
+    def noted(number: int) -> Callable[..., None]:
+        def update_state(*values: Any, **named: Any) -> None:
+            given = [*values, *named.values()]
+            if len(given) != 1:
+                raise Untraceable(f"it updates the metric {metrics[number].name!r} by more than one tensor")
+            found.extend((number, x) for x in given)
+
+        return update_state
+
+    for number, metric in enumerate(metrics):
+        vars(metric)["update_state"] = noted(number)
+    try:
+        yield found
+    finally:
+        for metric in metrics:
+            vars(metric).pop("update_state", None)
 
 
 def _refuse_read(variable: keras.Variable) -> None:

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_rmda.platform import compat
 from keras_rmda.platform.hidden import carry
 from keras_rmda.platform.tracing.derived import KERNELS, derived, product
 from keras_rmda.platform.tracing.elementwise import ELEMENTWISE, elementwise, for_each_sample, with_axis_more
@@ -22,11 +23,13 @@ from keras_rmda.platform.tracing.leaves import (
     OverSamples,
     SamplesAsSteps,
     StepsAsSamples,
+    UpdatesMetric,
 )
 from keras_rmda.platform.tracing.noise import Drawn
 from keras_rmda.platform.tracing.numbers import Size
 from keras_rmda.platform.tracing.products import PRODUCTS
 from keras_rmda.platform.tracing.programs import (
+    Note,
     Place,
     Program,
     Step,
@@ -66,17 +69,24 @@ class Graph(Symbols):
         return keras.tree.pack_sequence_as(self.programs[0].outputs, made)
 
     def with_losses(self, outputs: Any) -> Any:
-        """Return the outputs of the graph with the losses that the code adds, which come with the first of them."""
+        """Return the outputs of the graph with losses and metrics of the code, which come with the first of them."""
         program = self.programs[0]
         differ = program.losses != program.losses_of_training
         ways = {"only_at_training": program.losses_of_training} if differ else {}
         first, *others = keras.tree.flatten(outputs)
-        for only_at, places in {"only_at_inference": program.losses, **ways}.items():
-            symbols = [self.symbol(place) for place in places]
-            losses = [x.tensor if x.batched else self.bare(x) for x in symbols]
+        for only_at, notes in {"only_at_inference": program.losses, **ways}.items():
+            losses = [self._noted(each) for each in notes if each.metric is None]
             layer = AddsLosses(**{only_at: differ}, name=self.name("losses"))
             first = layer([first, *losses]) if losses else first
+            for each in (each for each in notes if each.metric is not None):
+                metric = compat.metrics_of(self.layer)[each.metric]
+                layer = UpdatesMetric(metric, **{only_at: differ}, name=self.name(metric.name))
+                first = layer([first, self._noted(each)])
         return keras.tree.pack_sequence_as(outputs, [first, *others])
+
+    def _noted(self, note: Note) -> Any:
+        symbol = self.symbol(note.place)
+        return symbol.tensor if symbol.batched else self.bare(symbol)
 
     def symbol(self, place: Place) -> Symbol:
         if place not in self.known and place.step >= 0:  # of weights

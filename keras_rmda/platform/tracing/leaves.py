@@ -83,6 +83,30 @@ class AddsLosses(Rearranging):
 
 
 @keras.saving.register_keras_serializable(package="keras_rmda")
+class UpdatesMetric(AddsLosses):
+    """The first of two tensors as it is; the other one updates a metric of the model, as code does it.
+
+    Args:
+        metric: a metric, of which it has a copy.
+        only_at_training, only_at_inference: as of `AddsLosses`.
+    """
+
+    def __init__(self, metric: Any, **arguments: Any):
+        super().__init__(**arguments)
+        read = keras.saving.deserialize_keras_object
+        self.metric = read(metric) if isinstance(metric, dict) else type(metric).from_config(metric.get_config())
+
+    def call(self, inputs: list, training: bool | None = None) -> Any:
+        x, number = inputs
+        if not (self.only_at_inference if training else self.only_at_training):
+            self.metric.update_state(number)
+        return x
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config() | {"metric": keras.saving.serialize_keras_object(self.metric)}
+
+
+@keras.saving.register_keras_serializable(package="keras_rmda")
 class ForEachSample(Rearranging):
     """Repeats a tensor with a first axis of size 1 for each sample of another, as a class token is."""
 
@@ -133,7 +157,8 @@ class OverSamples(Rearranging):
         return (ops.mean if self.is_mean else ops.sum)(x, axis=0, keepdims=True)
 
     def compute_output_spec(self, x: Any) -> keras.KerasTensor:
-        made = super().compute_output_spec(x)
+        dense = keras.KerasTensor(x.shape, dtype=x.dtype)  # Keras takes what is multiplied by a number for sparse
+        made = super().compute_output_spec(dense)
         return keras.KerasTensor((None, *made.shape[1:]), dtype=made.dtype)
 
     def get_config(self) -> dict[str, Any]:

@@ -73,11 +73,13 @@ class Merging:
                 self._append(replace(mine, arguments=arguments), (0, twin), (1, number))
             if number < self.trained.count:
                 count = len(self.steps)
-        ends = [keras.tree.flatten(each.outputs) + each.losses for each in (self.usual, self.trained)]
-        if self.waiting or len(ends[0]) != len(ends[1]) or not self._fit(*ends):
+        both = (self.usual, self.trained)
+        ends = [[*keras.tree.flatten(each.outputs), *(x.place for x in each.losses)] for each in both]
+        notes = [[x.metric for x in each.losses] for each in both]
+        if self.waiting or notes[0] != notes[1] or not self._fit(*ends):
             return None
         made, (there, others) = self._choices(*ends), self.places
-        losses = made[len(made) - len(self.usual.losses) :]
+        losses = [replace(x, place=place) for x, place in zip(self.usual.losses, made[len(made) - len(notes[0]) :])]
         known = {key: others[place] for key, place in self.trained.known.items() if place in others}
         return replace(
             self.usual,

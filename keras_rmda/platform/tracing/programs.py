@@ -33,6 +33,19 @@ class Place:
     number: int
 
 
+@dataclass(frozen=True)
+class Note:
+    """What code gives to `add_loss`, or by what it updates a metric.
+
+    Attributes:
+        place: of the tensor.
+        metric: the number of the metric among those of the layer; None for a loss.
+    """
+
+    place: Place
+    metric: int | None = None
+
+
 @dataclass
 class Step:
     """A call of a layer or an operation.
@@ -70,8 +83,8 @@ class Program:
         shapes: of the inputs.
         masks: of tensors that carry a mask, and where that is.
         known: the places of tensors, by their ids.
-        losses: the places of what the code gives to `add_loss`.
-        losses_of_training: of what it gives there at training.
+        losses: what the code gives to `add_loss`, and to metrics.
+        losses_of_training: what it gives there at training.
         count: how many steps make the outputs; those behind them are for losses only.
     """
 
@@ -80,9 +93,9 @@ class Program:
     shapes: list[tuple]
     masks: dict[Place, Place] = field(default_factory=dict)
     known: dict[int, Place] = field(default_factory=dict)
-    losses: list[Place] = field(default_factory=list)
+    losses: list[Note] = field(default_factory=list)
     count: int = 0
-    losses_of_training: list[Place] = field(default_factory=list)
+    losses_of_training: list[Note] = field(default_factory=list)
 
     @property
     def steps_of_outputs(self) -> list[Step]:
@@ -99,8 +112,14 @@ def kinds(steps: list[Step]) -> list:
     return [(type(step.operation), step.places) for step in steps]
 
 
-def program(outputs: Any, inputs: list, losses: list | tuple = ()) -> Program:
+def program(outputs: Any, inputs: list, losses: list | tuple = (), metrics: list | tuple = ()) -> Program:
     """Return the program that has made symbolic outputs, and symbolic losses, of symbolic inputs.
+
+    Args:
+        outputs: what the code returns.
+        inputs: of the code.
+        losses: what it gives to `add_loss`, and then to metrics.
+        metrics: the numbers of these metrics.
 
     Raises:
         Untraceable: if an output is no tensor and no array, or comes from elsewhere.
@@ -145,6 +164,7 @@ def program(outputs: Any, inputs: list, losses: list | tuple = ()) -> Program:
     outputs = keras.tree.map_structure(lambda x: x if is_array(x) else places[id(x)], outputs if whole else found)
     losses = [places[id(x)] for x in losses]
     _leave_out_scores(steps, (outputs, losses))
+    losses = list(map(Note, losses, [*[None] * (len(losses) - len(metrics)), *metrics]))
     masks = {place: places[id(mask)] for place, mask in masks.items() if id(mask) in places}
     return Program(steps, outputs, [tuple(x.shape) for x in inputs], masks, places, losses, counts[0])
 

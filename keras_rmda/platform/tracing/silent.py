@@ -44,7 +44,7 @@ def without(program: Program, layers: set[int]) -> Program:
             moved |= {Place(number, k): Place(len(steps), k) for k in range(len(step.shapes))}
             steps.append(replace(step, arguments=arguments))
     count = sum(id(step.operation) not in layers for step in program.steps_of_outputs)
-    return replace(program, steps=steps, losses=[there(x) for x in program.losses], count=count)
+    return replace(program, steps=steps, losses=[replace(x, place=there(x.place)) for x in program.losses], count=count)
 
 
 def with_default_training(program: Program) -> Program:

@@ -133,5 +133,5 @@ def with_both(mine: Program, other: Program, own: set[int]) -> Program:
         replace(each, arguments=keras.tree.map_structure(moved, each.arguments)) for each in other.steps[mine.count :]
     ]
     known = mine.known | {number: moved(place) for number, place in other.known.items()}
-    losses = [moved(place) for place in other.losses]
+    losses = [replace(each, place=moved(each.place)) for each in other.losses]
     return replace(mine, steps=[*mine.steps, *steps], known=known, losses_of_training=losses)
