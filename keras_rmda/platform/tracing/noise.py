@@ -131,15 +131,22 @@ def symbolic_draws(anchor: Any, batch: int | None, depth: list[int]) -> Iterator
             noise_shape = [1 if n == 1 else None for n in noise_shape]
         return DroppedOut(rate, noise_shape)(inputs)
 
+    def dropped_by_tensorflow(x: Any, rate: float, noise_shape: Any = None, seed: Any = None, name: Any = None) -> Any:
+        if depth[0] or not isinstance(x, keras.KerasTensor):
+            return of_tensorflow(x, rate, noise_shape, seed, name)
+        return dropped(x, rate, noise_shape)
+
     tensorflow = sys.modules.get("tensorflow") if keras.backend.backend() == "tensorflow" else None
+    of_tensorflow = getattr(getattr(tensorflow, "nn", None), "dropout", None)
     modules = [keras.random] + ([tensorflow.random] if tensorflow else [])
-    changed = [(module, name, getattr(module, name)) for module in modules for name in DISTRIBUTIONS]
+    changed = [(module, name, drawing(getattr(module, name), name)) for module in modules for name in DISTRIBUTIONS]
+    changed += [(keras.random, "dropout", dropped)]
+    changed += [(tensorflow.nn, "dropout", dropped_by_tensorflow)] if tensorflow else []
+    before = [(module, name, getattr(module, name)) for module, name, _ in changed]
     for module, name, function in changed:
-        setattr(module, name, drawing(function, name))
-    changed.append((keras.random, "dropout", dropout))
-    keras.random.dropout = dropped
+        setattr(module, name, function)
     try:
         yield
     finally:
-        for module, name, function in changed:
+        for module, name, function in before:
             setattr(module, name, function)

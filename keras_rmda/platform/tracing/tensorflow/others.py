@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import keras
 from keras import ops
 
 from keras_rmda.platform.tracing.programs import Untraceable
@@ -88,9 +87,6 @@ OTHERS: dict[str, Callable] = {
     "det": lambda input, name=None: ops.det(input),
     "diag": diag,
     "diag_part": lambda input, name=None, k=0: ops.diagonal(input, offset=k, axis1=-2, axis2=-1),
-    "dropout": lambda x, rate, noise_shape=None, seed=None, name=None: keras.random.dropout(
-        x, rate, numbers(noise_shape)
-    ),
     "divide_no_nan": lambda x, y, name=None: ops.divide_no_nan(x, y),
     "inv": lambda input, name=None: ops.inv(input),
     "matrix_transpose": lambda a, name=None: ops.swapaxes(a, -1, -2),
