@@ -82,6 +82,20 @@ def test_an_open_batch_needs_no_operators_where_numbers_are_flattened(flat, quan
     assert np.abs(found - expected).max() < TOLERANCES[quantization] * np.abs(expected).max()
 
 
+@pytest.mark.parametrize("quantization", TOLERANCES)
+def test_an_open_batch_needs_no_operators_where_steps_have_layers(quantization, tmp_path):
+    inputs = keras.Input((7, 6))
+    x = L.LayerNormalization()(L.Dense(8, "relu")(inputs))
+    x = x + L.MultiHeadAttention(2, 4)(x, x)
+    model = keras.Model(inputs, L.Dense(5)(x))
+    data = np.random.default_rng(0).normal(size=(32, 7, 6)).astype("float32")
+    given = data if quantization in ("int8", "int16x8") else None
+    file = kr.export_tflite(model, tmp_path / "steps.tflite", quantization, given)
+    assert not {"SHAPE", "STRIDED_SLICE", "PACK", "GATHER", "REDUCE_PROD", "CONCATENATION"} & set(file.operators)
+    found, expected = Interpreter(file.path).predict(data), model.predict(data, verbose=0)
+    assert np.abs(found - expected).max() < 2 * TOLERANCES[quantization] * np.abs(expected).max()
+
+
 def test_int8_is_int8_inside_and_outside_if_wanted(model, tmp_path):
     for int8_io, dtype in ((False, np.float32), (True, np.int8)):
         kr.export_tflite(model, tmp_path / "m.tflite", "int8", IMAGES, int8_io=int8_io)

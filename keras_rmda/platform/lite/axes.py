@@ -98,10 +98,31 @@ def transposed(x: Any, order: Any) -> Any:
 
 def of_sizes(x: Any, shape: Any) -> Any:
     """Reshape with one size that only the file's user tells as TensorFlow does with -1, without operators for it."""
+    sizes = known(shape)
+    return reshaped(x, sizes) if isinstance(sizes, list) and sizes.count(None) == 1 and 0 not in sizes else None
+
+
+def known(x: Any) -> Any:
+    """Return what is known of sizes that a graph computes, such as those of `tf.tensordot`: None for what is not."""
     import tensorflow as tf
 
-    sizes = tf.get_static_value(shape, partial=True)
-    return None if sizes is None or sum(n is None for n in sizes) != 1 or -1 in sizes else reshaped(x, sizes)
+    if (value := tf.get_static_value(x)) is not None:
+        return value.tolist()
+    kind, given = x.op.type, x.op.inputs
+    if kind == "Shape" and given[0].shape.rank is not None:
+        return list(given[0].shape)
+    if kind not in ("ConcatV2", "GatherV2", "Pack", "Prod"):
+        return None
+    found = [known(each) for each in given]
+    if kind == "Pack":
+        return found if x.shape.rank == 1 else None
+    if not isinstance(found[0], list):
+        return None
+    if kind == "GatherV2":
+        return [found[0][k] for k in found[1]] if isinstance(found[1], list) else None
+    if kind == "Prod":
+        return product(found[0])
+    return [n for each in found[:-1] for n in each] if all(isinstance(each, list) for each in found[:-1]) else None
 
 
 def product(sizes: Sequence[int | None]) -> int | None:
