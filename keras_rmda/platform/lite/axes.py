@@ -99,7 +99,8 @@ def transposed(x: Any, order: Any) -> Any:
 def of_sizes(x: Any, shape: Any) -> Any:
     """Reshape with one size that only the file's user tells as TensorFlow does with -1, without operators for it."""
     sizes = known(shape)
-    return reshaped(x, sizes) if isinstance(sizes, list) and sizes.count(None) == 1 and 0 not in sizes else None
+    is_open = isinstance(sizes, list) and sizes.count(None) == 1 and all(n is None or n > 0 for n in sizes)
+    return reshaped(x, sizes) if is_open else None
 
 
 def known(x: Any) -> Any:
