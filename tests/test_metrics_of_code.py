@@ -9,6 +9,7 @@ from keras import ops
 from test_strangers import half_zero, numbers, stripped
 
 import keras_rmda as kr
+from keras_rmda.export.interpreter import Interpreter
 from keras_rmda.structure.verification import difference
 
 pytestmark = only_tensorflow
@@ -96,12 +97,22 @@ def test_metrics_are_in_the_logs_and_models_with_them_are_compressed():
     assert "size" in result.model.fit(x, x[:, :1], verbose=0).history
 
 
-def test_a_metric_of_two_tensors_is_said():
-    class Two(Watched):
-        def call(self, x, training=False):
-            self.size.update_state(ops.mean(x), ops.mean(x))
-            return super().call(x)
+class Two(Watched):
+    def call(self, x, training=False):
+        self.size.update_state(ops.mean(x), ops.mean(x))
+        return super().call(x)
 
+
+@pytest.mark.parametrize("kind", [Watched, Two])
+def test_files_have_no_metrics(kind, tmp_path):
+    inputs = keras.Input((5, 8))
+    model, x = keras.Model(inputs, L.Dense(3)(kind()(inputs))), numbers(32, 5, 8)
+    file = kr.export_tflite(model, tmp_path / "model.tflite")
+    assert set(file.operators) == {"FULLY_CONNECTED", "ADD", "RESHAPE"}
+    assert difference(model(x), Interpreter(file.path).predict(x)) < 1e-5
+
+
+def test_a_metric_of_two_tensors_is_said():
     inputs = keras.Input((5, 8))
     model = keras.Model(inputs, L.Dense(3)(Two()(inputs)))
     [why] = kr.analyze(model).opaque.values()

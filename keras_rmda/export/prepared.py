@@ -227,7 +227,8 @@ def traced(
         with lite.tracing(unroll, rounded) as unrolled:
             with scope:
                 function = tf.function(computed, autograph=False).get_concrete_function(*specs)
-            keeps_state = any(variable.name != SEED for variable in scope.variables)
+            metrics = {id(variable) for variable in getattr(model, "metrics_variables", [])}  # for nobody in a file
+            keeps_state = any(each.name != SEED and id(each) not in metrics for each in scope.variables)
             if keeps_state:
                 unrolled.clear()
                 function = tf.function(computed, autograph=False).get_concrete_function(*specs)
