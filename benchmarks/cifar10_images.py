@@ -24,8 +24,8 @@ def prepare(path: Path) -> None:
     np.savez(path, **parts)
 
 
-def load(path: Path | None, images: int) -> list[np.ndarray]:
-    """Return training and test images, with values from 0 to 255, and their classes: the first so many of each.
+def load(path: Path | None, images: int | None) -> list[np.ndarray]:
+    """Return training and test images, with values from 0 to 255, and their classes: the first so many of each, or all.
 
     Raises:
         SystemExit: with one sentence and status 1, if `path` is no file that `prepare` has written.

@@ -302,16 +302,40 @@ def milestones(epochs: int, *shares: float) -> list[int]:
     return sorted({max(1, int(epochs * share + 1e-9)) for share in shares})
 
 
-def shuffled(data: Data, batch_size: int, seed: int) -> tf.data.Dataset:
+def shuffled(data: Data, batch_size: int, seed: int) -> tf.data.Dataset | keras.utils.PyDataset:
     """Return the training data in batches, in another order in every epoch.
 
     (`fit` on arrays repeats one order in all epochs after `keras.utils.set_random_seed`.)
     """
+    if keras.backend.backend() != "tensorflow":
+        return Shuffled(data, batch_size, seed)
     import tensorflow as tf
 
     x, y = tf.constant(data.x), tf.constant(data.y)
     order = tf.data.Dataset.range(len(data.x)).shuffle(len(data.x), seed, reshuffle_each_iteration=True)
     return order.batch(batch_size).map(lambda i: (tf.gather(x, i), tf.gather(y, i))).prefetch(2)
+
+
+class Shuffled(keras.utils.PyDataset):
+    """What `shuffled` returns where TensorFlow may be missing: the images stay on the device."""
+
+    def __init__(self, data: Data, batch_size: int, seed: int):
+        super().__init__()
+        self.arrays = [keras.ops.convert_to_tensor(part) for part in (data.x, data.y)]
+        self.batch_size, self.random = batch_size, np.random.default_rng(seed)
+        self.on_epoch_end()
+
+    def on_epoch_end(self) -> None:
+        """Choose another order."""
+        self.order = self.random.permutation(len(self.arrays[0])).astype("int32")
+
+    def __len__(self) -> int:
+        return -(-len(self.order) // self.batch_size)
+
+    def __getitem__(self, batch: int) -> tuple[Any, Any]:
+        chosen = self.order[batch * self.batch_size : (batch + 1) * self.batch_size]
+        x, y = (keras.ops.take(part, chosen, axis=0) for part in self.arrays)
+        return x, y
 
 
 def steps_per_epoch(data: Data, batch_size: int) -> int:

@@ -1,6 +1,7 @@
 """Multilevel Bregman training on CIFAR-10, against SGD, LinBreg and AdaBreg: accuracy, density, operations, seconds.
 
     TFDS_DATA_DIR=... python benchmarks/multilevel.py [--network convnet | resnet20] [--only ...] [--seeds 0 1 2]
+    KERAS_BACKEND=jax python benchmarks/multilevel.py --data cifar10.npz ...      # a file of `resnet20.py --prepare`
 
 `convnet` is the network of the Bregman papers' notebook, two convolutions of 64 filters 5 x 5 and two dense layers, on
 32 x 32 pixels with three colors; `resnet20` is ResNet-20. The Bregman methods begin with a share of all channels
@@ -10,18 +11,22 @@ masks, of which half a per cent stay at the start and for which the operations a
 zero weight costs nothing forward and backward, but its gradient does in every dense step.
 
 Operations are shares of those of dense training. Where channels are cut out they are those that were made
-(`callbacks.TrainingCost`). The same command goes on after a kill and makes no finished run again. No setting was chosen
-by the test images: `--search` shows other strengths on held-out training images.
+(`callbacks.TrainingCost`); on JAX, where nothing is cut, those that a cut network would make. The same command goes on
+after a kill and makes no finished run again. No setting was chosen by the test images: `--search` shows other strengths
+on held-out training images.
 """
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-from experiment import Experiment, accuracy, cifar10, command_line, mean_sd, percent, print_table
+from cifar10_images import load
+from experiment import Data, Experiment, accuracy, cifar10, command_line, mean_sd, percent, print_table
 from networks import residual
 
 import keras_rmda as kr
@@ -89,30 +94,34 @@ def compiled(network: str, method: str, coarse: int, learning_rate: float, stren
     return model
 
 
-class OperationsOfWeights(keras.callbacks.Callback):
-    """Count the operations of single weights as the authors of multilevel LinBreg do, and put the share into `logs`.
+class Operations(keras.callbacks.Callback):
+    """Count operations of training from what is zero, and put their share of SGD's into `logs`.
 
-    With f of a dense network and s of its weights that are not zero, of every layer: 2 s + f in a dense step, 3 s in a
-    coarse one, where SGD makes 3 f. The densities are those of the end of the epoch.
+    With f of a dense network, s of what is not zero, and 3 f of SGD in every step. Of single weights, as the authors of
+    multilevel LinBreg do: 2 s + f in a dense step, 3 s in a coarse one. Of channels, as a cut network makes them: 3 f
+    in a dense step, 3 s in a coarse one. What is zero is looked up at the end of every epoch.
     """
 
-    def __init__(self, coarse: int):
+    def __init__(self, coarse: int, parts: str):
         super().__init__()
-        self.coarse, self.made, self.all = coarse, 0.0, 0.0
+        self.coarse, self.parts, self.made, self.all = coarse, parts, 0.0, 0.0
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Count the steps of the epoch."""
-        dense = sparse = 0.0
-        layers = {layer.name: layer for layer in self.model.layers if hasattr(layer, "kernel")}
-        for each in kr.analyze(self.model).layers:
-            kernel = layers[each.name].kernel if each.name in layers else None
-            share = 1.0 if kernel is None else np.mean(keras.ops.convert_to_numpy(kernel) != 0)
-            dense, sparse = dense + each.macs, sparse + each.macs * share
-        steps = self.params["steps"]
-        is_dense = 1.0 / (self.coarse + 1)
-        self.made += steps * (is_dense * (2 * sparse + dense) + (1.0 - is_dense) * 3 * sparse)
-        self.all += steps * 3 * dense
+        report, is_dense = kr.analyze(self.model), 1.0 / (self.coarse + 1)
+        share = report.macs_after / report.macs if self.parts == "channels" else self.of_weights(report)
+        in_dense_steps = 1.0 if self.parts == "channels" else (2 * share + 1) / 3
+        self.made += self.params["steps"] * (is_dense * in_dense_steps + (1.0 - is_dense) * share)
+        self.all += self.params["steps"]
         logs["operations"] = self.made / self.all
+
+    def of_weights(self, report: kr.Report) -> float:
+        """Return the share of the operations that single weights leave, if a zero costs nothing."""
+        left, layers = 0.0, {layer.name: layer for layer in self.model.layers if hasattr(layer, "kernel")}
+        for each in report.layers:
+            kernel = layers[each.name].kernel if each.name in layers else None
+            left += each.macs * (1.0 if kernel is None else np.mean(keras.ops.convert_to_numpy(kernel) != 0))
+        return left / report.macs
 
 
 def measured(model: keras.Model, experiment: Experiment) -> dict[str, Any]:
@@ -136,7 +145,9 @@ def train(experiment: Experiment, method: str, seed: int, factor: float = 1.0) -
     settings |= {"batch_size": BATCH_SIZE, "images": len(experiment.data.x)}
     callbacks: list[keras.callbacks.Callback] = [kr.callbacks.TrainingCost()]
     if "weights" in method:
-        callbacks.append(OperationsOfWeights(coarse))
+        callbacks.append(Operations(coarse, "weights"))
+    elif coarse and keras.backend.backend() == "jax":  # which masks what rests: the same steps, at the whole cost
+        callbacks.append(Operations(coarse, "channels"))
     elif coarse:
         callbacks.append(kr.callbacks.Multilevel())
     make = lambda: compiled(arguments.network, method, coarse, **chosen)  # noqa: E731
@@ -152,6 +163,16 @@ def row(runs: list[dict[str, Any]]) -> list[str]:
 
 
 FIGURES = ["accuracy %", "nonzero weights %", "MACs left %", "operations of training %", "seconds"]
+
+
+def images(arguments: argparse.Namespace) -> Data:
+    """Return CIFAR-10, or the first of its training images and all test images."""
+    if arguments.data is None:
+        data = cifar10()
+    else:
+        x, y, x_test, y_test = load(arguments.data, None)
+        data = Data(x.astype("float32") / 255, y, x_test.astype("float32") / 255, y_test)
+    return replace(data, x=data.x[: arguments.images], y=data.y[: arguments.images])
 
 
 def search(experiment: Experiment) -> None:
@@ -187,11 +208,6 @@ if __name__ == "__main__":
     parser.add_argument("--coarse", type=int, default=99, help="coarse steps behind each dense one")
     parser.add_argument("--images", type=int, help="the first of the training images only")
     parser.add_argument("--search", action="store_true", help="other strengths, on held-out images")
-    experiment = Experiment.start(__file__, parser, cifar10)
-    if experiment.arguments.images:
-        data = experiment.data
-        experiment = replace(
-            experiment,
-            data=replace(data, x=data.x[: experiment.arguments.images], y=data.y[: experiment.arguments.images]),
-        )
+    parser.add_argument("--data", type=Path, help="a file with CIFAR-10, which needs no TensorFlow")
+    experiment = Experiment.start(__file__, parser, lambda: images(parser.parse_args()))
     (search if experiment.arguments.search else compare)(experiment)
