@@ -81,7 +81,7 @@ def compiled(network: str, method: str, coarse: int, learning_rate: float, stren
         kr.sparsify(model, density)
         psi: Any = kr.L1(strength)
     elif algorithm != "SGD":
-        groups = kr.coupled_groups(model, parts="all")
+        groups = kr.coupled_groups(model)  # of what reads a channel, so that channels at rest have gradients
         kr.sparsify(model, density, by="group", groups=groups)
         psi = kr.GroupLasso(strength, groups=groups)
     optimizer = {
