@@ -2,7 +2,8 @@
 
     TFDS_DATA_DIR=... python benchmarks/compress.py [--tasks u_net ...] [--methods compress dense ...] [--targets .25]
 
-Every run is a JSON file under benchmarks/results/compress/, which is not made again. Training begins with random
+Every run is a JSON file under benchmarks/results/compress/, which is not made again; of one whose weights are not
+finite it has the sentence that said so. Training begins with random
 weights (`fresh`) or with those of a dense training of the same length (`trained`). All scores are of the test data,
 also those with the statistics of batch normalization computed anew, which `compress` does by itself.
 
@@ -150,9 +151,14 @@ def main() -> None:
                             continue
                         data = data or TASKS[name].data(*TASKS[name].sizes)
                         settings = {"task": name, "method": method, "start": start, "target": target, "seed": seed}
-                        found = run(name, method, start, target, seed, data)
+                        try:
+                            found = run(name, method, start, target, seed, data)
+                        except (RuntimeError, ValueError) as error:
+                            if "not finite" not in str(error):
+                                raise
+                            found = {"diverged": str(error)}
                         write_json(path, settings | found)
-                        print(settings, found["scores"], flush=True)
+                        print(settings, found.get("scores", found), flush=True)
                         keras.backend.clear_session()
     table(options)
 
@@ -169,7 +175,9 @@ def table(options: argparse.Namespace) -> None:
                     wanted = {"task": name, "method": method, "start": start, "target": target}
                     found = [each for each in runs if wanted.items() <= each.items() and each["seed"] in options.seeds]
                     key, factor = ("loss", 1000) if TASKS[name].loss == "mse" else ("accuracy", 100)
-                    cells.append(mean_sd([factor * each["recalibrated"][key] for each in found], 1) if found else "")
+                    figures = [factor * each["recalibrated"][key] for each in found if "diverged" not in each]
+                    lost = f" ({len(found) - len(figures)} diverged)" if len(found) > len(figures) else ""
+                    cells.append((mean_sd(figures, 1) if figures else "") + lost)
                 if any(cells):
                     rows.append([method, target or "", *cells])
         print_table(

@@ -104,3 +104,4 @@ def check_order(callbacks: list[keras.callbacks.Callback]) -> None:
 
 # When the package is imported, like the wrapping of `compile`.
 hooks.surround_fit(session)
+hooks.create_state_before_tracing(may_have_ours)

@@ -32,7 +32,7 @@ from keras_rmda.compression.rates import set_rates
 from keras_rmda.compression.scores import Scores
 from keras_rmda.compression.statistics import BATCHES, FOLLOWS, momenta, recalibrate
 from keras_rmda.compression.steps import own_step, smaller
-from keras_rmda.platform import files, finite, fitting, replicas
+from keras_rmda.platform import files, finite, fitting, hooks, replicas
 from keras_rmda.regularizers import GroupLasso
 from keras_rmda.structure.coupling import coupled_groups
 
@@ -218,7 +218,7 @@ class Run:
         kept = [] if folder is None else [BackupAndRestore(folder, delete_checkpoint=False)]
         # Keras returns the last History, which would be one of the user's, of all parts.
         listed = [*callbacks, *kept, *behind, keras.callbacks.History()]
-        with self.training.part(last), momenta(model, FOLLOWS):
+        with self.training.part(last), momenta(model, FOLLOWS), hooks.traces_once():
             found = self.data.fit(
                 model, epochs=last, initial_epoch=first, verbose=0, callbacks=listed, **self.fit_arguments
             )

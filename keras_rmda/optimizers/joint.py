@@ -15,6 +15,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_rmda.platform import arithmetic
 from keras_rmda.regularizers import (
     CoupledGroups,
     GroupLasso,
@@ -70,7 +71,7 @@ class Coupling:
         """Return for each weight of a variable whether its group may be something else than zero."""
         is_open = ops.concatenate([ops.convert_to_tensor(self.factors) < NEVER_AGAIN, ops.ones((1,), "bool")])
         groups = self.groups_of(index)
-        return ops.take(is_open, np.where(groups < 0, self.factors.shape[0], groups), axis=0)
+        return arithmetic.chosen(is_open, np.where(groups < 0, self.factors.shape[0], groups))
 
 
 def couplings(penalties: Sequence[ProximalRegularizer | None]) -> list[Coupling]:

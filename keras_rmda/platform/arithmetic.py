@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
+import numpy as np
 
 
 def compiled(function: Callable) -> Callable:
@@ -48,6 +49,16 @@ def iterated(function: Callable[[Any], tuple[Any, Any]], x: Any, passes: int) ->
         if runs_on_cpu() and not goes_on:
             break
     return x
+
+
+def chosen(x: Any, indices: np.ndarray) -> Any:
+    """Return elements of a vector, by indices >= 0 that are known.
+
+    On TensorFlow, `take` of Keras brings six more operators for negative ones, and a step makes hundreds of choices.
+    """
+    if keras.backend.backend() == "tensorflow":
+        return sys.modules["tensorflow"].gather(x, indices)
+    return keras.ops.take(x, indices, axis=0)
 
 
 def row_sums(x: Any) -> Any:

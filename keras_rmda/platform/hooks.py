@@ -1,4 +1,4 @@
-"""Methods of Keras that are wrapped, since it has no hook there: `compile`, `fit`, and the penalties in a loss.
+"""Methods of Keras that are wrapped, since it has no hook there: `compile`, `fit`, its start, and penalties in losses.
 
 Each is wrapped once, in the class that defines it. Checked with Keras 3.8 and 3.15.
 """
@@ -6,6 +6,7 @@ Each is wrapped once, in the class that defines it. Checked with Keras 3.8 and 3
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import functools
 import inspect
 from collections.abc import Callable, Iterator
@@ -83,6 +84,56 @@ def surround_fit(session: Callable[[keras.Model, Any], contextlib.AbstractContex
 
     fit.is_surrounded = True
     owner.fit = fit
+
+
+def create_state_before_tracing(wanted: Callable[[keras.Model], bool]) -> None:
+    """Let models on TensorFlow create the variables of metrics, losses and optimizers before a training is traced.
+
+    Keras lets the first trace create them, and TensorFlow then traces all anew: twice the time, and a step with a
+    proximal map may take seconds. On other backends, and under strategies, Keras does what is done here; it has the
+    shapes from a first batch, here they are asked of the data, which stay as they are. A model whose metrics cannot be
+    computed so is traced twice, as ever.
+
+    Args:
+        wanted: called with a compiled model; whether to do so. In a context of `traces_once` it is done in any case.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return
+    owner = next((each for each in keras.Model.__mro__ if "_maybe_symbolic_build" in vars(each)), None)
+    original = getattr(owner, "_maybe_symbolic_build", None)
+    if original is None or getattr(original, "creates_state", False):
+        return
+
+    @functools.wraps(original)
+    def build(model: keras.Model, iterator: Any = None, data_batch: Any = None) -> None:
+        original(model, iterator=iterator, data_batch=data_batch)
+        if iterator is None or model.run_eagerly or not model.built or model._distribute_strategy is not None:
+            return
+        if wanted(model) or TRACES_ONCE.get():
+            with contextlib.suppress(Exception):  # if it is one of the data or the model, the training tells it
+                like = {"data_batch": keras.tree.map_structure(symbol, iterator._distributed_dataset.element_spec)}
+                model._symbolic_build(**like)
+
+    build.creates_state = True
+    owner._maybe_symbolic_build = build
+
+
+TRACES_ONCE = contextvars.ContextVar("traces_once", default=False)
+
+
+@contextlib.contextmanager
+def traces_once() -> Iterator[None]:
+    """Let every model create its variables before its training is traced, whoever made its optimizer."""
+    token = TRACES_ONCE.set(True)
+    try:
+        yield
+    finally:
+        TRACES_ONCE.reset(token)
+
+
+def symbol(spec: Any) -> keras.KerasTensor:
+    """Return a tensor without values for what TensorFlow tells of one."""
+    return keras.KerasTensor(tuple(spec.shape), keras.backend.standardize_dtype(spec.dtype))
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_rmda.platform import arithmetic
 from keras_rmda.regularizers.base import ProximalRegularizer, Strength, Tensor, in_full_precision
 from keras_rmda.regularizers.norms import AlongAxes, Grouping, norms, sum_over
 
@@ -122,7 +123,7 @@ class AcrossVariables:
         return np.maximum(sum(counts), 1)
 
     def spread(self, numbers: Tensor) -> list[Tensor]:
-        return [ops.take(numbers, ids, axis=0) for ids in self.ids]
+        return [arithmetic.chosen(numbers, ids) for ids in self.ids]
 
 
 class JointPenalty:

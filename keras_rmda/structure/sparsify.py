@@ -50,7 +50,8 @@ def sparsify(
         by: `"weight"` for single weights, `"group"` for whole groups.
         groups: what forms one group, as in `GroupLasso`: `"input"`, `"output"`, `"kernel"`, named by the layer table
             where it knows the layer, or an axis; or `coupled_groups(model)`, of which the share stays in every layer,
-            in all of their variables and without a gain. Only for `by="group"`.
+            in all of their variables and without a gain; those of `parts="all"` have no gradients when they are zero,
+            and never grow. Only for `by="group"`.
         seed: an integer that determines the masks and biases; None to draw it from the generator of
             `keras.utils.set_random_seed`.
         gain: number > 0 that multiplies what stays; None for the one that keeps the variance.
