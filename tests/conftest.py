@@ -18,6 +18,7 @@ import processes
 import pytest
 import scheduling
 
+processes.let_no_noise_decide()
 if keras.backend.backend() == "tensorflow":
     import tensorflow
 

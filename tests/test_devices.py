@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 from backend import only_tensorflow
 from keras import layers as L
+from processes import ALLOWED_NOISE
 
 import keras_rmda as kr
 from keras_rmda.callbacks.goals import amount
 from keras_rmda.callbacks.knapsack import Knapsack
 from keras_rmda.cli import main
-from keras_rmda.export import tflm
+from keras_rmda.export import devices, tflm
 from keras_rmda.export.contents import parsed, read_contents
 from keras_rmda.export.devices import measure
 from keras_rmda.export.devices.elastic import Elastic
@@ -262,7 +263,8 @@ def test_a_profile_is_kept(profile, tmp_path):
         ({"drop": True}, "without times"),
     ],
 )
-def test_files_that_are_no_profiles_are_refused(folder, tmp_path, content, message):
+def test_files_that_are_no_profiles_are_refused(folder, tmp_path, monkeypatch, content, message):
+    monkeypatch.setattr(devices.profile, "NOISE", ALLOWED_NOISE)
     path = tmp_path / "bad.json"
     if isinstance(content, str):
         path.write_text(content)
