@@ -120,6 +120,19 @@ def test_a_model_that_cannot_be_called_so_is_trained_as_ever():
     assert float(keras.ops.sum(keras.ops.abs(model.first.kernel))) < before
 
 
+def test_a_model_without_an_optimizer_has_its_own_steps():
+    class Counts(keras.Model):
+        def train_step(self, data):
+            return {"mean": keras.ops.mean(data)}
+
+    inputs = keras.Input((6,))
+    model = Counts(inputs, keras.layers.Dense(3)(inputs))
+    model.compile(optimizer=None, metrics=["mae"])
+    with hooks.state_before_tracing():
+        found = model.fit(SAMPLES, batch_size=40, verbose=0).history
+    assert found["mean"] == pytest.approx([SAMPLES.mean()], abs=1e-6)
+
+
 class Steps(keras.Model):
     """Counts the traces of its training."""
 
@@ -136,12 +149,12 @@ def test_models_of_others_only_where_it_is_asked_for(is_asked_for):
     model = Steps(inputs, keras.layers.Dense(3, activation="softmax")(inputs))
     model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
     if is_asked_for:
-        with hooks.traces_once():
+        with hooks.state_before_tracing():
             model.fit(SAMPLES, CLASSES, batch_size=8, verbose=0)
     else:
         model.fit(SAMPLES, CLASSES, batch_size=8, verbose=0)
     assert model.traced == (1 if is_asked_for else 2)
-    assert not hooks.TRACES_ONCE.get()
+    assert not hooks.CREATES_STATE.get()
 
 
 def test_both_trainings_of_compress(monkeypatch):

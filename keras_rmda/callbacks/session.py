@@ -80,7 +80,8 @@ def session(model: keras.Model, callbacks: Any) -> Iterator[Any]:
         each.set_model(model)
         each.before_fit(ordered)
     try:
-        yield callbacks if is_list else ordered
+        with hooks.state_before_tracing():
+            yield callbacks if is_list else ordered
     except BaseException:
         for each in [*leading, shows]:
             with contextlib.suppress(Exception):  # the error that ended `fit` is the one to tell
@@ -104,4 +105,3 @@ def check_order(callbacks: list[keras.callbacks.Callback]) -> None:
 
 # When the package is imported, like the wrapping of `compile`.
 hooks.surround_fit(session)
-hooks.create_state_before_tracing(may_have_ours)

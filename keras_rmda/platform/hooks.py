@@ -86,49 +86,46 @@ def surround_fit(session: Callable[[keras.Model, Any], contextlib.AbstractContex
     owner.fit = fit
 
 
-def create_state_before_tracing(wanted: Callable[[keras.Model], bool]) -> None:
+CREATES_STATE = contextvars.ContextVar("creates_state", default=False)
+
+
+@contextlib.contextmanager
+def state_before_tracing() -> Iterator[None]:
     """Let models on TensorFlow create the variables of metrics, losses and optimizers before a training is traced.
 
     Keras lets the first trace create them, and TensorFlow then traces all anew: twice the time, and a step with a
     proximal map may take seconds. On other backends, and under strategies, Keras does what is done here; it has the
     shapes from a first batch, here they are asked of the data, which stay as they are. A model whose metrics cannot be
     computed so is traced twice, as ever.
-
-    Args:
-        wanted: called with a compiled model; whether to do so. In a context of `traces_once` it is done in any case.
     """
-    if keras.backend.backend() != "tensorflow":
-        return
+    _wrap_start_of_training()
+    token = CREATES_STATE.set(True)
+    try:
+        yield
+    finally:
+        CREATES_STATE.reset(token)
+
+
+def _wrap_start_of_training() -> None:
     owner = next((each for each in keras.Model.__mro__ if "_maybe_symbolic_build" in vars(each)), None)
-    original = getattr(owner, "_maybe_symbolic_build", None)
+    original = getattr(owner, "_maybe_symbolic_build", None)  # of TensorFlow alone
     if original is None or getattr(original, "creates_state", False):
         return
 
     @functools.wraps(original)
     def build(model: keras.Model, iterator: Any = None, data_batch: Any = None) -> None:
         original(model, iterator=iterator, data_batch=data_batch)
-        if iterator is None or model.run_eagerly or not model.built or model._distribute_strategy is not None:
+        is_asked = CREATES_STATE.get() and iterator is not None and model._distribute_strategy is None
+        if not is_asked or not model.built or model.run_eagerly:
             return
-        if wanted(model) or TRACES_ONCE.get():
-            with contextlib.suppress(Exception):  # if it is one of the data or the model, the training tells it
-                like = {"data_batch": keras.tree.map_structure(symbol, iterator._distributed_dataset.element_spec)}
-                model._symbolic_build(**like)
+        if model.optimizer is not None and not model.optimizer.built:
+            model.optimizer.build(model.trainable_variables)
+        with contextlib.suppress(Exception):  # if it is one of the data or the model, the training tells it
+            like = keras.tree.map_structure(symbol, iterator._distributed_dataset.element_spec)
+            model._symbolic_build(data_batch=like)
 
     build.creates_state = True
     owner._maybe_symbolic_build = build
-
-
-TRACES_ONCE = contextvars.ContextVar("traces_once", default=False)
-
-
-@contextlib.contextmanager
-def traces_once() -> Iterator[None]:
-    """Let every model create its variables before its training is traced, whoever made its optimizer."""
-    token = TRACES_ONCE.set(True)
-    try:
-        yield
-    finally:
-        TRACES_ONCE.reset(token)
 
 
 def symbol(spec: Any) -> keras.KerasTensor:
