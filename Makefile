@@ -5,7 +5,7 @@ BIN := .venv/bin
 OLDEST := .venv-oldest/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test test-fast test-slow coverage test-oldest test-jax test-torch test-zoo test-browser docs fuzz lint format clean
+.PHONY: demo test test-fast test-slow test-combinations coverage test-oldest test-jax test-torch test-zoo test-browser docs fuzz lint format clean
 
 demo: .venv/installed
 	@$(BIN)/python -m keras_rmda demo
@@ -22,6 +22,10 @@ test-fast: .venv/installed
 
 test-slow: .venv/installed
 	$(BIN)/$(PYTEST) -m slow
+
+# Every combination of the parameters of a test; the others run so many that every value is among them.
+test-combinations: .venv/installed
+	$(BIN)/$(PYTEST) --every-combination
 
 # Lines and branches of keras_rmda that the tests run, also in the processes that they start.
 coverage: .venv/installed

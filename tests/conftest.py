@@ -44,7 +44,15 @@ def pytest_xdist_make_scheduler(config, log):
     return scheduling.ByFile(config, log)
 
 
-def pytest_collection_modifyitems(items):
+def pytest_addoption(parser):
+    parser.addoption("--every-combination", action="store_true", help="of parameters; else every value of each")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.option.every_combination:
+        chosen = scheduling.every_value(items)
+        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+        items[:] = chosen
     scheduling.sort(items)
     for item in items:
         if scheduling.is_slow(item.nodeid):

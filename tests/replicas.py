@@ -25,16 +25,15 @@ CASES: dict[str, dict[str, Any]] = {
     name: {"kind": name, "groups": "coupled", "gates": True, "arguments": COMPILED} for name in KINDS
 }
 CASES |= {
-    "single groups": {"kind": "RMDA"},
-    "single groups, compiled": {"kind": "AdaBreg", "arguments": COMPILED},
-    "coupled groups": {"kind": "RAMDA", "groups": "coupled"},
+    "single groups, set late": {"kind": "RMDA", "scale": 0.5},
     "coupled groups, gates": {"kind": "ProxAdamW", "groups": "coupled", "gates": True},
-    "accumulation": {"kind": "RMDA", "arguments": {"gradient_accumulation_steps": 2}},
-    "clipping": {"kind": "ProxSGD", "arguments": {"global_clipnorm": 0.1}},
-    "skipping": {"kind": "RMDA", "arguments": {"skip_nonfinite": True, "jit_update": True}},
+    "accumulation, clipping": {"kind": "RMDA", "arguments": {"gradient_accumulation_steps": 2, "global_clipnorm": 0.1}},
     "constraint": {"kind": "ProxAdamW", "constraint": "non_neg"},
-    "weights set late": {"kind": "RMDA", "scale": 0.5},
-    "several steps": {"kind": "RMDA", "arguments": {"jit_update": True}, "steps_per_execution": 5},
+    "skipping, several steps": {
+        "kind": "RMDA",
+        "arguments": COMPILED | {"skip_nonfinite": True},
+        "steps_per_execution": 5,
+    },
 }
 """What a case trains with; see `trained`. Every algorithm with all at once, since one path serves them all."""
 

@@ -35,6 +35,9 @@ SLOW = {
 }
 """What `make test-fast` leaves out."""
 
+IN_FULL = r"test_reference\.py"
+"""Where every combination of parameters is run, not only every value of each: what the authors' code computes."""
+
 ONE_BY_ONE = [
     "test_examples.py",
     "test_distribute.py",
@@ -57,6 +60,31 @@ TOGETHER = {
 def is_slow(nodeid: str) -> bool:
     """Return whether `make test-fast` leaves a test out."""
     return any(re.search(pattern, nodeid) for pattern in SLOW)
+
+
+def values_of(item: pytest.Item) -> set[tuple]:
+    """Return the values that a test has for each of its `parametrize`, and for each fixture with parameters."""
+    params = item.callspec.params if hasattr(item, "callspec") else {}
+    names = [mark.args[0] if mark.args else mark.kwargs["argnames"] for mark in item.iter_markers("parametrize")]
+    axes = [tuple(each.replace(" ", "").split(",")) if isinstance(each, str) else tuple(each) for each in names]
+    axes += [(name,) for name in params if not any(name in axis for axis in axes)]
+    return {(axis, *(id(params[name]) for name in axis)) for axis in axes}
+
+
+def every_value(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Return so many combinations of the parameters of each test that each value is among them: few of a product."""
+    combinations, chosen = collections.defaultdict(list), set()
+    for item in items:
+        combinations[item.nodeid.split("[")[0]].append(item)
+    for test, rest in combinations.items():
+        missing = set().union(*map(values_of, rest))
+        if re.search(IN_FULL, test) or not missing:
+            chosen.update(rest)
+        while missing and not chosen.issuperset(rest):
+            best = max(rest, key=lambda item: len(missing & values_of(item)))
+            chosen.add(best)
+            missing -= values_of(best)
+    return [item for item in items if item in chosen]
 
 
 def group_of(nodeid: str) -> str:

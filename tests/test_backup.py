@@ -66,7 +66,7 @@ def agree(found, expected):
 
 @pytest.mark.parametrize(
     ("epoch", "first"),
-    [*((epoch, False) for epoch in (0, 1, 4, 6, 7, 9)), *((epoch, True) for epoch in (1, 6, 7))],
+    [*((epoch, False) for epoch in (0, 4, 7, 9)), *((epoch, True) for epoch in (1, 6, 7))],
 )
 def test_a_stopped_training_goes_on_with_all_that_was_decided(epoch, first, tmp_path):
     expected, path = uninterrupted(first)
@@ -86,7 +86,7 @@ def test_a_stopped_training_goes_on_with_all_that_was_decided(epoch, first, tmp_
     assert [group[1:] for group in again.prune_order()] == [group[1:] for group in path.prune_order()]
 
 
-@pytest.mark.parametrize("epoch", [1, 6, 7])
+@pytest.mark.parametrize("epoch", [1, 7])
 def test_the_callback_of_keras_restores_decisions_too(epoch, tmp_path, monkeypatch):
     monkeypatch.setattr(keras.layers.Dropout, "call", lambda self, inputs, training=False: inputs)  # it keeps no seeds
     expected, _ = steered(tmp_path, None, False)

@@ -14,10 +14,11 @@ import pytest
 from backend import number, only_tensorflow
 
 import keras_rmda as kr
-from keras_rmda.compression import counterparts, recipe
+from keras_rmda.compression import counterparts, recipe, search
 from keras_rmda.compression.data import Data
 from keras_rmda.compression.distillation import distilled, kind_of
 from keras_rmda.compression.rates import set_rates
+from keras_rmda.compression.scores import Score
 from keras_rmda.compression.statistics import recalibrate
 
 RANDOM = np.random.default_rng(0)
@@ -553,6 +554,48 @@ def test_as_small_as_the_accuracy_allows(trained):
     assert found.report.macs_after <= 0.52 * found.report.macs
     assert found.after["accuracy"] >= before - 0.1 - 0.02
     assert found.model.evaluate(X, Y, verbose=0, return_dict=True)["accuracy"] == pytest.approx(found.after["accuracy"])
+
+
+class Scripted:
+    """Stands for a run: a size holds after so many epochs of tuning; what was trained is noted."""
+
+    epochs, metric = 12, "macs"
+
+    def __init__(self, whole, needs):
+        self.whole, self.needs, self.done, self.tuned = whole, needs, [], {}
+
+    def stage(self, model, target, first, last, name):
+        share = target / self.whole
+        self.done.append((round(share, 3), first, last))
+        self.tuned[id(model)] = share, 1
+        return model
+
+    def tune(self, model, first, last, name):
+        share, epochs = self.tuned[id(model)]
+        self.done.append((name, first, last))
+        self.tuned[id(model)] = share, epochs + last - first
+
+    def finished(self, model):
+        share, epochs = self.tuned[id(model)]
+        return {"accuracy": float(epochs >= self.needs(share))}
+
+    def say(self, text):
+        pass
+
+
+def test_a_model_that_does_not_hold_is_tuned_before_its_size_is_given_up():
+    model, score = network(), Score("accuracy", True)
+    run = Scripted(search.whole_of(model, "macs"), lambda share: {0.5: 1, 0.25: 4}.get(round(share, 3), 99))
+    small = search.smallest_that_holds(run, model, search.Limit(run, score, {"accuracy": 1.0}, 0.01))
+    assert run.tuned[id(small)][0] == pytest.approx(0.25)
+    assert run.done == [
+        (0.5, 0, 2),
+        (0.25, 2, 4),
+        ("stage-2-more", 4, 8),
+        (0.125, 8, 10),
+        ("stage-3-more", 10, 11),
+        ("last", 11, 12),
+    ]
 
 
 def test_where_nothing_smaller_holds_nothing_goes(trained):

@@ -23,6 +23,9 @@ from keras_rmda.structure.trace import as_graph, trace
 STAGES = 5
 """How many targets the epochs are divided among."""
 
+PATIENCE = 0.5
+"""The share of the epochs left in which a model that does not hold is tuned on, before its target is given up."""
+
 STEP = 0.5
 """What is left at a target, as a share of what was left at the one before."""
 
@@ -78,8 +81,11 @@ def smallest_that_holds(run: Run, model: keras.Model, limit: Limit) -> keras.Mod
             run.say(f"{target:.1%} left: {error}")
             broken = target
             continue
-        first = last
-        if limit.holds(small, target):
+        first, holds = last, limit.holds(small, target)
+        if not holds and (more := math.ceil(PATIENCE * (run.epochs - first))):
+            run.tune(small, first, first + more, f"stage-{number}-more")
+            first, holds = first + more, limit.holds(small, target)
+        if holds:
             held, share = small, target
         else:
             broken = target
