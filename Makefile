@@ -5,7 +5,7 @@ BIN := .venv/bin
 OLDEST := .venv-oldest/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 
-.PHONY: demo test test-fast test-slow test-combinations coverage test-oldest test-jax test-torch test-zoo test-browser docs fuzz lint format clean
+.PHONY: demo test test-fast test-slow test-all coverage test-oldest test-jax test-jax-fast test-torch test-zoo test-browser docs fuzz lint format clean
 
 demo: .venv/installed
 	@$(BIN)/python -m keras_rmda demo
@@ -23,9 +23,9 @@ test-fast: .venv/installed
 test-slow: .venv/installed
 	$(BIN)/$(PYTEST) -m slow
 
-# Every combination of the parameters of a test; the others run so many that every value is among them.
-test-combinations: .venv/installed
-	$(BIN)/$(PYTEST) --every-combination
+# Also what is rare, and every combination of parameters; the others run so many that every value is among them.
+test-all: .venv/installed
+	$(BIN)/$(PYTEST) --everything
 
 # Lines and branches of keras_rmda that the tests run, also in the processes that they start.
 coverage: .venv/installed
@@ -42,6 +42,12 @@ BACKEND_TESTS := $(addprefix tests/test_,regularizers.py reference.py optimizers
 
 test-jax: .venv/installed
 	KERAS_BACKEND=jax $(BIN)/$(PYTEST) $(BACKEND_TESTS)
+
+# What the gate runs of them: algorithms, penalties and callbacks, not the longest files of what is built on them.
+LONG_ON_JAX := $(addprefix tests/test_,compress.py gates_insertion.py saving.py sparsify.py)
+
+test-jax-fast: .venv/installed
+	KERAS_BACKEND=jax $(BIN)/$(PYTEST) -m "not slow" $(filter-out $(LONG_ON_JAX),$(BACKEND_TESTS))
 
 test-torch: .venv/installed-torch
 	KERAS_BACKEND=torch $(BIN)/$(PYTEST) $(BACKEND_TESTS)

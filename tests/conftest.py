@@ -21,6 +21,7 @@ import pytest
 import scheduling
 
 processes.let_no_noise_decide()
+processes.fork_what_runs_apart()
 if keras.backend.backend() == "tensorflow":
     import tensorflow
 
@@ -45,12 +46,13 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_addoption(parser):
-    parser.addoption("--every-combination", action="store_true", help="of parameters; else every value of each")
+    parser.addoption("--everything", action="store_true", help="also RARE, and every combination of parameters")
 
 
 def pytest_collection_modifyitems(config, items):
-    if not config.option.every_combination:
-        chosen = scheduling.every_value(items)
+    is_asked_for = any("::" in each for each in config.args)
+    if not config.option.everything and not is_asked_for:
+        chosen = scheduling.chosen(items)
         config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
         items[:] = chosen
     scheduling.sort(items)
@@ -102,4 +104,8 @@ def pytest_terminal_summary(terminalreporter, config):
     if config.option.markexpr == "not slow":
         terminalreporter.section("left out, for make test-slow")
         for what in scheduling.SLOW.values():
+            terminalreporter.write_line(what)
+    if not config.option.everything:
+        terminalreporter.section("left out, for make test-all")
+        for what in [*scheduling.RARE.values(), "combinations of parameters, each value of which is run"]:
             terminalreporter.write_line(what)

@@ -14,12 +14,20 @@ import subprocess
 import sys
 import tempfile
 import threading
+import types
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from keras_rmda.export import apart
 from keras_rmda.export.devices import profile
 
+
+def _environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+
+
+ENVIRONMENT = _environment()
 ALLOWED_NOISE = profile.NOISE
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["keras", "keras_rmda", "keras_rmda.cli.commands"])
@@ -28,6 +36,47 @@ CONTEXT.set_forkserver_preload(["keras", "keras_rmda", "keras_rmda.cli.commands"
 def let_no_noise_decide() -> None:
     """Take profiles as this machine measures them, however busy it is: timing never decides a test."""
     profile.NOISE = float("inf")
+
+
+def fork_what_runs_apart() -> None:
+    """Let programs that `export` runs apart, such as the converter, be forks of the server, too."""
+    apart.subprocess = types.SimpleNamespace(run=_forked, PIPE=subprocess.PIPE)
+
+
+def _forked(
+    arguments: list[str], *, input: bytes, timeout: float | None, **_: object
+) -> subprocess.CompletedProcess[bytes]:
+    """Do what `subprocess.run` does with a program that reads bytes and writes bytes.
+
+    A test that has changed the environment gets a process that begins with it.
+    """
+    if _environment() != ENVIRONMENT:
+        return subprocess.run(arguments, input=input, stdout=subprocess.PIPE, timeout=timeout, check=False)
+    with tempfile.TemporaryFile() as sent, tempfile.TemporaryFile() as received:
+        sent.write(input)
+        sent.seek(0)
+        streams = (
+            Connection(os.dup(sent.fileno()), writable=False),
+            Connection(os.dup(received.fileno()), readable=False),
+        )
+        process = CONTEXT.Process(target=_main_apart, args=(arguments[-1], *streams))
+        process.start()
+        for stream in streams:
+            stream.close()
+        process.join(timeout)
+        if process.is_alive():
+            process.kill()
+            raise subprocess.TimeoutExpired(arguments, timeout)
+        received.seek(0)
+        return subprocess.CompletedProcess(arguments, process.exitcode, received.read())
+
+
+def _main_apart(program: str, sent: Connection, received: Connection) -> None:
+    """Run a program with these streams, in a fork of the server."""
+    os.dup2(sent.fileno(), 0)
+    os.dup2(received.fileno(), 1)
+    with open(0) as sys.stdin, open(1, "w", closefd=False) as sys.stdout:
+        runpy.run_path(program, run_name="__main__")
 
 
 class Program:

@@ -1,4 +1,4 @@
-"""What `make test-fast` leaves out, and which process of `pytest -n` runs which tests, in which order.
+"""What `make test` and `make test-fast` leave out, and which process of `pytest -n` runs which tests, in which order.
 
 A file is run by one process, which builds, traces and compiles once what its tests share. Tests that take long are
 dealt out one by one, and first, so that both processes end at the same time.
@@ -35,6 +35,17 @@ SLOW = {
 }
 """What `make test-fast` leaves out."""
 
+RARE = {
+    r"test_distribute\.py::.*\[jax\]|test_scale\.py::test_the_accelerator.*\[jax\]": (
+        "workers and the benchmark of scale on JAX"
+    ),
+    r"test_distribute\.py::test_two_replicas.*\[(RAMDA|ProxSGD|LinBreg|DessiLBI)\]": (
+        "two replicas with the algorithms other than RMDA, AdaBreg and ProxAdamW, which train by the same steps"
+    ),
+    r"random_graphs_are_gone\[[12]\d\]": "the random graphs 10 to 29 of coupled groups",
+}
+"""What only `make test-all` runs: minutes of what the others show of a neighbour."""
+
 IN_FULL = r"test_reference\.py"
 """Where every combination of parameters is run, not only every value of each: what the authors' code computes."""
 
@@ -60,6 +71,11 @@ TOGETHER = {
 def is_slow(nodeid: str) -> bool:
     """Return whether `make test-fast` leaves a test out."""
     return any(re.search(pattern, nodeid) for pattern in SLOW)
+
+
+def chosen(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Return what `make test` runs."""
+    return every_value([item for item in items if not any(re.search(pattern, item.nodeid) for pattern in RARE)])
 
 
 def values_of(item: pytest.Item) -> set[tuple]:

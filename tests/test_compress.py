@@ -549,7 +549,7 @@ def test_a_run_that_was_killed_goes_on(tmp_path, epoch):
 
 def test_as_small_as_the_accuracy_allows(trained):
     before, counts = trained.evaluate(X, Y, verbose=0, return_dict=True)["accuracy"], Counts()
-    found = kr.compress(trained, X, Y, accuracy_loss=0.1, epochs=20, batch_size=16, verbose=0, callbacks=[counts])
+    found = kr.compress(trained, X, Y, accuracy_loss=0.1, epochs=12, batch_size=16, verbose=0, callbacks=[counts])
     assert [each for each in counts.seen if isinstance(each, str)] == ["begin", "end"]
     assert found.report.macs_after <= 0.52 * found.report.macs
     assert found.after["accuracy"] >= before - 0.1 - 0.02
