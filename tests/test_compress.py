@@ -598,6 +598,22 @@ def test_a_model_that_does_not_hold_is_tuned_before_its_size_is_given_up():
     ]
 
 
+@pytest.mark.filterwarnings("ignore::keras_rmda.SparsityWarning")
+def test_a_search_that_was_killed_goes_on(trained, tmp_path):
+    def kill(epoch, logs):
+        if epoch == 3:  # of the second stage
+            raise Killed
+
+    call = {"accuracy_loss": 0.1, "epochs": 4, "batch_size": 16, "shuffle": False, "verbose": 0}
+    whole = kr.compress(trained, X, Y, **call)
+    call["directory"] = tmp_path / "run"
+    with pytest.raises(Killed):
+        kr.compress(trained, X, Y, callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=kill)], **call)
+    found = kr.compress(trained, X, Y, **call)
+    assert found.report.macs_after == whole.report.macs_after
+    assert found.after == pytest.approx(whole.after, abs=1e-4)
+
+
 def test_where_nothing_smaller_holds_nothing_goes(trained):
     still = {"optimizer": keras.optimizers.SGD(1e-9), "epochs": 2, "batch_size": 16, "verbose": 0}
     with pytest.warns(kr.SparsityWarning, match="nothing was removed"):

@@ -100,9 +100,7 @@ class Run:
         middle = first + recipe.choosing_epochs(last - first)
         self.choose(model, target, first, middle, name)
         small = smaller(model)
-        if not self._load(small, f"{name}-tuned"):
-            self.tune(small, middle, last, name)
-            self._save(small, f"{name}-tuned")
+        self.tune(small, middle, last, name)
         return small
 
     def choose(self, model: keras.Model, target: float, first: int, last: int, name: str) -> None:
@@ -136,6 +134,9 @@ class Run:
 
     def tune(self, model: keras.Model, first: int, last: int, name: str) -> None:
         """Train the small model by the user's own optimizer."""
+        if self._load(model, f"{name}-tuned"):
+            self.compile_to_use(model)
+            return
         own = stock(self.optimizer)
         rate = self._rate(learning_rate(own), last - first)
         self.compile(model, with_rate(own, rate))
@@ -144,6 +145,7 @@ class Run:
         self._tell(first, last, f"tuning the small model ({type(own).__name__}, {rates})")
         with distilled(model, self.teacher, self.distillation):
             self._fit(model, first, last, "tune", [*self.callbacks, self._progress(first)], f"{name}-tune")
+        self._save(model, f"{name}-tuned")
 
     def finished(self, model: keras.Model) -> Scores:
         """Compute the statistics of batch normalization anew, where that helps, and return the scores of a model."""
