@@ -16,6 +16,7 @@ from keras_rmda.gates.generator import GateGenerator
 from keras_rmda.gates.places import places_in
 from keras_rmda.gates.training import expected_macs
 from keras_rmda.platform.compat import layers_of
+from keras_rmda.structure import copied
 from keras_rmda.structure.amounts import amounts
 from keras_rmda.structure.liveness import plan
 from keras_rmda.structure.trace import trace
@@ -133,8 +134,9 @@ def test_strip_leaves_no_gate(name):
     model = (FOLDED | RESCALED)[name]()
     before = [weight.copy() for weight in model.get_weights()]
     small = kr.strip(model)
-    np.testing.assert_allclose(outputs(small, images(model)), outputs(model, images(model)), rtol=1e-5, atol=1e-6)
-    assert gates_of(small) == []
+    for each in (small, copied(model)):
+        np.testing.assert_allclose(outputs(each, images(model)), outputs(model, images(model)), rtol=1e-5, atol=1e-6)
+        assert gates_of(each) == []
     assert ("Rescaling" in [type(layer).__name__ for layer in small.layers]) == (name in RESCALED)
     report = kr.analyze(model)
     assert report.parameters_after == small.count_params() < model.count_params()
@@ -164,6 +166,18 @@ def test_closed_gates_close_their_channels():
     assert small.get_layer("next").kernel.shape == (3, 3, 3, 5)
 
 
+@only_tensorflow
+def test_models_with_gates_are_compressed():
+    """What gates leave is what `compress` goes on with."""
+    model = gated([L.Conv2D(**CONV), L.BatchNormalization()], [L.ReLU(), L.Conv2D(5, 3)])
+    model.compile("sgd", "mse")
+    x, y = images(model, 16), np.zeros((16, 2), "float32")
+    result = kr.compress(model, x, y, target=0.67, epochs=2, verbose=0)
+    assert result.before["loss"] == pytest.approx(np.mean(outputs(model, x) ** 2), rel=1e-5)
+    assert result.after["loss"] == pytest.approx(result.model.evaluate(x, y, verbose=0), rel=1e-5)
+    assert gates_of(result.model) == []
+
+
 # ---- insert
 
 
@@ -185,10 +199,12 @@ def test_gates_begin_open_and_take_their_channels_along(make, kind, direction, w
     np.testing.assert_array_equal(outputs(gated, x), outputs(model, x))
     assert not gated.compiled
     close(gated, np.random.default_rng(1))
-    small = kr.strip(gated)
+    small, copy = kr.strip(gated), copied(gated)
     scale = np.abs(outputs(gated, x)).max()
-    np.testing.assert_allclose(outputs(small, x), outputs(gated, x), atol=1e-5 * scale)
-    assert gates_of(small) == []
+    for each in (small, copy):
+        np.testing.assert_allclose(outputs(each, x), outputs(gated, x), atol=1e-5 * scale)
+        assert gates_of(each) == []
+    assert copy.count_params() == model.count_params()
     assert small.count_params() < model.count_params()
     assert kr.analyze(gated).macs_after == kr.analyze(small).macs < kr.analyze(model).macs
     for a, b in zip(before, model.get_weights(), strict=True):

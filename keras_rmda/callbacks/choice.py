@@ -195,7 +195,7 @@ class Groups:
     def left(self, zero: np.ndarray | None = None) -> float:
         """Return the share of the metric that is left now, or if these groups were zero and the others were not."""
         if self._metric == "groups":
-            return np.count_nonzero(self._structured_norms if zero is None else ~zero) / self.count
+            return float(np.count_nonzero(self._structured_norms if zero is None else ~zero) / self.count)
         read = self._read if zero is None else partial(self._read, zero=np.append(zero, False))
         return amounts(plan(self._trace, read))[self._metric] / self.whole
 

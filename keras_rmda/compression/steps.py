@@ -13,7 +13,7 @@ from keras_rmda.platform import checks, compat, fitting
 from keras_rmda.platform.copying.classes import dressed
 from keras_rmda.platform.tolerant import ADDING_LOSSES
 from keras_rmda.structure.coupling import coupled_groups
-from keras_rmda.structure.strip import copied, copied_with_layers, strip, stripped
+from keras_rmda.structure.strip import copied_with_layers, strip, stripped, warn_of_lost_losses
 from keras_rmda.structure.verification import difference, tolerance_of
 
 STEPS = ("train_step", "compute_loss", "compute_metrics", "test_step")
@@ -45,7 +45,10 @@ def own_step(model: keras.Model) -> str | None:
 def copy_of(model: keras.Model) -> keras.Model:
     """Return a copy of a model, as `copied` makes it, that makes the same steps."""
     graph, made = copied_with_layers(model)
-    return same_class(model, graph, made) if own_step(model) else copied(model)
+    if own_step(model):
+        return same_class(model, graph, made)
+    warn_of_lost_losses(model, graph)
+    return graph
 
 
 def smaller(model: keras.Model) -> keras.Model:

@@ -11,6 +11,7 @@ import numpy as np
 from keras_rmda.channels.functions import is_homogeneous
 from keras_rmda.channels.gates import Multiplies, Vanishes
 from keras_rmda.channels.linear import LooksUp, Writes
+from keras_rmda.channels.rule import State
 from keras_rmda.channels.simple import Carries
 from keras_rmda.channels.sites import Call, Site
 from keras_rmda.structure.liveness import Plan
@@ -45,14 +46,19 @@ class Folding:
         return value
 
 
-def fold(plan: Plan) -> Folding:
-    """Decide for every gate of a model."""
-    result, neighbours = Folding(), Neighbours(plan)
+def fold(plan: Plan, state: State | None = None) -> Folding:
+    """Decide for every gate of a model.
+
+    Args:
+        plan: what stays of the model.
+        state: what the numbers of gates are computed from; that of the plan if None.
+    """
+    result, neighbours, state = Folding(), Neighbours(plan), state or plan.state
     for site in plan.trace.sites.values():
         if not isinstance(site.rule, Multiplies):
             continue
         stays = plan.cut.stays(site.own["c"])
-        zs = [site.rule.factors_of(call, plan.state) for call in site.calls]
+        zs = [site.rule.factors_of(call, state) for call in site.calls]
         behind_layers = all(call.inputs[0].index in neighbours.maker for call in site.calls)
         if behind_layers and all((z[stays] == 1).all() for z in zs):  # a model without layers is none
             continue

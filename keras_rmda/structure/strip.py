@@ -102,8 +102,9 @@ def copied_with_layers(model: keras.Model) -> tuple[keras.Model, dict[int, Any]]
     """Return what `copied` does, and by `id` of layers what was made of them."""
     with as_graph(model) as graph:
         finite.check_finite(model)
-        decided = plan(trace(graph), meaningless)
-        folding = fold(decided)
+        traced = trace(graph)
+        decided = plan(traced, meaningless)
+        folding = fold(decided, plan(traced, ops.convert_to_numpy).state)
         copy, exact, made = rebuilt_without(graph, decided, folding, model)
         verify(graph, copy, decided, folding, model, exact=exact)
     return copy, made
