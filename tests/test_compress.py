@@ -639,6 +639,7 @@ BAD = {
     "target": ({"target": 0}, "target=0"),
     "metric": ({"metric": "milliseconds"}, "milliseconds"),
     "epochs": ({"epochs": 1}, "epochs=1"),
+    "batch size": ({"batch_size": 0}, "batch_size=0"),
     "both": ({"target": 0.5, "accuracy_loss": 0.1}, "not both"),
     "verbose": ({"verbose": 7}, "verbose=7"),
     "optimizer": ({"optimizer": "rmsprop"}, "RMSprop"),

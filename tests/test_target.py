@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 from backend import number, only_tensorflow
-from training import every_optimizer_and
+from training import MAKERS, every_optimizer_and
 
 import keras_rmda as kr
 from keras_rmda.optimizers.joint import NEVER_AGAIN
@@ -117,6 +117,34 @@ def test_training_that_goes_on_later_ends_at_the_target():
     model, _ = train(0.3, model=model, initial_epoch=4)
     report = kr.analyze(model)
     assert report.macs_after / report.macs == pytest.approx(0.3, abs=0.02)
+
+
+@pytest.mark.parametrize("name", ["RMDA", "ProxAdamW"])
+def test_a_second_training_goes_on_to_a_smaller_target(name):
+    model, _ = train(0.5, MAKERS[name])
+    [coupling] = model.optimizer.couplings
+    gone = number(coupling.factors) == NEVER_AGAIN
+    _, logs = train(0.25, model=model)
+    assert logs["macs_left"][0] <= 0.52
+    assert kr.analyze(model).macs_after / MACS == pytest.approx(0.25, abs=0.02)
+    assert (number(coupling.factors)[gone] == NEVER_AGAIN).all()
+    with pytest.warns(UserWarning, match="an earlier training has chosen"):
+        train(0.5, model=model, epochs=2)
+
+
+def test_a_second_training_with_the_same_target_penalizes_nothing():
+    model, _ = train(0.3)
+    [coupling] = model.optimizer.couplings
+    before = number(coupling.factors)
+    train(0.3, model=model, epochs=1)
+    np.testing.assert_array_equal(number(coupling.factors), before)
+
+
+def test_a_model_from_a_file_goes_on_to_a_smaller_target(tmp_path):
+    model, _ = train(0.5)
+    model.save(tmp_path / "half.keras")
+    model, _ = train(0.25, model=keras.models.load_model(tmp_path / "half.keras"), initial_epoch=10, epochs=20)
+    assert kr.analyze(model).macs_after / MACS == pytest.approx(0.25, abs=0.02)
 
 
 def test_dual_averaging_in_stages():

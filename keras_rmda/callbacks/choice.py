@@ -276,8 +276,16 @@ class Groups:
     def finish(self, goal: float) -> None:
         """Let the smallest groups stay zero for good, penalize no others, and begin a new stage."""
         chosen = self.smallest(goal, nearest=True)
-        self.factors = np.where(chosen, NEVER_AGAIN, 0.0)
+        self.factors = np.where(chosen | (self.factors == NEVER_AGAIN), NEVER_AGAIN, 0.0)
         self.clear()
+        self._begin_a_stage()
+
+    def reopen(self) -> None:
+        """Penalize again what a choice has left that was final, and begin a new stage."""
+        self.factors = np.where(self.factors == NEVER_AGAIN, NEVER_AGAIN, 1.0)
+        self._begin_a_stage()
+
+    def _begin_a_stage(self) -> None:
         for optimizer in dict.fromkeys(optimizer for optimizer, _ in self._parts):
             optimizer.restart()
         self._hand_down()

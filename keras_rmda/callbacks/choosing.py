@@ -70,14 +70,19 @@ class Choosing:
         if least > self.goal:
             raise ImpossibleTargetError(impossible(model, groups.possible(least), whole, what.given))
         self._epoch, self._decisions, self._failed, self._settled = 0, 0, False, False
+        self._begins, self._was_final = True, groups.is_final
 
     def on_epoch_begin(self, epoch: int, callbacks: list) -> None:
         """Note where training is; one that was stopped goes on with the decisions that it had made."""
         self._epoch, note = epoch, notes_of(self.model).take("TargetSparsity", epoch)
-        if note:
+        if note and note.get("goal", self.goal) == self.goal:
             self._decisions = int(note["decisions"])
             self._go_on(epoch / self._params["epochs"])  # if the copy is of the moment before
             self.groups.refresh()
+        elif self._begins and self._leaves_more():
+            self.groups.reopen()
+            self._was_final = False
+        self._begins = False
         self._take_a_note(epoch)
         if not self._settled:
             forget_best(callbacks)
@@ -124,6 +129,8 @@ class Choosing:
                 why = f"it stopped before end={self.settings.end} of the epochs"
             elif abs(left - logged) > TOLERANCE:
                 why = f"a callback has put back weights of another time, after {groups.told(logged)} were left"
+            elif self._was_final and left < self.goal:
+                why = "what an earlier training has chosen stays zero"
             elif not groups.are_clear():
                 why = "a callback has changed weights of groups that were zero for good"
             else:
@@ -139,7 +146,14 @@ class Choosing:
         return sum(int(ops.convert_to_numpy(each.iterations)) for each in inside)
 
     def _take_a_note(self, epoch: int) -> None:
-        notes_of(self.model).write("TargetSparsity", epoch, decisions=self._decisions)
+        notes_of(self.model).write("TargetSparsity", epoch, decisions=self._decisions, goal=self.goal)
+
+    def _leaves_more(self) -> bool:
+        """Return whether the choice of an earlier training is final, and more groups have to go for this target."""
+        groups = self.groups
+        if not self._was_final or groups.left() - self.goal <= TOLERANCE:
+            return False
+        return bool((groups.smallest(self.goal, nearest=True) & (groups.factors != NEVER_AGAIN)).any())
 
     def _progress(self, share: float) -> float:
         return (share - self.settings.begin) / (self.settings.end - self.settings.begin)

@@ -32,6 +32,8 @@ class TargetSparsity(Companion):
     the strength of the others goes down. At `end` the choice is final: what is left is no longer penalized, and a new
     stage begins.
 
+    What is zero for good stays zero in later trainings: one with a smaller target goes on from there.
+
     Until then, EarlyStopping, ModelCheckpoint and ReduceLROnPlateau forget the best that they have seen, of larger
     networks. Milestones of StagewiseSchedule that come earlier are moved behind it, with a warning.
 

@@ -132,6 +132,11 @@ def compress(
     checks.whole("epochs", epochs, recipe.SHORTEST)
     checks.whole("multiple_of", multiple_of, 1)
     checks.truth("shrink", shrink)
+    sizes = {"batch_size": batch_size, "steps_per_epoch": steps_per_epoch}
+    sizes |= {"validation_batch_size": validation_batch_size, "validation_steps": validation_steps}
+    for name, value in sizes.items():
+        if value is not None:
+            checks.whole(name, value, 1)
     if distillation is not None:
         checks.real("distillation", distillation, maximum=1.0)
     how = chosen_verbosity(verbose)
