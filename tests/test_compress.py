@@ -12,13 +12,14 @@ import keras
 import numpy as np
 import pytest
 from backend import number, only_tensorflow
+from keras import ops
 
 import keras_rmda as kr
 from keras_rmda.compression import counterparts, recipe, search
 from keras_rmda.compression.data import Data
 from keras_rmda.compression.distillation import distilled, kind_of
 from keras_rmda.compression.rates import set_rates
-from keras_rmda.compression.scores import Score
+from keras_rmda.compression.scores import Score, score_of
 from keras_rmda.compression.statistics import recalibrate
 
 RANDOM = np.random.default_rng(0)
@@ -227,10 +228,99 @@ def test_statistics_are_the_means_over_batches(trained):
 def test_a_trained_model_is_told_from_a_fresh_one(trained):
     data = Data(X, Y, batch_size=16)
     before = [w.copy() for w in trained.get_weights()]
-    assert recipe.is_trained(trained, data)
-    assert not recipe.is_trained(network(optimizer="adam"), data)
+    assert recipe.is_trained(recipe.with_and_without(trained, data))
+    assert not recipe.is_trained(recipe.with_and_without(network(optimizer="adam"), data))
     for a, b in zip(before, trained.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def hits(y, output):
+    return ops.mean(keras.metrics.sparse_categorical_accuracy(y, output))
+
+
+def misses(y, output):
+    return 1.0 - hits(y, output)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "name", "grows"),
+    [
+        ([hits], "hits", True),
+        ([misses], "misses", False),
+        (["sparse_categorical_crossentropy", "accuracy"], "sparse_categorical_crossentropy", False),
+        ([keras.metrics.SparseTopKCategoricalAccuracy(1, name="top")], "top", True),
+        ([keras.metrics.SparseCategoricalAccuracy(name="z_loss"), "accuracy"], "z_loss", True),
+    ],
+    ids=["grows", "falls", "falls by its name", "by its own word", "ends with loss"],
+)
+def test_the_score_is_the_first_metric_in_its_own_direction(trained, metrics, name, grows):
+    model, data = keras.models.clone_model(trained), Data(X, Y, batch_size=32)
+    model.set_weights(trained.get_weights())
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=metrics)
+    scores = data.score(model)
+    assert score_of(model, scores, recipe.with_and_without(model, data)) == Score(name, grows)
+
+
+class Sure(keras.metrics.Mean):
+    """A metric whose configuration does not tell its argument."""
+
+    def __init__(self, threshold=0.5, **arguments):
+        super().__init__(**arguments)
+        self.threshold = threshold
+
+    def update_state(self, y, output, sample_weight=None):
+        return super().update_state(ops.cast(ops.max(output, -1) > self.threshold, "float32"))
+
+
+def test_a_metric_without_a_configuration_keeps_its_arguments(trained):
+    model = keras.models.clone_model(trained)
+    model.set_weights(trained.get_weights())
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=[Sure(0.9, name="sure")])
+    before = model.evaluate(X, Y, verbose=0, return_dict=True)["sure"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is less sure
+        result = kr.compress(model, X, Y, target=0.5, **CALL | {"epochs": 2})
+    assert 0 < before < 1
+    assert result.before["sure"] == pytest.approx(before, abs=0.1)
+    found = result.model.evaluate(X, Y, verbose=0, return_dict=True)["sure"]
+    assert found == pytest.approx(np.mean(number(result.model(X)).max(-1) > 0.9))
+    assert result.after["sure"] == pytest.approx(found)
+
+
+class Boosted(keras.optimizers.Adam):
+    """An optimizer whose configuration does not tell its argument."""
+
+    def __init__(self, learning_rate=1e-3, boost=1.0):
+        super().__init__(learning_rate)
+        self.boost = boost
+
+
+def test_an_optimizer_without_a_configuration_is_refused():
+    with pytest.raises(ValueError, match="leaves out boost"):
+        kr.compress(network(optimizer=Boosted(boost=7.0)), X, Y, chooser=kr.ProxAdamW(1e-3), **CALL)
+
+
+ONE_OF_TWO, BOTH = np.eye(2)[Y], np.stack([Y, 1 - Y | (X[:, 2] > 0)], axis=1)
+
+
+@pytest.mark.parametrize(
+    ("y", "end", "loss", "metrics"),
+    [
+        (Y, "softmax", keras.losses.SparseCategoricalCrossentropy, ["accuracy"]),
+        (ONE_OF_TWO, "softmax", keras.losses.CategoricalCrossentropy, ["accuracy"]),
+        (ONE_OF_TWO.astype("int32"), None, keras.losses.CategoricalCrossentropy, ["accuracy"]),
+        (ONE_OF_TWO, "sigmoid", str, []),
+        (BOTH, "sigmoid", keras.losses.BinaryCrossentropy, ["binary_accuracy"]),
+        (BOTH.astype(bool), None, keras.losses.BinaryCrossentropy, ["binary_accuracy"]),
+        (X[:, :2], None, str, []),
+    ],
+)
+def test_the_loss_of_a_model_that_was_not_compiled(y, end, loss, metrics):
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(2, end)])
+    found = recipe.default_loss(model, Data(X, y, batch_size=32))
+    assert type(found) is loss
+    assert getattr(found, "from_logits", False) is (loss is not str and end is None)
+    assert recipe.default_metrics(found, model) == metrics
 
 
 def test_statistics_that_do_not_fit_are_said(trained):

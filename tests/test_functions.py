@@ -240,6 +240,30 @@ def test_constants_go_through_the_very_function():
     assert width(kr.strip(model, tolerance=1e-6), "y") == 4
 
 
+OF_TWO = {
+    "power": lambda y: y**2,
+    "root": lambda y: ops.abs(y) ** 0.5,
+    "exponential": lambda y: 2.0**y,
+    "remainder": lambda y: y % 0.7,
+    "floor": lambda y: y // 0.3,
+    "angle": lambda y: ops.arctan2(y, 1.0),
+    "logarithm": lambda y: ops.logaddexp(y, 0.3),
+}
+
+
+@pytest.mark.parametrize("name", OF_TWO)
+def test_constants_go_through_operations_of_two_numbers(name):
+    """Two units are zero, one is what its bias says."""
+    x = keras.Input((5,))
+    y = OF_TWO[name](L.Dense(6, name="y")(x))
+    model = randomize(keras.Model(x, L.Dense(3, name="o")(y)))
+    zero(model, "y", 1, [1, 2, 4])
+    bias = ops.convert_to_numpy(model.get_layer("y").bias).copy()
+    bias[[1, 2]] = 0.0
+    model.get_layer("y").bias.assign(bias)
+    assert width(kr.strip(model), "y") == 3
+
+
 def test_recurrent_layers_with_activations_that_mix_units_are_opaque():
     x = keras.Input((5, 4))
     model = keras.Model(x, L.Dense(3, name="o")(L.LSTM(6, activation="softmax", name="y")(x)))

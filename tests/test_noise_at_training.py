@@ -201,6 +201,46 @@ def test_losses_of_code_that_draws_are_the_same(monkeypatch):
         assert losses[0] == pytest.approx(losses[1], rel=1e-5)
 
 
+class AtTrainingOnly(L.Layer):
+    """The sample of a variational autoencoder, which adds its loss in the same branch as its noise."""
+
+    def __init__(self, first):
+        super().__init__()
+        self.first, self.mean, self.spread, self.seed = first, L.Dense(4), L.Dense(4), SeedGenerator(0)
+
+    def call(self, x, training=False):
+        mean, spread = self.mean(x), self.spread(x)
+        if not training:
+            return mean
+        if self.first == "loss":
+            self.add_loss(ops.mean(mean**2 + ops.exp(spread) - spread))
+        y = mean + ops.exp(0.5 * spread) * keras.random.normal(ops.shape(mean), seed=self.seed)
+        if self.first == "noise":
+            self.add_loss(ops.mean(mean**2 + ops.exp(spread) - spread))
+        return y
+
+
+@pytest.mark.parametrize("first", ["loss", "noise"])
+def test_noise_and_a_loss_at_training_only(first, monkeypatch):
+    inputs = keras.Input((6,))
+    x = L.Dense(8, activation="relu")(inputs)
+    model = randomize(keras.Model(inputs, L.Dense(2)(AtTrainingOnly(first)(x))))
+    assert kr.analyze(model).opaque == {}
+    half_zero(model)
+    small, x = kr.strip(model), numbers(16, 6)
+    assert small.count_params() < model.count_params()
+    for name, names in DISTRIBUTIONS.items():
+        monkeypatch.setattr(keras.random, name, waves(names))
+    for training in (True, False):
+        outputs, losses = [], []
+        for each in (model, small):
+            outputs.append(each(x, training=training))
+            losses.append(float(sum(each.losses)))
+        assert difference(*outputs) < 1e-5
+        assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+        assert (losses[0] != 0) == training
+
+
 def test_what_also_draws_at_inference_stays():
     class Always(Noisy):
         def call(self, x, training=False):

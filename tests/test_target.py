@@ -140,6 +140,35 @@ def test_a_second_training_with_the_same_target_penalizes_nothing():
     np.testing.assert_array_equal(number(coupling.factors), before)
 
 
+def test_the_importance_of_groups_is_in_files(tmp_path):
+    def compiled():
+        model = network()
+        psi = kr.GroupLasso(1e-4, groups=kr.coupled_groups(model, parts="all"))
+        model.compile(kr.ProxAdamW(0.01, regularizer=psi), "mse")
+        return model
+
+    def importance(model):
+        return [number(each.importance) for each in model.optimizer.couplings]
+
+    model, _ = train(0.4, model=compiled(), ranking="fisher", epochs=4)
+    model.save(tmp_path / "small.keras")
+    model.save_weights(tmp_path / "small.weights.h5")
+    loaded, filled = keras.models.load_model(tmp_path / "small.keras"), compiled()
+    filled.load_weights(tmp_path / "small.weights.h5")
+    filled.optimizer.build(filled.trainable_variables)
+    for each in (loaded, filled):
+        np.testing.assert_array_equal(importance(each), importance(model))
+    for each in (model, loaded, filled):
+        each.fit(X, Y, batch_size=32, epochs=1, verbose=0, shuffle=False)
+    for each in (loaded, filled):
+        for a, b in zip(model.get_weights(), each.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+    other, _ = train(0.4, model=compiled(), epochs=4)
+    other.save_weights(tmp_path / "other.weights.h5")
+    model.load_weights(tmp_path / "other.weights.h5")  # of a training that has not looked at importance
+    assert int(model.optimizer.iterations) == int(other.optimizer.iterations)
+
+
 def test_a_model_from_a_file_goes_on_to_a_smaller_target(tmp_path):
     model, _ = train(0.5)
     model.save(tmp_path / "half.keras")

@@ -83,8 +83,8 @@ def product(layer: Any, operands: list) -> np.ndarray:
     return np.where(zero, 0.0, result)
 
 
-def applied(operation: Any, values: np.ndarray) -> np.ndarray:
-    """Return an operation of one argument on constants, with NaN, which stands for "not constant", kept."""
+def applied(operation: Any, *values: np.ndarray) -> np.ndarray:
+    """Return an operation on constants, with NaN, which stands for "not constant", kept."""
     dtype = "float32" if keras.backend.backend() == "jax" else "float64"
-    result = ops.convert_to_numpy(operation.call(ops.convert_to_tensor(values, dtype)))
-    return np.where(np.isnan(values), np.nan, result.astype("float64"))
+    result = ops.convert_to_numpy(operation.call(*(ops.convert_to_tensor(each, dtype) for each in values)))
+    return np.where(np.any([*np.broadcast_arrays(*map(np.isnan, values))], axis=0), np.nan, result.astype("float64"))

@@ -175,7 +175,8 @@ class Writes(Rule):
         constant = wanted & ~np.isnan(constants)
         reasons = {f"read by {name}": wanted & ~constant, f"border of same padding in {name}": constant & ~uniform}
         if not self.absorbs(call):
-            reasons[f"constant that {name} has no bias for"] = constant & uniform
+            why = "has no bias for" if call.alone else "does not take, since it is called several times"
+            reasons[f"constant that {name} {why}"] = constant & uniform
         if call.site.shared:  # what stays is read still, and must be what it was
             reasons[f"read by {name}, whose weights stay what they are"] = read & self._staying(call, state)
         return demands + [(x, x.spread(mask, axis), reason) for reason, mask in reasons.items()]

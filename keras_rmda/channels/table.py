@@ -245,10 +245,9 @@ for name in (f"Adaptive{kind}Pooling{n}D" for kind in ("Average", "Max") for n i
         RULES[getattr(L, name)] = Carries(mixes_positions=True, constant=unchanged)
 
 OPERATIONS: dict[str, Rule | Callable[[Any], Rule]] = {
-    **dict.fromkeys([*ARITHMETIC, *COMPARISONS], Merges()),
+    **dict.fromkeys(COMPARISONS, Merges()),
+    **dict.fromkeys(ARITHMETIC, Merges(lambda layer, xs: applied(layer, *xs))),
     **MERGES,
-    "TrueDivide": Merges(lambda layer, xs: xs[0] / xs[1]),
-    "Divide": Merges(lambda layer, xs: xs[0] / xs[1]),
     **dict.fromkeys(
         UNARY,
         Carries(constant=lambda layer, x, read: applied(layer, x), refusal=has_arrays),

@@ -156,8 +156,8 @@ def run_report(options: argparse.Namespace) -> None:
 
     checks.whole("--runs", options.runs, 1)
     for path in options.models:
-        if Path(path).suffix not in (".keras", ".tflite") or not Path(path).is_file():
-            raise UsageError(f"MODEL must be a .keras or .tflite file that exists. Received: {path!r}")
+        if Path(path).suffix not in (".keras", ".h5", ".tflite") or not Path(path).is_file():
+            raise UsageError(f"MODEL must be a .keras, .h5 or .tflite file that exists. Received: {path!r}")
     pairs, profile = arrays.read_pairs("--data", options.data) if options.data else (None, None), profile_in(options)
     entries = page.write_page(options.out, options.models, pairs[1] or pairs[0], options.log, options.runs, profile)
     if options.json:

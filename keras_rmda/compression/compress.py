@@ -14,7 +14,7 @@ import keras
 import keras_rmda.compression.recipe as recipe
 from keras_rmda.callbacks import TargetSparsity
 from keras_rmda.compression.callbacks import checked, warn_of_what_is_used
-from keras_rmda.compression.counterparts import innermost, proximal, without_decay
+from keras_rmda.compression.counterparts import proximal, stock, without_decay
 from keras_rmda.compression.data import Data
 from keras_rmda.compression.folder import kept_in
 from keras_rmda.compression.progress import chosen_verbosity
@@ -81,7 +81,8 @@ def compress(
             `"energy"`, as of `callbacks.TargetSparsity`.
         accuracy_loss: instead of `target`: how much the score of a trained model may fall, while it is made as small as
             it gets. The score is the first metric of `compile`, else the loss. For scores that fall as they get better
-            it is a share of them.
+            it is a share of them. Which do is what a metric says itself, or was better than without what the model has
+            learned.
         epochs: of everything together, at least 2.
         batch_size: as for `fit`.
         validation_data, validation_split: as for `fit`. What is tuned by hand is best not judged on it.
@@ -89,7 +90,8 @@ def compress(
             refused: see `directory`.
         verbose: 1 is a bar for each phase, 2 a line for each epoch, 0 nothing.
         optimizer, loss, metrics: as for `compile`, in the place of what the model was compiled with. A model that was
-            not is trained by Adam, with cross-entropy for integer targets, else with squares.
+            not is trained by Adam, with cross-entropy for classes and labels (integers, or one number for each class),
+            else with squares.
         chooser: an optimizer of this package that chooses, in the place of the counterpart of `optimizer`.
         distillation: share of the loss, in [0, 1], that is the difference of the outputs from those of `model`; None
             for a half where it is a trained classifier, else nothing.
@@ -155,7 +157,7 @@ def compress(
         )
     check_optimizers(model)
     proximal(chooser or own, 0.0, None)  # refuses what has no counterpart, now
-    innermost(own)
+    stock(own)
     fit_arguments = ({"shuffle": shuffle} if data.is_arrays else {}) | (
         {} if class_weight is None else {"class_weight": class_weight}
     )
@@ -166,7 +168,7 @@ def compress(
         has_own_step = own_step(model) is not None
         if "loss" not in arguments and not has_own_step:
             arguments["loss"] = recipe.default_loss(whole, data)
-            arguments.setdefault("metrics", recipe.default_metrics(arguments["loss"]))
+            arguments.setdefault("metrics", recipe.default_metrics(arguments["loss"], whole))
         run = Run(
             data, arguments, own, chooser, model, distillation or 0.0, metric, multiple_of, epochs, listed, how,
             None if directory is None else Path(directory), fit_arguments, shrink, without_decay(own, model), of_file,
@@ -174,8 +176,9 @@ def compress(
         coupled_groups(whole, parts=recipe.PARTS)  # refuses a model without any
         check_steps(model, whole, next(data.batches(1)), run.compile_to_choose, run.compile_to_use)
         run.compile_to_use(whole)
-        begun = {"before": scored(whole, data), "is_trained": recipe.is_trained(whole, data)}
-        score = score_of(whole, begun["before"])
+        begun, looks = {"before": scored(whole, data)}, recipe.with_and_without(whole, data)
+        begun["is_trained"] = recipe.is_trained(looks)
+        score = score_of(whole, begun["before"], looks)
         if begun["is_trained"]:
             warn_of_statistics(run, whole, score, begun["before"])
         warn_of_what_is_used(listed, model)

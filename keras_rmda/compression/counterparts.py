@@ -11,7 +11,7 @@ from keras_rmda.optimizers import ProxAdamW, ProxSGD
 from keras_rmda.optimizers.assignment import Regularizers
 from keras_rmda.optimizers.base import SparseOptimizer
 from keras_rmda.optimizers.momentum import DECAY
-from keras_rmda.platform import nested
+from keras_rmda.platform import fitting, nested
 from keras_rmda.structure.states import configuration
 
 Rate = float | keras.optimizers.schedules.LearningRateSchedule
@@ -57,7 +57,7 @@ def proximal(optimizer: Any, rate: float, regularizer: Regularizers) -> SparseOp
         NoCounterpartError: for any other.
     """
     inner = innermost(optimizer)
-    config = configuration(inner)
+    config = whole_configuration(inner)
     if isinstance(inner, SparseOptimizer):
         found = type(inner).from_config(config | {"learning_rate": rate, "regularizer": None})
         found.regularizer = regularizer
@@ -107,7 +107,18 @@ def stock(optimizer: Any) -> keras.optimizers.Optimizer:
 def with_rate(optimizer: keras.optimizers.Optimizer, rate: Rate) -> keras.optimizers.Optimizer:
     """Return an optimizer with the same hyperparameters, another learning rate, and no state."""
     inner = innermost(optimizer)
-    return _wrapped(optimizer, type(inner).from_config(configuration(inner) | {"learning_rate": rate}))
+    return _wrapped(optimizer, type(inner).from_config(whole_configuration(inner) | {"learning_rate": rate}))
+
+
+def whole_configuration(optimizer: Any) -> dict[str, Any]:
+    """Return the configuration of an optimizer; refuse a class of a user that leaves arguments out of it."""
+    config = configuration(optimizer)
+    if left_out := fitting.forgotten(optimizer, config):
+        raise NoCounterpartError(
+            f"`compress` makes optimizers anew, and `get_config` of {type(optimizer).__name__} leaves out "
+            f"{', '.join(left_out)}: define it, or compile the model with another optimizer."
+        )
+    return config
 
 
 def _wrapped(optimizer: Any, inner: Any) -> Any:

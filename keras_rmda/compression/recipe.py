@@ -9,6 +9,7 @@ import numpy as np
 
 from keras_rmda.compression.data import Data
 from keras_rmda.compression.distillation import kinds_of_outputs, squares
+from keras_rmda.compression.scores import Scores
 from keras_rmda.compression.statistics import recalibrate
 from keras_rmda.platform import fitting
 
@@ -51,34 +52,43 @@ def decisions(first: int, last: int) -> tuple[float, float]:
     return (first + BEGIN * (last - first)) / last, 1.0
 
 
-def is_trained(model: keras.Model, data: Data) -> bool:
-    """Return whether a compiled model computes something that it has learned.
+def with_and_without(model: keras.Model, data: Data) -> list[Scores]:
+    """Return the scores of a compiled model on some samples, and those with the numbers of every kernel shuffled.
 
-    Formula: its loss is much smaller than with the numbers of every kernel in another order, which have the same
-    distribution. A model with initial weights does not care. Both have statistics of batch normalization of their own.
+    All have statistics of batch normalization of their own.
     """
     variables, values = model.weights, model.get_weights()
-    seen, order, losses = data.first(ENOUGH, LOOK), np.random.default_rng(0), []
+    seen, order, found = data.first(ENOUGH, LOOK), np.random.default_rng(0), []
     try:
         for shuffle in range(1 + SHUFFLES):
             for variable, value in zip(variables, values) if shuffle else ():
                 if variable.trainable and value.ndim > 1:
                     variable.assign(order.permutation(value.reshape(-1)).reshape(value.shape))
             recalibrate(model, seen)
-            losses.append(loss_of(model, seen))
+            found.append(mean_scores(model, seen))
     finally:
         model.set_weights(values)
-    return losses[0] < KNOWS * min(losses[1:])
+    return found
 
 
-def loss_of(model: keras.Model, batches: list[tuple]) -> float:
-    """Return the mean loss of batches; NaN where the model has steps of its own that tell none."""
+def is_trained(found: list[Scores]) -> bool:
+    """Return whether a model computes something that it has learned, by the scores of `with_and_without`.
+
+    Formula: its loss is much smaller than with the numbers of every kernel in another order, which have the same
+    distribution. A model with initial weights does not care. Steps of a user's own may tell no loss.
+    """
+    first, *others = [each.get("loss", np.nan) for each in found]
+    return bool(first < KNOWS * min(others))
+
+
+def mean_scores(model: keras.Model, batches: list[tuple]) -> Scores:
+    """Return the mean scores of batches."""
     # Not by `test_on_batch`, which gives steps of a user's own a weight of samples that is None.
     found = [
-        model.evaluate(**fitting.named(batch) | {"batch_size": size}, verbose=0, return_dict=True).get("loss", np.nan)
+        model.evaluate(**fitting.named(batch) | {"batch_size": size}, verbose=0, return_dict=True)
         for batch, size in joined(batches)
     ]
-    return float(np.mean(found))
+    return {name: float(np.mean([each[name] for each in found])) for name in found[0]}
 
 
 def joined(batches: list[tuple]) -> list[tuple[tuple, int]]:
@@ -98,25 +108,34 @@ def distillation(model: keras.Model, knows: bool) -> float:
     return DISTILLATION if knows and squares not in kinds_of_outputs(model) else 0.0
 
 
-def default_metrics(loss: Any) -> list[str]:
+def default_metrics(loss: Any, model: keras.Model) -> list[str]:
     """Return the metrics for a loss of `default_loss`."""
-    return [] if loss == "mse" else ["accuracy"]
+    is_of_labels = isinstance(loss, keras.losses.BinaryCrossentropy) and model.outputs[0].shape[-1] != 1
+    return [] if loss == "mse" else ["binary_accuracy" if is_of_labels else "accuracy"]
 
 
 def default_loss(model: keras.Model, data: Data) -> Any:
-    """Return the loss for these targets: cross-entropy for classes, as integers or shares, else squares."""
+    """Return the loss for these targets: cross-entropy for classes and labels, else squares.
+
+    Classes are integers, or one number for each of them, which are integers, or shares where the model ends with
+    softmax; labels are several integers 0 and 1.
+    """
     first = next(data.batches(1))
     targets = keras.tree.flatten(first[1]) if len(first) > 1 else []
     outputs = model.outputs
     if len(targets) != 1 or len(outputs) != 1:
         return "mse"
-    [y], [output] = targets, outputs
-    if not np.issubdtype(np.asarray(y).dtype, np.integer):
+    [y], [output] = map(np.asarray, targets), outputs
+    layer = model.layers[-1]
+    last = keras.activations.softmax if isinstance(layer, keras.layers.Softmax) else getattr(layer, "activation", None)
+    is_integer = y.dtype.kind in "iub"
+    has_all = output.shape[-1] != 1 and y.ndim == len(output.shape) and y.shape[-1] == output.shape[-1]
+    are_shares = has_all and (y >= 0).all() and np.allclose(y.sum(axis=-1), 1.0)
+    if not is_integer and not (are_shares and last is keras.activations.softmax):
         return "mse"
-    last = getattr(model.layers[-1], "activation", None)
-    is_probability = last in (keras.activations.softmax, keras.activations.sigmoid) or isinstance(
-        model.layers[-1], keras.layers.Softmax
-    )
-    if output.shape[-1] == 1:
-        return keras.losses.BinaryCrossentropy(from_logits=not is_probability)
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=not is_probability)
+    from_logits = last not in (keras.activations.softmax, keras.activations.sigmoid)
+    if are_shares and last is not keras.activations.sigmoid:
+        return keras.losses.CategoricalCrossentropy(from_logits=from_logits)
+    if output.shape[-1] == 1 or (has_all and y.max() <= 1):
+        return keras.losses.BinaryCrossentropy(from_logits=from_logits)
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)

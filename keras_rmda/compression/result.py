@@ -24,7 +24,7 @@ class Compressed:
         report: layer by layer what is gone.
         history: what `fit` has logged, one list per name; `phase` tells what each epoch was for.
         before, after: loss and metrics of the model that was given and of the smaller one, on the validation data, or
-            on the training data where there are no others.
+            on the training data where there are no others; both with statistics of batch normalization that fit.
         samples: inputs of the training data, that `export` quantizes by.
 
     Example:

@@ -234,7 +234,9 @@ class Run:
     def _note(self, found: keras.callbacks.History, phase: str) -> None:
         """Append the history of a phase; what it does not log is None."""
         before = len(self.history.get("phase", []))
-        for key in {*self.history, *found.history} - {"phase"}:
+        for key in dict.fromkeys([*self.history, *found.history]):
+            if key == "phase":
+                continue
             column = self.history.setdefault(key, [None] * before)
             column += found.history.get(key, [None] * len(found.epoch))
             if key.endswith("_left"):  # what is left stays

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import keras
@@ -36,9 +37,27 @@ class Score:
         return self.loss(before, after) > FAR_BELOW * (abs(before[self.name]) if self.is_better_higher else 1.0)
 
 
-def score_of(model: keras.Model, scores: Scores) -> Score:
-    """Return the first metric of a compiled model, or its loss where there is none."""
-    for name in scores:
-        if name != "loss" and not name.endswith("_loss"):
-            return Score(name, fitting.is_better_higher(model, name))
-    return Score("loss", False)
+GROW = ("acc", "auc", "precision", "recall", "f1", "fbeta", "iou", "dice", "r2", "psnr", "ssim", "top", "cosine")
+"""Parts of the names of metrics that grow, where nothing else tells."""
+
+
+def score_of(model: keras.Model, scores: Scores, without: Sequence[Scores] = ()) -> Score:
+    """Return the first metric of a compiled model, or its loss where there is none.
+
+    Args:
+        model: one that was evaluated.
+        scores: of the model.
+        without: first of the model on some samples, then of models without what it has learned. A metric that does not
+            say itself which direction is better was better before.
+    """
+    names = [name for name in fitting.compiled_metrics(model) if name in scores]
+    names += [name for name in scores if name != "loss" and not name.endswith("_loss")]
+    if not names:
+        return Score("loss", False)
+    name = names[0]
+    grows = fitting.is_better_higher(model, name)
+    if grows is None:
+        first, *others = [each[name] for each in without if name in each] or [0.0]
+        above, below = (bool(others) and all(map(how, others)) for how in (first.__gt__, first.__lt__))
+        grows = above if above != below else any(part in name.lower() for part in GROW)
+    return Score(name, grows)

@@ -199,6 +199,8 @@ class Shown(Updates):
         """Save the state, what callbacks keep with it, and the iterate while the structured values are shown."""
         super().save_own_variables(store)
         self.notes.save(store)
+        if self._follows_importance:
+            store["importance.follows"] = np.asarray(True)
         for index, value in self._iterate.items() if self._is_shown else ():
             store[f"iterate.{index}"] = ops.convert_to_numpy(ops.cast(value, precise(value.dtype)))
             store[f"shown.{index}"] = self._shown[index]
@@ -207,6 +209,8 @@ class Shown(Updates):
         """Load the state, and what was saved with it; before `build`, keep it until then."""
         self._loaded = None
         found = self.notes.load(store)
+        if self.built:
+            self._agree_on_importance(found)
         if len(found) != len(self.variables):
             if not self.built:
                 self._loaded = {key: np.asarray(store[key]) for key in store.keys()}  # noqa: SIM118
@@ -227,6 +231,14 @@ class Shown(Updates):
         self._shown_at = self._steps
 
     # ---- helpers
+
+    def _agree_on_importance(self, found: dict[str, np.ndarray]) -> None:
+        """Follow the importance of groups if a file has it, or add to a file what is followed here: the last ones."""
+        if self.notes.loaded("importance"):
+            self.follow_importance()
+        elif self._follows_importance:
+            values = [ops.convert_to_numpy(each.importance) for each in self.couplings]
+            found |= {str(len(found) + k): value for k, value in enumerate(values)}
 
     @property
     def _separates(self) -> bool:

@@ -64,6 +64,10 @@ class Updates(Steps):
                 )
                 self._compiled_updates.clear()
 
+    @property
+    def _follows_importance(self) -> bool:
+        return any(coupling.importance is not None for coupling in self.couplings) if self.built else False
+
     def closed(self, index: int) -> np.ndarray | None:
         """Return which weights of a variable are zero and stay zero for good, since their groups were closed."""
         coupling = self._coupling_of.get(index)

@@ -56,9 +56,8 @@ def read_pairs(name: str, path: str) -> tuple[Pair, Pair | None]:
     for pair in pairs:
         counts = [len(each) for part in pair for each in (part.values() if isinstance(part, dict) else (part,))]
         if not min(counts) or len(set(counts)) > 1:
-            raise ValueError(
-                f"{name} must hold equally many inputs and targets. Received: {', '.join(map(str, counts))}"
-            )
+            received = ", ".join(map(str, counts))
+            raise ValueError(f"{name} must hold equally many inputs and targets, at least one. Received: {received}")
     return pairs[0], pairs[1] if len(pairs) > 1 else None
 
 

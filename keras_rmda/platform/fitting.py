@@ -6,6 +6,7 @@ Checked with Keras 3.8 and 3.15.
 from __future__ import annotations
 
 import contextlib
+import inspect
 import sys
 from collections.abc import Iterator
 from itertools import islice
@@ -40,10 +41,20 @@ def with_new_metrics(structure: Any) -> Any:
         return type(structure)(with_new_metrics(each) for each in structure)
     if isinstance(structure, keras.Metric):
         try:
-            return type(structure).from_config(structure.get_config())
+            config = structure.get_config()
+            return structure if forgotten(structure, config) else type(structure).from_config(config)
         except Exception:  # a metric of a user's own without a configuration is shared
             return structure
     return structure
+
+
+def forgotten(each: Any, config: dict[str, Any]) -> list[str]:
+    """Return the arguments of a constructor that a configuration does not tell, as where a class of a user has none."""
+    if type(each).__module__.partition(".")[0] in ("keras", "keras_rmda"):
+        return []
+    parameters = inspect.signature(type(each).__init__).parameters.values()
+    named = [x.name for x in parameters if x.kind not in (x.VAR_POSITIONAL, x.VAR_KEYWORD)]
+    return [name for name in named[1:] if name not in config]
 
 
 def share_metrics(model: keras.Model, other: keras.Model) -> None:
@@ -97,15 +108,20 @@ def are_arrays(x: Any, y: Any = None) -> bool:
     return array_data_adapter.can_convert_arrays((x, y))
 
 
-def is_better_higher(model: keras.Model, name: str) -> bool:
-    """Return whether a metric of a compiled model grows as the model gets better: by its own word, else by its name."""
+def compiled_metrics(model: keras.Model) -> list[str]:
+    """Return the names of the metrics of `compile`, in its order, of a model that was evaluated.
+
+    `evaluate` gives them by the alphabet, together with losses and metrics of layers.
+    """
+    metrics = getattr(model, "_compile_metrics", None)
+    return list(metrics.result()) if metrics is not None and metrics.built else []
+
+
+def is_better_higher(model: keras.Model, name: str) -> bool | None:
+    """Return whether a metric of a compiled model grows as the model gets better, by its own word; None without one."""
     metrics = [inner for each in model.metrics for inner in (each, *getattr(each, "metrics", ()))]
     direction = next((getattr(each, "_direction", None) for each in metrics if name.endswith(each.name)), None)
-    return direction == "up" if direction else any(part in name.lower() for part in GROW)
-
-
-GROW = ("acc", "auc", "precision", "recall", "f1", "fbeta", "iou", "dice", "r2", "psnr", "ssim", "top", "cosine")
-"""Parts of the names of metrics that grow."""
+    return direction == "up" if direction else None
 
 
 def scope_of(model: keras.Model) -> contextlib.AbstractContextManager:

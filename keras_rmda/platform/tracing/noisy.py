@@ -57,40 +57,52 @@ class Merging:
         self.choices: dict[tuple[Place, Place], Place] = {}
 
     def program(self) -> Program | None:
-        """Return the program that is both, or None."""
-        count = 0
-        for number, step in enumerate(self.trained.steps):
-            twin = self.equal.get(number)
-            if twin is None:
-                twin = next((k for k in self.waiting if self._are_twins(self.usual.steps[k], step)), None)
-            if twin is None:
-                self.extra.add(self._append(replace(step, arguments=moved(step, self.places[1])), (1, number)))
-            else:
-                self.waiting = [k for k in self.waiting if k != twin]
-                mine = self.usual.steps[twin]
-                read = self._choices(*(keras.tree.flatten(each.arguments) for each in (mine, step)))
-                arguments = keras.tree.pack_sequence_as(mine.arguments, read)
-                self._append(replace(mine, arguments=arguments), (0, twin), (1, number))
-            if number < self.trained.count:
-                count = len(self.steps)
-        both = (self.usual, self.trained)
-        ends = [[*keras.tree.flatten(each.outputs), *(x.place for x in each.losses)] for each in both]
-        notes = [[x.metric for x in each.losses] for each in both]
-        if self.waiting or notes[0] != notes[1] or not self._fit(*ends):
+        """Return the program that is both, or None.
+
+        Losses are the same at inference and at training, or added at training only.
+        """
+        usual, trained, (there, others) = self.usual, self.trained, self.places
+        for number in range(trained.count):
+            self._go_on(number)
+        outputs = self._joined(*(keras.tree.flatten(each.outputs) for each in (usual, trained)))
+        count = len(self.steps)
+        for number in range(trained.count, len(trained.steps)):
+            self._go_on(number)
+        losses = self._joined(*([x.place for x in each.losses] for each in (usual, trained if usual.losses else usual)))
+        is_one = not usual.losses or [x.metric for x in usual.losses] == [x.metric for x in trained.losses]
+        if self.waiting or outputs is None or losses is None or not is_one:
             return None
-        made, (there, others) = self._choices(*ends), self.places
-        losses = [replace(x, place=place) for x, place in zip(self.usual.losses, made[len(made) - len(notes[0]) :])]
-        known = {key: others[place] for key, place in self.trained.known.items() if place in others}
+        losses = [replace(x, place=place) for x, place in zip(usual.losses, losses)]
+        of_training = losses or [replace(x, place=others[x.place]) for x in trained.losses]
+        known = {key: others[place] for key, place in trained.known.items() if place in others}
         return replace(
-            self.usual,
+            usual,
             steps=self.steps,
-            outputs=keras.tree.pack_sequence_as(self.usual.outputs, made[: len(made) - len(losses)]),
-            masks={there[place]: there[mask] for place, mask in self.usual.masks.items()},
-            known=known | {key: there[place] for key, place in self.usual.known.items()},
+            outputs=keras.tree.pack_sequence_as(usual.outputs, outputs),
+            masks={there[place]: there[mask] for place, mask in usual.masks.items()},
+            known=known | {key: there[place] for key, place in usual.known.items()},
             losses=losses,
-            losses_of_training=losses,
-            count=count if losses else len(self.steps),
+            losses_of_training=of_training,
+            count=count if of_training else len(self.steps),
         )
+
+    def _go_on(self, number: int) -> None:
+        """Add a step at training, or the step at inference that does the same."""
+        step, twin = self.trained.steps[number], self.equal.get(number)
+        if twin is None:
+            twin = next((k for k in self.waiting if self._are_twins(self.usual.steps[k], step)), None)
+        if twin is None:
+            self.extra.add(self._append(replace(step, arguments=moved(step, self.places[1])), (1, number)))
+            return
+        self.waiting = [k for k in self.waiting if k != twin]
+        mine = self.usual.steps[twin]
+        read = self._choices(*(keras.tree.flatten(each.arguments) for each in (mine, step)))
+        arguments = keras.tree.pack_sequence_as(mine.arguments, read)
+        self._append(replace(mine, arguments=arguments), (0, twin), (1, number))
+
+    def _joined(self, some: list, others: list) -> list | None:
+        """Return the choices of what fits, or None if it does not."""
+        return self._choices(some, others) if len(some) == len(others) and self._fit(some, others) else None
 
     def _equal(self) -> dict[int, int]:
         """Return, by the number of steps at training, which steps at inference do the same with the same tensors."""
