@@ -1,5 +1,6 @@
 """`TargetSparsity`: training ends where the user said."""
 
+import itertools
 import warnings
 
 import keras
@@ -128,6 +129,8 @@ def test_a_second_training_goes_on_to_a_smaller_target(name):
     assert logs["macs_left"][0] <= 0.52
     assert kr.analyze(model).macs_after / MACS == pytest.approx(0.25, abs=0.02)
     assert (number(coupling.factors)[gone] == NEVER_AGAIN).all()
+    assert all(b <= a for a, b in itertools.pairwise(logs["macs_left"]))
+    assert logs["macs_left"][2] > 0.3  # little by little
     with pytest.warns(UserWarning, match="an earlier training has chosen"):
         train(0.5, model=model, epochs=2)
 

@@ -33,6 +33,9 @@ from keras_rmda.structure.pairing import Shrunk
 from keras_rmda.structure.savings import saved_by
 from keras_rmda.structure.trace import as_graph, trace
 
+OPEN = 2.0**-60
+"""The factor of the strength for groups that may go and are not penalized until then: next to nothing."""
+
 
 class Groups:
     """The coupled groups of a model under optimizers of this package, as one list.
@@ -278,18 +281,17 @@ class Groups:
         chosen = self.smallest(goal, nearest=True)
         self.factors = np.where(chosen | (self.factors == NEVER_AGAIN), NEVER_AGAIN, 0.0)
         self.clear()
-        self._begin_a_stage()
-
-    def reopen(self) -> None:
-        """Penalize again what a choice has left that was final, and begin a new stage."""
-        self.factors = np.where(self.factors == NEVER_AGAIN, NEVER_AGAIN, 1.0)
-        self._begin_a_stage()
-
-    def _begin_a_stage(self) -> None:
         for optimizer in dict.fromkeys(optimizer for optimizer, _ in self._parts):
             optimizer.restart()
         self._hand_down()
         self.refresh()
+
+    def reopen(self) -> None:
+        """Let more groups go than a choice that was final.
+
+        By the choice alone: a penalty would make zero whatever has small gradients after a training, all at once.
+        """
+        self.factors = np.where(self.factors == NEVER_AGAIN, NEVER_AGAIN, OPEN)
 
     def clear(self) -> None:
         """Make the weights of all groups zero that are to be."""

@@ -19,10 +19,10 @@ CHOOSING = 0.45
 BEGIN = 0.4
 """The share of the choosing epochs that pass before the first group goes."""
 
-STRENGTH, OPEN = 1e-6, 2.0**-60
-"""Of the group lasso while groups are chosen, and the factor of it for groups that are not: what is chosen is kept at
-zero by the proximal map, and nothing else is penalized, so that steps do not depend on norms of groups. Scores do not
-tell a factor of 1 from this one."""
+STRENGTH = 1e-6
+"""Of the group lasso while groups are chosen, times `OPEN` of callbacks.choice for groups that are not: what is chosen
+is kept at zero by the proximal map, and nothing else is penalized, so that steps do not depend on norms of groups.
+Scores do not tell a factor of 1 from this one."""
 
 PARTS = "all"
 """Which weights of channels form a group: those that make them, and those that read them."""

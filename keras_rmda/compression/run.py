@@ -13,6 +13,7 @@ from keras import ops
 
 import keras_rmda.compression.recipe as recipe
 from keras_rmda.callbacks import BackupAndRestore, TargetSparsity
+from keras_rmda.callbacks.choice import OPEN
 from keras_rmda.compression.callbacks import GoOn, OneTraining, works_while_choosing
 from keras_rmda.compression.counterparts import (
     Rescaled,
@@ -177,7 +178,7 @@ class Run:
         self.compile(model, chooser)
         chooser.build(model.trainable_variables)
         for coupling in innermost(chooser).couplings:
-            coupling.factors.assign(recipe.OPEN * ops.convert_to_tensor(coupling.factors))
+            coupling.factors.assign(OPEN * ops.convert_to_tensor(coupling.factors))
         return chooser
 
     def compile_to_use(self, model: keras.Model) -> None:
