@@ -156,6 +156,18 @@ def test_a_training_after_the_restored_one_begins_at_its_own_epoch(tmp_path):
     assert epochs == [2, 3, 0, 1]
 
 
+def test_a_training_after_a_restored_one_that_failed_begins_at_its_own_epoch(tmp_path):
+    model, epochs = residual(), []
+    model.compile(kr.ProxSGD(0.05), "mse")
+    watch = keras.callbacks.LambdaCallback(on_epoch_begin=lambda epoch, logs: epochs.append(epoch))
+    for epoch in (2, 4):
+        backup = kr.callbacks.BackupAndRestore(tmp_path / "b")
+        with pytest.raises(KeyboardInterrupt):
+            model.fit(X, Y, epochs=6, verbose=0, callbacks=[backup, Stop(epoch)])
+    model.fit(X, Y, epochs=2, verbose=0, callbacks=[watch])
+    assert epochs == [0, 1]
+
+
 def test_copies_stay_if_that_is_wanted(tmp_path):
     train(kr.RMDA(), epochs=3, callbacks=[kr.callbacks.BackupAndRestore(tmp_path / "b", delete_checkpoint=False)])
     assert [path.name for path in (tmp_path / "b").iterdir()] == ["epoch-000003"]

@@ -174,6 +174,26 @@ def test_compress(run, files, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["page.html", "small.keras", "small.tflite"]
 
 
+def test_compress_a_model_that_has_no_file_of_tensorflow_lite(run, tmp_path):
+    inputs = keras.Input((8, 8, 3))
+    x = L.UpSampling2D(interpolation="bicubic")(L.Conv2D(8, 3, padding="same", activation="relu")(inputs))
+    model = keras.Model(inputs, L.Conv2D(3, 3, padding="same")(x))
+    model.compile("adam", "mse")
+    model.save(tmp_path / "large.keras")
+    random = np.random.default_rng(0)
+    x, y = (random.normal(size=(16, n, n, 3)).astype("float32") for n in (8, 16))
+    np.savez(tmp_path / "data.npz", x=x, y=y)
+    arguments = [tmp_path / "large.keras", tmp_path / "small.keras", "--data", tmp_path / "data.npz", "--epochs", 2]
+    status, out, err = run("compress", *arguments, "--target", 0.5, "--json", "--quiet")
+    assert status == 0
+    assert "bytes and latency are not measured" in err
+    found = as_json(out)
+    assert found["macs"][1] < found["macs"][0]
+    assert "bytes" not in found
+    status, _, err = run("compress", *arguments, "--target", 0.5, "--quiet", "--quantization", "float32")
+    assert status == 2
+
+
 def test_compress_to_numbers(run, files, tmp_path):
     arguments = [files / "classifier.keras", tmp_path / "small.keras", "--data", files / "squares.npz"]
     status, out, err = run("compress", *arguments, "--epochs", 2, "--quiet")

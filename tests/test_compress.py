@@ -300,6 +300,33 @@ def test_an_optimizer_without_a_configuration_is_refused():
         kr.compress(network(optimizer=Boosted(boost=7.0)), X, Y, chooser=kr.ProxAdamW(1e-3), **CALL)
 
 
+def test_a_trained_classifier_in_half_precision_teaches():
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = network(norm=False)
+        model.get_layer("last").kernel.assign(200 * number(model.get_layer("last").kernel))  # sure of itself
+        student = network(norm=False, seed=1, optimizer=keras.optimizers.SGD(1e-3))
+        with distilled(student, model, 1.0):
+            before = number(student.get_layer("first").kernel)
+            student.fit(X, Y, epochs=1, verbose=0)
+        after = number(student.get_layer("first").kernel)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    assert np.isfinite(after).all()
+    assert (before != after).any()
+
+
+def test_layers_with_penalties_of_their_own_are_compressed():
+    model = network(norm=False)
+    inputs = keras.Input((8,))
+    x = keras.layers.Dense(16, "relu", kernel_regularizer=kr.GroupLasso(1e-3))(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(2, "softmax")(keras.layers.Dense(12, "relu")(x)))
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    result = kr.compress(model, X, Y, target=0.5, **CALL)
+    assert result.report.macs_after <= 0.55 * result.report.macs
+    assert result.model.layers[1].kernel.regularizer.strength == pytest.approx(1e-3)
+
+
 ONE_OF_TWO, BOTH = np.eye(2)[Y], np.stack([Y, 1 - Y | (X[:, 2] > 0)], axis=1)
 
 
@@ -313,10 +340,15 @@ ONE_OF_TWO, BOTH = np.eye(2)[Y], np.stack([Y, 1 - Y | (X[:, 2] > 0)], axis=1)
         (BOTH, "sigmoid", keras.losses.BinaryCrossentropy, ["binary_accuracy"]),
         (BOTH.astype(bool), None, keras.losses.BinaryCrossentropy, ["binary_accuracy"]),
         (X[:, :2], None, str, []),
+        (Y[:, None], None, keras.losses.BinaryCrossentropy, ["accuracy"]),
+        (30 + 20 * Y[:, None], None, str, []),
+        (1 - 2 * Y, None, str, []),
+        (5 * BOTH, None, str, []),
     ],
 )
 def test_the_loss_of_a_model_that_was_not_compiled(y, end, loss, metrics):
-    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(2, end)])
+    width = y.shape[-1] if y.ndim == 2 else 2
+    model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(width, end)])
     found = recipe.default_loss(model, Data(X, y, batch_size=32))
     assert type(found) is loss
     assert getattr(found, "from_logits", False) is (loss is not str and end is None)

@@ -264,6 +264,26 @@ def test_constants_go_through_operations_of_two_numbers(name):
     assert width(kr.strip(model), "y") == 3
 
 
+STEPS = {
+    "floor": lambda y: ops.floor(y / 0.1),
+    "of two": lambda y: y // 0.1,
+    "sign": lambda y: ops.sign(y - 0.3),
+    "remainder": lambda y: ops.mod(ops.relu6(10.0 * y), 0.3),
+    "round": lambda y: ops.round(y * 5.0),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_constants_beside_a_step_stay(name):
+    """Rounding in the type of the model decides which side they are on."""
+    x = keras.Input((5,))
+    model = randomize(keras.Model(x, L.Dense(3, name="o")(STEPS[name](L.Dense(7, name="y")(x)))))
+    model.get_layer("y").kernel.assign(np.zeros((5, 7)))
+    model.get_layer("y").bias.assign([0.3, 0.6, 0.7, 0.9, 0.0, 2.0, 0.1])
+    samples = np.ones((2, 5), "float32")
+    np.testing.assert_allclose(kr.strip(model)(samples), model(samples), rtol=1e-5, atol=1e-6)
+
+
 def test_recurrent_layers_with_activations_that_mix_units_are_opaque():
     x = keras.Input((5, 4))
     model = keras.Model(x, L.Dense(3, name="o")(L.LSTM(6, activation="softmax", name="y")(x)))

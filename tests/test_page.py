@@ -150,6 +150,10 @@ def test_what_became_larger_is_called_so():
 def test_numbers_instead_of_classes_get_squares():
     assert score_of(np.ones((4, 1)), np.full(4, 3.0), "model") == 4.0
     assert score_of(np.array([[0.2], [0.9]]), np.array([0, 0]), "model") == 0.5
+    assert score_of(np.array([[-3.0], [0.2], [2.0]]), np.array([0, 1, 1]), "model") == 1.0  # logits
+    assert score_of(np.eye(3), np.eye(3, dtype=int), "model") == 1.0
+    with pytest.raises(ValueError, match="none for 'model'"):
+        score_of(np.eye(3), np.ones((3, 2), int), "model")
     with pytest.raises(ValueError, match="several outputs"):
         score_of({"a": np.ones(3)}, np.ones(3), "model")
 

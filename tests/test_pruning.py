@@ -209,16 +209,24 @@ def test_a_wrong_rule_is_found_out_and_the_layer_named():
         def call(self, x):
             return x[..., ::-1]
 
-    x = inputs = keras.Input((6,))
-    x = L.Dense(4, activation="relu", name="after")(Reversed(name="liar")(L.Dense(8, name="a")(x)))
-    model = randomize(keras.Model(inputs, L.Dense(3, name="d")(x)))
-    zero(model, "after", 0, [0, 1])
+    inputs = keras.Input((6,))
     kr.register_rule(Reversed, kr.channels.Carries())
     try:
-        with pytest.raises(VerificationError, match="'liar'"):
-            kr.strip(model)
+        for x in (inputs, ops.log(inputs)):  # of which normal numbers would make nothing finite
+            x = L.Dense(4, activation="relu", name="after")(Reversed(name="liar")(L.Dense(8, name="a")(x)))
+            model = randomize(keras.Model(inputs, L.Dense(3, name="d")(x)))
+            zero(model, "after", 0, [0, 1])
+            with pytest.raises(VerificationError, match="'liar'"):
+                kr.strip(model)
     finally:
         del RULES[Reversed]
+
+
+def test_a_model_whose_outputs_are_never_finite_cannot_be_verified():
+    x = inputs = keras.Input((6,))
+    model = keras.Model(inputs, ops.log(L.Dense(3)(x) * 0.0 - 1.0))
+    with pytest.raises(ValueError, match=r"No number of an output is finite.*|nothing can be verified"):
+        kr.strip(model)
 
 
 def test_policies_and_trainable_flags_are_kept():

@@ -174,6 +174,33 @@ def test_training_goes_on_from_weights_that_were_changed(make):
     assert np.abs(weights(model) - np.concatenate([w.ravel() for w in other])).max() < 2.0
 
 
+@pytest.mark.parametrize("kind", [kr.RMDA, kr.ProxSGD])
+def test_frozen_weights_stay_under_the_same_optimizer(kind):
+    model = network()
+    optimizer = maker(kind)(regularizer=kr.GroupLasso(0.1, "output"))
+    model.compile(optimizer, "mse")
+    model.fit(X, Y, epochs=1, verbose=0)
+    model.layers[0].trainable = False
+    before = [number(each) for each in model.layers[0].weights]
+    model.compile(optimizer, "mse")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # RMDA ends far from its iterate
+        model.fit(X, Y, epochs=30, verbose=0)
+    for a, b in zip(before, model.layers[0].weights, strict=True):
+        np.testing.assert_array_equal(a, number(b))
+
+
+def test_frozen_weights_of_coupled_groups_want_a_new_optimizer():
+    model = network()
+    optimizer = kr.ProxSGD(0.1, regularizer=kr.GroupLasso(0.01, groups=kr.coupled_groups(model, parts="all")))
+    model.compile(optimizer, "mse")
+    model.fit(X, Y, epochs=1, verbose=0)
+    model.layers[0].trainable = False
+    model.compile(optimizer, "mse")
+    with pytest.raises(ValueError, match="frozen now"):
+        model.fit(X, Y, epochs=1, verbose=0)
+
+
 def test_a_loop_of_the_users_own_is_projected_for_good():
     model = network()
     model.compile(some_zeros(kr.RMDA), "mse")

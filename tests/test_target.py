@@ -179,6 +179,21 @@ def test_a_model_from_a_file_goes_on_to_a_smaller_target(tmp_path):
     assert kr.analyze(model).macs_after / MACS == pytest.approx(0.25, abs=0.02)
 
 
+def test_data_that_do_not_know_their_length_are_counted():
+    tf = pytest.importorskip("tensorflow")
+    final = []
+
+    class Watch(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            final.append(target.groups.is_final)
+
+    model, target = network(), kr.callbacks.TargetSparsity(0.3)
+    model.compile(kr.ProxSGD(0.05, 0.5, kr.GroupLasso(1e-3, groups=kr.coupled_groups(model))), "mse")
+    data = tf.data.Dataset.from_tensor_slices((X, Y)).batch(32).filter(lambda *batch: True)
+    model.fit(data, epochs=2, verbose=0, callbacks=[target, Watch()])
+    assert final.index(True) == 9  # of 16 steps, at 60 %
+
+
 def test_dual_averaging_in_stages():
     stages = kr.callbacks.StagewiseSchedule([6, 8])
     model, logs = train(0.3, lambda **arguments: kr.RMDA(0.05, 0.5, **arguments), callbacks=[stages])

@@ -79,6 +79,10 @@ class BackupAndRestore(keras.callbacks.Callback):
                 variable.assign(value)
         compat.begin_at_epoch(self.model, number)
 
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Let later calls of `fit` begin where they say, also if this one ends by an error."""
+        compat.begin_at_epoch(self.model, None)
+
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Write a copy, then delete the one before; of several workers, the chief does."""
         if not self._is_chief:

@@ -70,6 +70,7 @@ class Choosing:
         if least > self.goal:
             raise ImpossibleTargetError(impossible(model, groups.possible(least), whole, what.given))
         self._epoch, self._decisions, self._failed, self._settled = 0, 0, False, False
+        self._steps_of_epoch, self._batches = params.get("steps") or what.steps, None
         self._begins, self._was_final = True, groups.is_final
 
     def on_epoch_begin(self, epoch: int, callbacks: list) -> None:
@@ -91,7 +92,7 @@ class Choosing:
 
     def on_train_batch_end(self, batch: int, callbacks: list) -> None:
         """Choose groups, if that is due."""
-        steps = self._params.get("steps")
+        self._batches, steps = batch + 1, self._steps_of_epoch
         share = (self._epoch + (batch + 1) / (steps or 1)) / self._params["epochs"]
         if steps and batch + 1 < steps and self._is_due(share):
             compat.take_state_back(self.model)
@@ -101,6 +102,7 @@ class Choosing:
     def on_epoch_end(self, epoch: int, logs: dict | None) -> None:
         """Choose groups, if that is due, and put the share that is left into `logs`."""
         self._failed = finite.stop_if_not_finite(self.model, epoch, logs)
+        self._steps_of_epoch = self._steps_of_epoch or self._batches  # only now is it known how long the data are
         if self._steps > self._steps_before:
             self._go_on((epoch + 1) / self._params["epochs"])
         else:

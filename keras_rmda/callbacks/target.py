@@ -125,6 +125,7 @@ class TargetSparsity(Companion):
         self.multiple_of = checks.whole("multiple_of", multiple_of, 1)
         checks.one_of("ranking", ranking, RANKINGS)
         self.ranking = ranking
+        self.steps: int | None = None  # batches of an epoch where data do not tell; else those of the first are counted
         self._control: Choosing | MovingStrength = Choosing(self)
         self.writes = tuple(f"{each}_left" for each in self.targets)
         if has_law:

@@ -84,7 +84,27 @@ def product(layer: Any, operands: list) -> np.ndarray:
 
 
 def applied(operation: Any, *values: np.ndarray) -> np.ndarray:
-    """Return an operation on constants, with NaN, which stands for "not constant", kept."""
+    """Return an operation on constants, with NaN, which stands for "not constant", kept.
+
+    A model rounds what it computes. Where the result is another one for numbers that differ by their rounding, as next
+    to a step of `floor`, nobody knows it. Whole numbers are not rounded.
+    """
+    missing = np.any(np.broadcast_arrays(*map(np.isnan, values)), axis=0)
+    if missing.all():
+        return np.full(missing.shape, np.nan)
+    off = [np.where(x == np.round(x), 0.0, ROUNDED * np.abs(x) + ROUNDED_ZERO) for x in values]
+    at = lambda way: [x + way * (-1) ** k * by for k, (x, by) in enumerate(zip(values, off))]  # noqa: E731
+    found, *near = (computed(operation, at(way)) for way in (0, 1, -1))
+    is_steady = np.abs(near[0] - near[1]) <= STEADY * (1.0 + np.abs(found))
+    return np.where(missing | ~is_steady, np.nan, found)
+
+
+ROUNDED, ROUNDED_ZERO, STEADY = 2e-6, 2e-7, 1e-4
+"""By how much, relative and beside zero, constants may be rounded; and by how much results may change then."""
+
+
+def computed(operation: Any, values: list[np.ndarray]) -> np.ndarray:
+    """Return what an operation makes of numbers."""
     dtype = "float32" if keras.backend.backend() == "jax" else "float64"
-    result = ops.convert_to_numpy(operation.call(*(ops.convert_to_tensor(each, dtype) for each in values)))
-    return np.where(np.any([*np.broadcast_arrays(*map(np.isnan, values))], axis=0), np.nan, result.astype("float64"))
+    result = operation.call(*(ops.convert_to_tensor(each, dtype) for each in values))
+    return ops.convert_to_numpy(result).astype("float64")

@@ -48,9 +48,15 @@ def run_compress(options: argparse.Namespace) -> None:
         result.model.save(temporary)
     batch = 1 if options.metric == DeviceProfile.metric else None  # as in the files of a profile
     figures = {"path": str(out), "scored_on": "test data" if test else "training data"}
-    figures |= {"before": result.before, "after": result.after} | files_of(
-        model, result, out, options.quantization, batch
-    )
+    report = result.report
+    figures |= {"before": result.before, "after": result.after}
+    figures |= {"parameters": (report.parameters, report.parameters_after), "macs": (report.macs, report.macs_after)}
+    try:
+        figures |= files_of(model, result, out, options.quantization, batch)
+    except (RuntimeError, ValueError) as error:
+        if options.quantization is not None:
+            raise
+        to_standard_error(f"bytes and latency are not measured: {checks.first_line(error)}")
     if options.report is not None:
         from keras_rmda.cli import page
 
@@ -95,15 +101,12 @@ def files_of(
     model: keras.Model, result: Compressed, out: Path, quantization: str | None, batch: int | None
 ) -> dict[str, Any]:
     """Return sizes and latencies of both models as TensorFlow Lite files; write the small one beside OUT if asked."""
-    report = result.report
-    figures: dict[str, Any] = {"parameters": (report.parameters, report.parameters_after)}
-    figures |= {"macs": (report.macs, report.macs_after)}
     if keras.backend.backend() != "tensorflow":
-        return figures
+        return {}
     with tempfile.TemporaryDirectory() as folder:
         whole = export_tflite(model, Path(folder) / "whole.tflite", strip=False, batch=batch)
         path = Path(folder) / "small.tflite" if quantization is None else out.with_suffix(".tflite")
         small = result.export(path, None if quantization == "float32" else quantization, batch=batch)
         first, second = benchmark_tflite([whole.path, small.path], runs=RUNS)
-    figures |= {"bytes": (whole.bytes, small.bytes), "latency_ms": (first.median, second.median)}
+    figures = {"bytes": (whole.bytes, small.bytes), "latency_ms": (first.median, second.median)}
     return figures | ({} if quantization is None else {"tflite": str(path)})

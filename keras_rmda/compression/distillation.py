@@ -38,9 +38,11 @@ def distilled(student: keras.Model, teacher: keras.Model, weight: float) -> Iter
         loss = own(x=x, y=y, y_pred=y_pred, sample_weight=sample_weight, training=training)
         if not training:
             return loss
-        targets = keras.tree.flatten(teacher(x, training=False))
-        pairs = zip(kinds, map(ops.stop_gradient, targets), keras.tree.flatten(y_pred), strict=True)
-        return (1.0 - weight) * loss + weight * sum(ops.cast(kind(t, s), loss.dtype) for kind, t, s in pairs)
+        # As Keras computes losses: the logarithm of what float16 rounds to zero is not finite, nor is its gradient.
+        cast = lambda outputs: [ops.cast(each, loss.dtype) for each in keras.tree.flatten(outputs)]  # noqa: E731
+        targets = map(ops.stop_gradient, cast(teacher(x, training=False)))
+        pairs = zip(kinds, targets, cast(y_pred), strict=True)
+        return (1.0 - weight) * loss + weight * sum(kind(t, s) for kind, t, s in pairs)
 
     student.compute_loss = compute_loss
     try:

@@ -120,22 +120,26 @@ def default_loss(model: keras.Model, data: Data) -> Any:
     Classes are integers, or one number for each of them, which are integers, or shares where the model ends with
     softmax; labels are several integers 0 and 1.
     """
-    first = next(data.batches(1))
-    targets = keras.tree.flatten(first[1]) if len(first) > 1 else []
+    batches = [keras.tree.flatten(batch[1]) if len(batch) > 1 else [] for batch in data.batches(LOOK)]
     outputs = model.outputs
-    if len(targets) != 1 or len(outputs) != 1:
+    if any(len(targets) != 1 for targets in batches) or len(outputs) != 1:
         return "mse"
-    [y], [output] = map(np.asarray, targets), outputs
+    [output], ys = outputs, [np.asarray(targets[0]) for targets in batches]
+    y, most, least = ys[0], max(each.max() for each in ys), min(each.min() for each in ys)
     layer = model.layers[-1]
     last = keras.activations.softmax if isinstance(layer, keras.layers.Softmax) else getattr(layer, "activation", None)
     is_integer = y.dtype.kind in "iub"
     has_all = output.shape[-1] != 1 and y.ndim == len(output.shape) and y.shape[-1] == output.shape[-1]
-    are_shares = has_all and (y >= 0).all() and np.allclose(y.sum(axis=-1), 1.0)
+    are_shares = has_all and least >= 0 and all(np.allclose(each.sum(axis=-1), 1.0) for each in ys)
     if not is_integer and not (are_shares and last is keras.activations.softmax):
         return "mse"
     from_logits = last not in (keras.activations.softmax, keras.activations.sigmoid)
     if are_shares and last is not keras.activations.sigmoid:
         return keras.losses.CategoricalCrossentropy(from_logits=from_logits)
-    if output.shape[-1] == 1 or (has_all and y.max() <= 1):
+    if (has_all or output.shape[-1] == 1) and least >= 0 and most <= 1:
         return keras.losses.BinaryCrossentropy(from_logits=from_logits)
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
+    rank = len(output.shape)
+    are_classes = y.ndim == rank - 1 or (y.ndim == rank and y.shape[-1] == 1)
+    if are_classes and output.shape[-1] != 1 and least >= 0 and most < output.shape[-1]:
+        return keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
+    return "mse"

@@ -33,6 +33,7 @@ from keras_rmda.compression.rates import set_rates
 from keras_rmda.compression.scores import Scores
 from keras_rmda.compression.statistics import BATCHES, FOLLOWS, momenta, recalibrate
 from keras_rmda.compression.steps import own_step, smaller
+from keras_rmda.optimizers.assignment import own_regularizer
 from keras_rmda.platform import files, finite, fitting, hooks, replicas
 from keras_rmda.regularizers import GroupLasso
 from keras_rmda.structure.coupling import coupled_groups
@@ -112,6 +113,7 @@ class Run:
         aim = (None, "macs") if self.of_file else (target, self.metric)
         when = recipe.decisions(first, last)
         choice = TargetSparsity(*aim, *when, self.multiple_of, "fisher", **self.of_file)
+        choice.steps = self.data.steps
         rate = f"learning rate {learning_rate(chooser):.3g}"
         self._tell(first, last, f"choosing what is left ({type(chooser).__name__}, {rate})")
         listed = [each for each in self.callbacks if works_while_choosing(each)]
@@ -176,7 +178,9 @@ class Run:
         psi = GroupLasso(recipe.STRENGTH, groups=coupled_groups(model, parts=recipe.PARTS))
         chooser = proximal(optimizer, rate, psi)
         self.compile(model, chooser)
-        chooser.build(model.trainable_variables)
+        own = [each for each in model.trainable_variables if own_regularizer(each) is not None]
+        with hooks.without_regularizers(own):  # penalties of layers stay losses, as under the user's optimizer
+            chooser.build(model.trainable_variables)
         for coupling in innermost(chooser).couplings:
             coupling.factors.assign(OPEN * ops.convert_to_tensor(coupling.factors))
         return chooser

@@ -84,9 +84,11 @@ def differs(a: np.ndarray, b: np.ndarray) -> float:
 
 def relative_to_range(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return for each channel max|a - b| relative to its range, or to its largest number if it is a constant."""
-    off = np.abs(np.where(np.isfinite(a) & np.isfinite(b), a.astype("float64") - b, np.where(a == b, 0.0, np.inf)))
-    peak = np.abs(a).max(0)
-    unit = np.where(is_constant(a), np.where(peak > 0, peak, max(1e-3, peak.max())), np.ptp(a, 0))
+    is_same = (a == b) | (np.isnan(a) & np.isnan(b))
+    off = np.abs(np.where(np.isfinite(a) & np.isfinite(b), a.astype("float64") - b, np.where(is_same, 0.0, np.inf)))
+    finite = np.where(np.isfinite(a), a, 0.0)
+    peak = np.abs(finite).max(0)
+    unit = np.where(is_constant(finite), np.where(peak > 0, peak, max(1e-3, peak.max())), np.ptp(finite, 0))
     return off.max(0) / unit
 
 

@@ -128,7 +128,8 @@ def check_complete(regularizers: Regularizers, assigned: Sequence[ProximalRegula
             raise ValueError(
                 "The optimizer must train, and apply the penalty to, all variables of coupled groups. Call "
                 "`coupled_groups` again for the model as it is now: frozen weights have no part in its groups, nor "
-                f"have those that its `exclude` names. Missing: {', '.join(missing)}"
+                "have those that its `exclude` names, or whose layers have a penalty of their own. Missing: "
+                + ", ".join(missing)
             )
 
 

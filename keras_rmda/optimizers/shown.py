@@ -96,8 +96,9 @@ class Shown(Updates):
             return
         if self._is_shown or not self._steps:
             return
-        iterate = {index: ops.copy(self._value(index)) for index in self._penalized}
-        self._write(self._penalized)
+        indices = [index for index in self._penalized if self._trainable_variables[index].trainable]
+        iterate = {index: ops.copy(self._value(index)) for index in indices}
+        self._write(indices)
         self._iterate = {k: value for k, value in iterate.items() if not is_equal(value, self._value(k))}
         self._shown = {index: sums_of(self._value(index)) for index in self._iterate}
         self._shown_at = self._steps

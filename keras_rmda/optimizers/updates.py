@@ -134,7 +134,13 @@ class Updates(Steps):
     def _partners(self, indices: Iterable[int]) -> list[int]:
         """Return the other variables whose groups are coupled with those of these."""
         coupled = [self._coupling_of[index].indices for index in indices if index in self._coupling_of]
-        return sorted(set().union(*coupled) - set(indices))
+        found = sorted(set().union(*coupled) - set(indices))
+        if frozen := [each.path for each in map(self._trainable_variables.__getitem__, found) if not each.trainable]:
+            raise ValueError(
+                f"Weights of coupled groups are frozen now: {', '.join(frozen)}. Make a new optimizer, with groups "
+                "that `coupled_groups(model)` makes anew."
+            )
+        return found
 
     def _begin_first_stage(self) -> None:
         # Where a trace on TensorFlow makes the model too, its weights have no values yet. TensorFlow then gives them

@@ -18,13 +18,16 @@ WHOLE = 5e9 if keras.backend.backend() == "tensorflow" else MACS
 """As many are computed in float64 in the place of float32: on TensorFlow in half a second of one core, else in 5."""
 
 
-def random_inputs(model: keras.Model, batch: int = 2, open_axis: int | None = None) -> list[np.ndarray]:
+def random_inputs(
+    model: keras.Model, batch: int = 2, open_axis: int | None = None, are_positive: bool = False
+) -> list[np.ndarray]:
     """Return inputs of the model's shapes and types: normal numbers, or the integers 0 and 1, as words for strings.
 
     Args:
         model: the model.
         batch: the number of samples.
         open_axis: the size of axes that the model leaves open; None for the first of some that it takes.
+        are_positive: whether numbers are to be between .1 and 1, as for a logarithm.
 
     Returns:
         One array for each input tensor.
@@ -35,7 +38,8 @@ def random_inputs(model: keras.Model, batch: int = 2, open_axis: int | None = No
     for tensor in model.inputs:
         shape = [tensor.shape[0] or batch] + [size if n is None else n for n in tensor.shape[1:]]
         dtype = keras.backend.standardize_dtype(tensor.dtype)
-        array = random.normal(size=shape) if "float" in dtype else random.integers(2, size=shape)
+        numbers = random.uniform(0.1, 1.0, shape) if are_positive else random.normal(size=shape)
+        array = numbers if "float" in dtype else random.integers(2, size=shape)
         arrays.append(array.astype(str if dtype == "string" else dtype))
     return arrays
 

@@ -11,7 +11,7 @@ from keras import ops
 
 from keras_rmda.platform import compat, graphs
 from keras_rmda.structure.inputs import cheap, flat_inputs, is_cheap, random_inputs
-from keras_rmda.structure.verification import Values, difference, is_input
+from keras_rmda.structure.verification import Values, difference, is_input, tell_nothing
 
 ROUNDING, LEAST = 10.0, 1e-6
 """What difference is accepted: multiples of the model's rounding, and what needs none."""
@@ -36,6 +36,8 @@ def agree_in_float64(
         if is_plain and is_cheap(model, flat):
             with compat.in_float64(model, _as_float64(values)):
                 a = graphs.call(model, flat)
+            if tell_nothing(a):
+                return False
             with compat.in_float64(other, _hidden(model)):
                 b = graphs.call(other, flat)
             return _are_float64([*a, *b]) and max(map(difference, a, b)) <= LEAST

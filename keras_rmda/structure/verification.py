@@ -40,6 +40,12 @@ def difference(a: Any, b: Any) -> float:
     return float(np.abs(a - b)[both].max(initial=0.0) / max(1e-3, np.abs(a[both]).max(initial=0.0)))
 
 
+def tell_nothing(outputs: list) -> bool:
+    """Return whether no number of an output is finite, so that it is like any other."""
+    arrays = [ops.convert_to_numpy(y) for y in outputs if not isinstance(y, keras.KerasTensor)]
+    return any(y.dtype.kind in "fc" and y.size and not np.isfinite(y).any() for y in arrays)
+
+
 def tolerance_of(model: keras.Model) -> float:
     """Return the largest accepted difference of the outputs of a model and of what was made of it.
 
@@ -87,8 +93,15 @@ def outputs_of_both(
     flat = None
     try:
         flat = random_inputs(model) if inputs is None else flat_inputs(model, inputs)
-        with keras.StatelessScope(values) if values else contextlib.nullcontext():
+        scope = lambda: keras.StatelessScope(values) if values else contextlib.nullcontext()  # noqa: E731
+        with scope():
             a = graphs.call(model, flat, original)
+        if inputs is None and tell_nothing(a):
+            flat = random_inputs(model, are_positive=True)
+            with scope():
+                a = graphs.call(model, flat, original)
+        if tell_nothing(a):
+            raise ArithmeticError("No number of an output is finite.")
         if any(isinstance(y, keras.KerasTensor) for y in a):
             raise TypeError(
                 "A function inside, as a branch of `cond`, computes of a symbolic tensor of the model. Make it a layer."

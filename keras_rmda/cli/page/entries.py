@@ -75,7 +75,16 @@ def score_of(outputs: Any, targets: np.ndarray, path: Path) -> float:
     """Return accuracy or mean squared error."""
     if not isinstance(outputs, np.ndarray):
         raise ValueError(f"Models with several outputs cannot be scored. Received: {str(path)!r}")
-    if not has_classes(targets):
+    is_one = outputs.shape[-1] == 1
+    if not has_classes(targets) or (is_one and not np.isin(targets, (0, 1)).all()):
         return float(np.mean((outputs - targets.reshape(outputs.shape)) ** 2))
-    found = outputs.argmax(-1) if outputs.shape[-1] > 1 else (outputs[..., 0] > 0.5)
+    if is_one:
+        found = outputs > (0.5 if outputs.min() >= 0 and outputs.max() <= 1 else 0.0)  # logits are negative, too
+    else:
+        found = outputs.argmax(-1)
+        targets = targets.argmax(-1) if targets.shape == outputs.shape else targets
+    if found.size != targets.size:
+        raise ValueError(
+            f"Targets of the shape {targets.shape} are none for {str(path)!r}, whose outputs have {outputs.shape}."
+        )
     return float((found.reshape(-1) == targets.reshape(-1)).mean())
