@@ -42,7 +42,8 @@ def randomized(model, name=""):
     random = np.random.default_rng(0)
     for v in model.variables:
         if "float" in v.dtype:
-            v.assign(0.4 * random.normal(size=tuple(v.shape)))
+            value = 0.4 * random.normal(size=tuple(v.shape))
+            v.assign(np.abs(value) if "variance" in v.path else value)
     for v in [v for layer in layers_of(model) if layer.name in LOSING for v in layer.variables]:
         value = array(v)
         value[..., [0, 4]] = 0

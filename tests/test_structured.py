@@ -174,6 +174,18 @@ def test_training_goes_on_from_weights_that_were_changed(make):
     assert np.abs(weights(model) - np.concatenate([w.ravel() for w in other])).max() < 2.0
 
 
+@every_optimizer
+def test_training_goes_on_from_one_layer_that_was_changed(make):
+    """Also if it is neither small nor has zeros."""
+    model = train(make(regularizer=kr.L1(1e-6)))
+    kernel = max(model.trainable_variables, key=lambda each: np.prod(each.shape))
+    kernel.assign(number(kernel) + 3.0)
+    rebuilds = model.optimizer.rebuilds_iterate
+    with pytest.warns(kr.SparsityWarning, match="changed since") if rebuilds else contextlib.nullcontext():
+        model.fit(X, Y, batch_size=256, shuffle=False, verbose=0)
+    assert number(kernel).mean() > 1.0
+
+
 @pytest.mark.parametrize("kind", [kr.RMDA, kr.ProxSGD])
 def test_frozen_weights_stay_under_the_same_optimizer(kind):
     model = network()

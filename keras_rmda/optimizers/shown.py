@@ -92,15 +92,17 @@ class Shown(Updates):
 
     def show(self) -> None:
         """Write the structured values into the model, and keep its iterate for `give_back`."""
-        if not self._separates or not self.built or not compat.have_values(self.variables):
+        if not (self._separates or self.rebuilds_iterate) or not self.built or not compat.have_values(self.variables):
             return
         if self._is_shown or not self._steps:
             return
-        indices = [index for index in self._penalized if self._trainable_variables[index].trainable]
-        iterate = {index: ops.copy(self._value(index)) for index in indices}
-        self._write(indices)
-        self._iterate = {k: value for k, value in iterate.items() if not is_equal(value, self._value(k))}
-        self._shown = {index: sums_of(self._value(index)) for index in self._iterate}
+        self._iterate = {}
+        if self._separates:
+            indices = [index for index in self._penalized if self._trainable_variables[index].trainable]
+            iterate = {index: ops.copy(self._value(index)) for index in indices}
+            self._write(indices)
+            self._iterate = {k: value for k, value in iterate.items() if not is_equal(value, self._value(k))}
+        self._shown = {index: sums_of(self._value(index)) for index in range(len(self._trainable_variables))}
         self._shown_at = self._steps
 
     def give_back(self) -> None:
@@ -120,7 +122,7 @@ class Shown(Updates):
                 stacklevel=2,
             )
             self.restart()
-        self._iterate = {}
+        self._iterate, self._shown = {}, {}
 
     def hides_zeros(self) -> bool:
         """Return whether the structured values have zeros where the weights have none."""
@@ -145,7 +147,7 @@ class Shown(Updates):
         """Forget all history and start a new stage from the current weights, as a fresh optimizer would."""
         if not self.built:
             return
-        self._iterate = {}
+        self._iterate, self._shown = {}, {}
         for variable in [self._step_count, *self._scalars.values()]:
             variable.assign(ops.zeros((), variable.dtype))
         self._begin_stage()
@@ -257,17 +259,17 @@ class Shown(Updates):
     @property
     def _is_shown(self) -> bool:
         """Whether the structured values were written after the last step."""
-        return bool(self._iterate) and self._shown_at == self._steps
+        return bool(self._shown) and self._shown_at == self._steps
 
     def _is_as_left(self) -> bool:
         """Return whether the weights are those that the last step, or `show` after it, has left."""
         if not self._steps:
             return True
-        shown = list(self._iterate) if self._is_shown else []
-        witnesses = [index for index in self._witnesses if index not in shown]
+        shown = self._shown if self._is_shown else {}
+        witnesses = [index for index in self._witnesses if index not in self._iterate or not shown]
         if not all(is_equal(ops.convert_to_tensor(self._witnesses[k]), self._value(k)) for k in witnesses):
             return False
-        return all(are_same(self._shown[index], sums_of(self._value(index))) for index in shown)
+        return all(are_same(sums, sums_of(self._value(index))) for index, sums in shown.items())
 
     def _see(self) -> None:
         """Keep the values of the witnesses."""
