@@ -125,6 +125,19 @@ def test_two_hundred_are_enough(form):
     assert len(first_samples(ONE, many if form == "array" else Batches(IMAGES, endless=True))) == SAMPLES
 
 
+@pytest.mark.parametrize("form", ["columns", "batches", "samples"])
+def test_columns_of_a_table(form):
+    """As `fit` takes them: with or without an axis of one number."""
+    age, fare = keras.Input((1,), name="age"), keras.Input((1,), name="fare")
+    model = keras.Model([age, fare], L.Concatenate()([age, fare]))
+    columns = {"age": np.arange(10.0), "fare": np.arange(10.0, 20.0)}
+    data = tf.data.Dataset.from_tensor_slices((columns, LABELS))
+    data = {"columns": columns, "batches": data.batch(4), "samples": data}[form]
+    found = list(first_samples(model, data))
+    assert [sample["age"].tolist() for sample in found] == [[[float(n)]] for n in range(10)]
+    assert [sample["fare"].tolist() for sample in found] == [[[float(n)]] for n in range(10, 20)]
+
+
 def test_sizes_that_a_model_leaves_open():
     model = keras.Sequential([keras.Input((None, None, 3)), L.GlobalMaxPooling2D()])
     for form in ([np.zeros((5, 4, 3)), np.zeros((7, 6, 3))], [np.zeros((1, 5, 4, 3)), np.zeros((1, 7, 6, 3))]):

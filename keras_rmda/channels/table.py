@@ -247,7 +247,7 @@ for name in (f"Adaptive{kind}Pooling{n}D" for kind in ("Average", "Max") for n i
 OPERATIONS: dict[str, Rule | Callable[[Any], Rule]] = {
     **dict.fromkeys(COMPARISONS, Merges()),
     **dict.fromkeys(ARITHMETIC, Merges(lambda layer, xs: applied(layer, *xs))),
-    **MERGES,
+    **{name: rule for name, rule in MERGES.items() if name != "Average"},  # `ops.average` is a weighted mean
     **dict.fromkeys(
         UNARY,
         Carries(constant=lambda layer, x, read: applied(layer, x), refusal=has_arrays),

@@ -109,6 +109,12 @@ def _fits(shape: tuple, tensor: Any, axes: int) -> bool:
     return len(shape) == len(expected) + axes and all(n in (None, m) for n, m in zip(expected, shape[axes:]))
 
 
+def _column(array: np.ndarray, tensor: Any) -> np.ndarray:
+    """Return an array with the last axis of one number that it lacks, as `fit` takes columns of a table."""
+    lacks = tensor.shape[-1:] == (1,) and array.shape[-1:] != (1,) and array.ndim < len(tensor.shape)
+    return array[..., None] if lacks else array
+
+
 def _in_order(model: keras.Model, item: Any) -> list[np.ndarray]:
     """Return the arrays of a part in the order of the inputs, without targets and weights of samples."""
     names = [tensor.name for tensor in model.inputs]
@@ -151,9 +157,10 @@ def _numbers(array: Any, name: str) -> np.ndarray:
 
 def _with_samples(model: keras.Model, arrays: list[np.ndarray], axes: tuple[int, ...]) -> list[np.ndarray]:
     """Return arrays with samples first; `axes` are how many may stand before those of one sample."""
-    for count in axes:
-        if all(_fits(array.shape, tensor, count) for array, tensor in zip(arrays, model.inputs)):
-            return arrays if count else [array[None] for array in arrays]
+    for given in (arrays, [_column(array, tensor) for array, tensor in zip(arrays, model.inputs)]):
+        for count in axes:
+            if all(_fits(array.shape, tensor, count) for array, tensor in zip(given, model.inputs)):
+                return given if count else [array[None] for array in given]
     array, tensor = next((x, t) for x, t in zip(arrays, model.inputs) if not _fits(x.shape, t, 1))
     shape = ", ".join(map(str, tensor.shape[1:]))
     raise ValueError(
