@@ -70,7 +70,7 @@ class Choosing:
         if least > self.goal:
             raise ImpossibleTargetError(impossible(model, groups.possible(least), whole, what.given))
         self._epoch, self._decisions, self._failed, self._settled = 0, 0, False, False
-        self._steps_of_epoch, self._batches = params.get("steps") or what.steps, None
+        self._steps_of_epoch, self._batches = what.steps, None
         self._begins, self._was_final = True, groups.is_final
 
     def on_epoch_begin(self, epoch: int, callbacks: list) -> None:
@@ -92,7 +92,7 @@ class Choosing:
 
     def on_train_batch_end(self, batch: int, callbacks: list) -> None:
         """Choose groups, if that is due."""
-        self._batches, steps = batch + 1, self._steps_of_epoch
+        self._batches, steps = batch + 1, self._params.get("steps") or self._steps_of_epoch
         share = (self._epoch + (batch + 1) / (steps or 1)) / self._params["epochs"]
         if steps and batch + 1 < steps and self._is_due(share):
             compat.take_state_back(self.model)

@@ -125,6 +125,8 @@ def default_loss(model: keras.Model, data: Data) -> Any:
     if any(len(targets) != 1 for targets in batches) or len(outputs) != 1:
         return "mse"
     [output], ys = outputs, [np.asarray(targets[0]) for targets in batches]
+    if any(each.dtype.kind not in "fiub" for each in ys):
+        return "mse"
     y, most, least = ys[0], max(each.max() for each in ys), min(each.min() for each in ys)
     layer = model.layers[-1]
     last = keras.activations.softmax if isinstance(layer, keras.layers.Softmax) else getattr(layer, "activation", None)
