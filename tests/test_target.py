@@ -179,8 +179,10 @@ def test_a_model_from_a_file_goes_on_to_a_smaller_target(tmp_path):
     assert kr.analyze(model).macs_after / MACS == pytest.approx(0.25, abs=0.02)
 
 
+@only_tensorflow
 def test_data_that_do_not_know_their_length_are_counted():
-    tf = pytest.importorskip("tensorflow")
+    import tensorflow as tf
+
     final = []
 
     class Watch(keras.callbacks.Callback):
