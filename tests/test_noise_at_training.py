@@ -184,14 +184,11 @@ def test_models_that_draw_at_training_are_compressed(monkeypatch):
     assert sum(each.shape[-1] == 4 for each in small.trainable_weights if len(each.shape) == 2) == 2
 
 
-def test_losses_of_code_that_draws_are_the_same(monkeypatch):
-    model, x = Encoder(), numbers(16, 10)
-    model(x)
-    half_zero(model)
-    small = kr.strip(model)
-    assert small.count_params() < model.count_params()
+def same_losses(model, small, x, monkeypatch):
+    """Look that two models with the same noise have the same outputs and losses; return these by `training`."""
     for name, names in DISTRIBUTIONS.items():
         monkeypatch.setattr(keras.random, name, waves(names))
+    found = {}
     for training in (True, False):
         outputs, losses = [], []
         for each in (model, small):
@@ -199,6 +196,17 @@ def test_losses_of_code_that_draws_are_the_same(monkeypatch):
             losses.append(float(sum(each.losses)))
         assert difference(*outputs) < 1e-5
         assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+        found[training] = losses[0]
+    return found
+
+
+def test_losses_of_code_that_draws_are_the_same(monkeypatch):
+    model, x = Encoder(), numbers(16, 10)
+    model(x)
+    half_zero(model)
+    small = kr.strip(model)
+    assert small.count_params() < model.count_params()
+    same_losses(model, small, x, monkeypatch)
 
 
 class AtTrainingOnly(L.Layer):
@@ -229,16 +237,8 @@ def test_noise_and_a_loss_at_training_only(first, monkeypatch):
     half_zero(model)
     small, x = kr.strip(model), numbers(16, 6)
     assert small.count_params() < model.count_params()
-    for name, names in DISTRIBUTIONS.items():
-        monkeypatch.setattr(keras.random, name, waves(names))
-    for training in (True, False):
-        outputs, losses = [], []
-        for each in (model, small):
-            outputs.append(each(x, training=training))
-            losses.append(float(sum(each.losses)))
-        assert difference(*outputs) < 1e-5
-        assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-        assert (losses[0] != 0) == training
+    losses = same_losses(model, small, x, monkeypatch)
+    assert losses[True] != 0 == losses[False]
 
 
 def test_what_also_draws_at_inference_stays():
