@@ -17,10 +17,12 @@ from keras import ops
 import keras_rmda as kr
 from keras_rmda.compression import counterparts, recipe, search
 from keras_rmda.compression.data import Data
-from keras_rmda.compression.distillation import distilled, kind_of
+from keras_rmda.compression.defaults import default_arguments
+from keras_rmda.compression.distillation import distilled, kind_of, kinds_of_outputs
 from keras_rmda.compression.rates import set_rates
 from keras_rmda.compression.scores import Score, score_of
 from keras_rmda.compression.statistics import recalibrate
+from keras_rmda.platform import endings
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(128, 8)).astype("float32")
@@ -349,10 +351,53 @@ ONE_OF_TWO, BOTH = np.eye(2)[Y], np.stack([Y, 1 - Y | (X[:, 2] > 0)], axis=1)
 def test_the_loss_of_a_model_that_was_not_compiled(y, end, loss, metrics):
     width = y.shape[-1] if y.ndim == 2 else 2
     model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(width, end)])
-    found = recipe.default_loss(model, Data(X, y, batch_size=32))
-    assert type(found) is loss
-    assert getattr(found, "from_logits", False) is (loss is not str and end is None)
-    assert recipe.default_metrics(found, model) == metrics
+    found = default_arguments(model, Data(X, y, batch_size=32))
+    assert type(found["loss"]) is loss
+    assert getattr(found["loss"], "from_logits", False) is (loss is not str and end is None)
+    assert found["metrics"] == metrics
+
+
+def several_outputs(how):
+    inputs = keras.Input((8,))
+    x = keras.layers.Dense(16, "relu")(inputs)
+    classes = keras.layers.Softmax(name="z")(keras.layers.Dense(2)(x))
+    number = keras.layers.Dense(1, name="a")(x)
+    return keras.Model(inputs, {"list": [classes, number], "dict": {"which": classes, "amount": number}}[how])
+
+
+@pytest.mark.parametrize(
+    ("how", "y"),
+    [
+        ("list", [Y, X[:, :1]]),
+        ("list", {"z": Y, "a": X[:, :1]}),
+        ("dict", {"which": Y, "amount": X[:, :1]}),
+    ],
+)
+def test_every_output_has_the_loss_of_its_targets(how, y):
+    model = several_outputs(how)
+    result = kr.compress(model, X, y, target=0.5, **CALL)
+    losses = keras.tree.flatten(result.model.loss)
+    assert {"mse", "sparse_categorical_crossentropy"} == {getattr(each, "name", each) for each in losses}
+    assert sum("accuracy" in name for name in result.after) == 1
+    wanted = ["classes", "squares"] if how == "list" else ["squares", "classes"]  # "amount" before "which"
+    assert [kind.__name__ for kind in kinds_of_outputs(result.model)] == wanted
+
+
+@pytest.mark.parametrize(
+    ("end", "function"),
+    [
+        (lambda x: keras.layers.Dense(4, "softmax")(x), "softmax"),
+        (lambda x: keras.layers.Activation("linear", dtype="float32")(keras.layers.Dense(4, "sigmoid")(x)), "sigmoid"),
+        (lambda x: keras.ops.reshape(keras.ops.softmax(keras.layers.Dense(4)(x)), (-1, 2, 2)), "softmax"),
+        (lambda x: keras.Sequential([keras.layers.Dense(4), keras.layers.Softmax()])(x), "softmax"),
+        (lambda x: keras.layers.TimeDistributed(keras.layers.Dense(2, "sigmoid"))(x[:, None]), "sigmoid"),
+        (lambda x: keras.layers.Dense(2)(keras.layers.Dense(4, "softmax")(x)), None),
+        (lambda x: 3.0 * keras.ops.sigmoid(x), None),
+    ],
+)
+def test_what_a_model_ends_with(end, function):
+    inputs = keras.Input((8,))
+    assert endings.last_functions(keras.Model(inputs, end(inputs))) == [function]
 
 
 def test_statistics_that_do_not_fit_are_said(trained):

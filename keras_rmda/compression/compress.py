@@ -16,6 +16,7 @@ from keras_rmda.callbacks import TargetSparsity
 from keras_rmda.compression.callbacks import checked, warn_of_what_is_used
 from keras_rmda.compression.counterparts import proximal, stock, without_decay
 from keras_rmda.compression.data import Data
+from keras_rmda.compression.defaults import default_arguments
 from keras_rmda.compression.folder import kept_in
 from keras_rmda.compression.progress import chosen_verbosity
 from keras_rmda.compression.result import Compressed, compared
@@ -167,8 +168,7 @@ def compress(
         whole = copy_of(model)
         has_own_step = own_step(model) is not None
         if "loss" not in arguments and not has_own_step:
-            arguments["loss"] = recipe.default_loss(whole, data)
-            arguments.setdefault("metrics", recipe.default_metrics(arguments["loss"], whole))
+            arguments = default_arguments(whole, data) | arguments
         run = Run(
             data, arguments, own, chooser, model, distillation or 0.0, metric, multiple_of, epochs, listed, how,
             None if directory is None else Path(directory), fit_arguments, shrink, without_decay(own, model), of_file,

@@ -9,6 +9,8 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_rmda.platform import endings
+
 EPSILON = 1e-7
 
 
@@ -56,7 +58,7 @@ def kinds_of_outputs(model: keras.Model) -> list[Any]:
     count = len(keras.tree.flatten(model.outputs))
     loss = model.loss
     if isinstance(loss, dict):
-        loss = [loss.get(name) for name in model.output_names]
+        loss = endings.by_output(model, loss)
     losses = list(loss) if isinstance(loss, (list, tuple)) else [loss] * count
     return [kind_of(each) for each in losses[:count]] + [squares] * (count - len(losses))
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import keras
 import numpy as np
 
@@ -106,42 +104,3 @@ def distillation(model: keras.Model, knows: bool) -> float:
     Numbers are better learned from the targets themselves than from somebody's predictions of them.
     """
     return DISTILLATION if knows and squares not in kinds_of_outputs(model) else 0.0
-
-
-def default_metrics(loss: Any, model: keras.Model) -> list[str]:
-    """Return the metrics for a loss of `default_loss`."""
-    is_of_labels = isinstance(loss, keras.losses.BinaryCrossentropy) and model.outputs[0].shape[-1] != 1
-    return [] if loss == "mse" else ["binary_accuracy" if is_of_labels else "accuracy"]
-
-
-def default_loss(model: keras.Model, data: Data) -> Any:
-    """Return the loss for these targets: cross-entropy for classes and labels, else squares.
-
-    Classes are integers, or one number for each of them, which are integers, or shares where the model ends with
-    softmax; labels are several integers 0 and 1.
-    """
-    batches = [keras.tree.flatten(batch[1]) if len(batch) > 1 else [] for batch in data.batches(LOOK)]
-    outputs = model.outputs
-    if any(len(targets) != 1 for targets in batches) or len(outputs) != 1:
-        return "mse"
-    [output], ys = outputs, [np.asarray(targets[0]) for targets in batches]
-    if any(each.dtype.kind not in "fiub" for each in ys):
-        return "mse"
-    y, most, least = ys[0], max(each.max() for each in ys), min(each.min() for each in ys)
-    layer = model.layers[-1]
-    last = keras.activations.softmax if isinstance(layer, keras.layers.Softmax) else getattr(layer, "activation", None)
-    is_integer = y.dtype.kind in "iub"
-    has_all = output.shape[-1] != 1 and y.ndim == len(output.shape) and y.shape[-1] == output.shape[-1]
-    are_shares = has_all and least >= 0 and all(np.allclose(each.sum(axis=-1), 1.0) for each in ys)
-    if not is_integer and not (are_shares and last is keras.activations.softmax):
-        return "mse"
-    from_logits = last not in (keras.activations.softmax, keras.activations.sigmoid)
-    if are_shares and last is not keras.activations.sigmoid:
-        return keras.losses.CategoricalCrossentropy(from_logits=from_logits)
-    if (has_all or output.shape[-1] == 1) and least >= 0 and most <= 1:
-        return keras.losses.BinaryCrossentropy(from_logits=from_logits)
-    rank = len(output.shape)
-    are_classes = y.ndim == rank - 1 or (y.ndim == rank and y.shape[-1] == 1)
-    if are_classes and output.shape[-1] != 1 and least >= 0 and most < output.shape[-1]:
-        return keras.losses.SparseCategoricalCrossentropy(from_logits=from_logits)
-    return "mse"
