@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -39,6 +40,7 @@ def files(tmp_path_factory):
     np.savez(folder / "pairs.npz", x=x[:300], y=y[:300], x_test=x[300:], y_test=y[300:])
     np.savez(folder / "squares.npz", x=x, y=np.eye(3, dtype="float32")[y])
     np.savez(folder / "lengths.npz", x=x, y=y[:7])
+    np.savez(folder / "scalars.npz", x=1.0, y=2)
     np.savez(folder / "names.npz", x=x, labels=y)
     return folder
 
@@ -174,6 +176,31 @@ def test_compress(run, files, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["page.html", "small.keras", "small.tflite"]
 
 
+def test_compress_in_place(run, files, tmp_path):
+    model = tmp_path / "m.keras"
+    shutil.copy(files / "classifier.keras", model)
+    status, out, err = run(
+        *("compress", model, model, "--data", files / "pairs.npz", "--epochs", 2, "--report", tmp_path / "p.html"),
+        "--json",
+    )
+    assert status == 0, err
+    before, after = as_json(out)["parameters"]
+    assert keras.models.load_model(model).count_params() == after < before
+    page = (tmp_path / "p.html").read_text()
+    assert "m-before.keras" in page
+    assert f"{before:,}" in page
+
+
+def test_compress_needs_room_for_the_file(run, files, tmp_path):
+    (tmp_path / "m.tflite").mkdir()
+    status, _, err = run(
+        *("compress", files / "classifier.keras", tmp_path / "m.keras", "--data", files / "pairs.npz"),
+        *("--quantization", "int8"),
+    )
+    assert (status, [each.name for each in tmp_path.iterdir()]) == (2, ["m.tflite"])
+    assert "OUT" in err
+
+
 def test_compress_a_model_that_has_no_file_of_tensorflow_lite(run, tmp_path):
     inputs = keras.Input((8, 8, 3))
     x = L.UpSampling2D(interpolation="bicubic")(L.Conv2D(8, 3, padding="same", activation="relu")(inputs))
@@ -226,6 +253,7 @@ BAD = {
     "compress on one array": ([*COMPRESS, "{files}/images.npy"], "images.npy"),
     "compress on other names": ([*COMPRESS, "{files}/names.npz"], "['labels', 'x']"),
     "compress on two lengths": ([*COMPRESS, "{files}/lengths.npz"], "400, 7"),
+    "compress on numbers": ([*COMPRESS, "{files}/scalars.npz"], "single numbers"),
     "compress to nothing": ([*COMPRESS, "{files}/pairs.npz", "--target", "0"], "--target=0.0"),
     "compress to too little": ([*COMPRESS, "{files}/pairs.npz", "--target", "0.0001"], "target=0.0001"),
     "compress for one epoch": ([*COMPRESS, "{files}/pairs.npz", "--epochs", "1"], "--epochs=1"),

@@ -5,6 +5,7 @@ Over a minute, since most tests train two models, which are traced anew.
 
 import csv
 import json
+import shutil
 import warnings
 from functools import partial
 
@@ -714,6 +715,33 @@ def test_a_run_that_was_killed_goes_on(tmp_path, epoch):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_folder_of_another_run_is_refused(trained, tmp_path):
+    def kill(epoch, logs):
+        raise Killed
+
+    call = CALL | {"target": np.float32(0.5), "epochs": np.int64(4), "directory": tmp_path / "run"}
+    call["optimizer"] = keras.optimizers.Adam(0.01)
+    with pytest.raises(Killed):
+        kr.compress(trained, X, Y, callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=kill)], **call)
+    other = keras.models.clone_model(trained)
+    other.set_weights([1.1 * each for each in trained.get_weights()])
+    other.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"])
+    for model, differs, arguments in (
+        (other, "weights", {}),
+        (trained, "optimizer", {"optimizer": "sgd"}),
+        (trained, "chooser", {"chooser": "keras_rmda>RMDA"}),
+        (trained, "steps", {"batch_size": 64}),
+    ):
+        with pytest.raises(ValueError, match=rf"other arguments \({differs}: "):
+            kr.compress(model, X, Y, **call | arguments)
+
+
+def test_a_folder_that_somebody_deletes_is_said(trained, tmp_path):
+    delete = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: shutil.rmtree(tmp_path / "run"))
+    with pytest.raises(RuntimeError, match="two runs must not share"):
+        kr.compress(trained, X, Y, target=0.5, directory=tmp_path / "run", callbacks=[delete], **CALL)
+
+
 def test_as_small_as_the_accuracy_allows(trained):
     before, counts = trained.evaluate(X, Y, verbose=0, return_dict=True)["accuracy"], Counts()
     found = kr.compress(trained, X, Y, accuracy_loss=0.1, epochs=12, batch_size=16, verbose=0, callbacks=[counts])
@@ -813,6 +841,7 @@ BAD = {
     "too small": ({"target": 1e-4}, "smallest possible target"),
     "inputs": ({"x": X[:, :3]}, "batches of inputs of the shapes"),
     "targets": ({"y": Y[:7]}, "7"),
+    "no sample to validate": ({"validation_data": (X[:0], Y[:0])}, "validation data hold no sample"),
     "generator": ({"x": endless(), "y": None}, "steps_per_epoch"),
     "backup": ({"callbacks": [keras.callbacks.BackupAndRestore("b")]}, "directory"),
     "second target": ({"callbacks": [kr.callbacks.TargetSparsity(0.5)]}, "of its own"),

@@ -1,5 +1,7 @@
 """Callbacks of a user's own in `compress`, which trains several models for them."""
 
+from collections import deque
+
 import keras
 import numpy as np
 import pytest
@@ -18,9 +20,9 @@ CALL = {"target": 0.5, "epochs": 4, "batch_size": 32, "verbose": 0}
 pytestmark = pytest.mark.filterwarnings("ignore:Training ended with [0-9.]*% of the macs, not with 50.0%. single")
 
 
-def network(**compile):
+def network(units=24, **compile):
     keras.utils.set_random_seed(0)
-    layers = [keras.Input((8,)), *(keras.layers.Dense(24, "relu", name=name) for name in ("first", "second"))]
+    layers = [keras.Input((8,)), *(keras.layers.Dense(units, "relu", name=name) for name in ("first", "second"))]
     model = keras.Sequential([*layers, keras.layers.Dense(2, "softmax", name="last")], name="net")
     how = {"optimizer": "adam", "loss": "sparse_categorical_crossentropy", "run_eagerly": BACKEND == "tensorflow"}
     model.compile(**how | compile)
@@ -88,7 +90,7 @@ def test_callbacks_are_told_of_an_end_before_the_last_epoch():
     each = keras.callbacks.LambdaCallback(on_train_end=lambda logs: seen.append(logs))
     training = OneTraining([each], 4)
     for last in (2, 3):
-        with training.part(last):
+        with training.part(model, last):
             each.set_model(model)
             each.on_train_end({})
     training.end({"loss": 1.0})
@@ -127,6 +129,56 @@ def test_what_remembers_something_is_told_from_what_does_not():
     assert remembers(looks, model)
     assert remembers(averages, model)
     assert not remembers(counts, model)
+
+
+HELD = {
+    "by layer": lambda model: [layer.get_weights() for layer in model.layers],
+    "by name": lambda model: {layer.name: tuple(layer.get_weights()) for layer in model.layers},
+    "one kernel": lambda model: number(model.get_layer("second").kernel),
+    "with a score": lambda model: (0.1, model.get_weights()),
+    "a queue": lambda model: deque([model.get_weights()], maxlen=3),
+}
+
+
+@pytest.mark.parametrize("kept", HELD.values(), ids=HELD)
+def test_weights_are_known_however_they_are_kept(kept):
+    model, smaller, each = network(), network(units=12), keras.callbacks.Callback()
+    each.set_model(model)
+    each.seen = {"loss": [0.5, 0.4], "matrix": np.zeros((2, 2)), "names": [layer.name for layer in model.layers]}
+    assert not remembers(each, model, smaller)
+    each.kept = kept(model)
+    assert remembers(each, model, smaller)
+
+
+class Stops(keras.callbacks.Callback):
+    """Early stopping as people write it."""
+
+    def on_train_begin(self, logs=None):
+        self.best, self.wait, self.log = np.inf, 0, []
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.log.append(logs["loss"])
+        self.wait = 0 if logs["loss"] < self.best else self.wait + 1
+        self.best = min(self.best, logs["loss"])
+        if self.wait >= 2:
+            self.model.stop_training = True
+
+
+def test_what_a_callback_saw_of_the_larger_model_does_not_stop_the_smaller_one():
+    each, model = Stops(), network()
+    training = OneTraining([each], 8)
+    with training.part(model, 4):
+        each.set_model(model)
+        each.on_train_begin()
+        for loss in (0.1, 0.2, 0.3):
+            each.on_epoch_end(0, {"loss": loss})
+    assert model.stop_training
+    model.stop_training = False
+    with training.part(model, 8):
+        each.on_train_begin()
+        each.on_epoch_end(4, {"loss": 0.5})
+        each.on_epoch_end(5, {"loss": 0.4})
+    assert not model.stop_training
 
 
 def test_a_model_around_layers_is_made_of_the_smaller_ones():

@@ -244,3 +244,60 @@ def test_losses_that_code_adds_stay(loss, goes):
         assert difference(model(x, training=training), small(x, training=training)) < 1e-5
         assert len(model.losses) == len(small.losses)
         assert all(difference(a, b) < 1e-5 for a, b in zip(model.losses, small.losses))
+
+
+def nested():
+    inputs = keras.Input((4,))
+    x = keras.Sequential([keras.Input((8,)), L.BatchNormalization(), L.ReLU()])(L.Dense(8)(inputs))
+    return keras.Model(inputs, L.Dense(6)(x) + L.Dense(6)(x))
+
+
+def one_behind_the_other():
+    return keras.Sequential([keras.Input((4,)), L.Dense(8), L.BatchNormalization(), L.ReLU(), L.Dense(6, "relu")])
+
+
+@pytest.mark.parametrize("inside", [nested, one_behind_the_other])
+def test_every_step_keeps_statistics_of_its_own(inside):
+    inputs = keras.Input((5, 4))
+    model = randomize(keras.Model(inputs, L.Dense(3)(L.TimeDistributed(inside())(inputs))))
+    halved(model)
+    small = kr.strip(model)
+    assert small.count_params() < 0.7 * model.count_params()
+    x = np.random.default_rng(0).normal(size=(8, 5, 4)).astype("float32") * np.arange(1.0, 6.0)[:, None]
+    for _ in range(2):  # also with the statistics that the first step has left
+        assert difference(model(x, training=True), small(x, training=True)) < 1e-4
+    assert difference(model(x), small(x)) < 1e-4
+
+
+def test_penalties_of_every_step_stay():
+    inside = keras.Sequential([keras.Input((4,)), L.Dense(8, "relu", activity_regularizer="l2"), L.Dense(6)])
+    inputs = keras.Input((5, 4))
+    model = randomize(keras.Model(inputs, L.Dense(3)(L.TimeDistributed(inside)(inputs))))
+    small, x = kr.strip(model), np.ones((8, 5, 4), "float32")
+    model(x), small(x)
+    assert float(sum(small.losses)) == pytest.approx(float(sum(model.losses)))
+
+
+class OwnCell(L.Layer):
+    """A cell whose weights have names of their own."""
+
+    def __init__(self, units, **arguments):
+        super().__init__(**arguments)
+        self.units = self.state_size = units
+
+    def build(self, shape):
+        self.inputs_to_units = self.add_weight(shape=(shape[-1], self.units), name="kernel")
+        self.units_to_units = self.add_weight(shape=(self.units, self.units), name="recurrent_kernel")
+
+    def call(self, x, states):
+        h = ops.tanh(x @ self.inputs_to_units + states[0] @ self.units_to_units)
+        return h, [h]
+
+
+def test_penalties_take_a_cell_of_a_users_own():
+    model = keras.Sequential([keras.Input((5, 4)), L.RNN(OwnCell(6)), L.Dense(16, "relu"), L.Dense(2)])
+    model.compile(kr.ProxSGD(0.1, regularizer=kr.GroupLasso(10.0)), "mse")
+    model.fit(np.ones((8, 5, 4)), np.ones((8, 2)), verbose=0)
+    kernel = ops.convert_to_numpy(model.layers[0].cell.inputs_to_units)
+    assert not kernel.any()
+    assert list(kr.analyze(model).opaque.values()) == ["RNN with a OwnCell inside"]

@@ -40,7 +40,7 @@ LEVELS = [
     ["platform.lite.stand_ins", "platform.lite.functions", "platform.lite.fourier"],
     ["platform.lite"],
     ["platform.copying.functions"],
-    ["platform.tracing.numbers", "platform.tracing.programs", "platform.tracing.sizes"],
+    ["platform.tracing.numbers", "platform.tracing.operands", "platform.tracing.programs", "platform.tracing.sizes"],
     ["platform.tracing.leaves", "platform.tracing.labels"],
     [
         "platform.tracing.weights",
@@ -82,7 +82,7 @@ LEVELS = [
     ["channels.totals"],
     ["channels.simple", "channels.linear", "channels.recurrent", "channels.attention"],
     ["channels.weights", "channels.wrappers", "channels.convolutions"],
-    ["channels.borders", "channels.callables", "channels.noise", "channels.slopes"],
+    ["channels.borders", "channels.callables", "channels.noise", "channels.penalties", "channels.slopes"],
     ["channels.gates"],
     ["channels.derived", "channels.einsum", "channels.keras_hub"],
     ["channels.table"],

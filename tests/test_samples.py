@@ -173,3 +173,33 @@ def test_bad_data_is_one_sentence(case):
     with pytest.raises(ValueError, match=message) as error:
         first_samples(model, data)
     assert "\n" not in str(error.value)
+
+
+ROWS = RANDOM.normal(size=(1000, 4)).astype("float32")
+SORTED = ROWS[np.argsort(np.abs(ROWS).max(axis=1))]
+FOUR = keras.Sequential([keras.Input((4,), name="x"), L.Dense(4)])
+
+
+class ManyBatches(keras.utils.PyDataset):
+    def __len__(self):
+        return 100
+
+    def __getitem__(self, number):
+        return SORTED[10 * number : 10 * number + 10], np.zeros(10)
+
+
+@pytest.mark.parametrize("data", [SORTED, {"x": SORTED}, (SORTED, SORTED), ManyBatches()])
+def test_samples_of_sorted_data_come_from_everywhere(data):
+    found = np.concatenate([each["x"] for each in first_samples(FOUR, data)])
+    assert len(found) == SAMPLES
+    assert np.abs(found).max() > 0.95 * np.abs(SORTED).max()
+
+
+def test_targets_of_the_shape_of_inputs_are_targets():
+    found = np.concatenate([each["x"] for each in first_samples(FOUR, (ROWS[:50], 1000.0 + ROWS[:50]))])
+    np.testing.assert_array_equal(found, ROWS[:50])
+    assert len(first_samples(FOUR, [ROWS[:50], ROWS[50:100]])) == 100  # batches, as a list
+
+
+def test_samples_of_bfloat16():
+    assert first_samples(FOUR, slices(tf.cast(ROWS[:8], "bfloat16")))[0]["x"].dtype == "float32"

@@ -50,6 +50,13 @@ def test_the_best_checkpoint_has_reached_the_target(tmp_path):
     assert left(keras.models.load_model(tmp_path / "best.keras")) == pytest.approx(history["macs_left"][-1])
 
 
+def test_a_threshold_that_was_given_stays(tmp_path):
+    save = Keras.ModelCheckpoint(tmp_path / "best.keras", "loss", save_best_only=True, initial_value_threshold=1e-9)
+    fit(coupled(), TargetSparsity(0.5), save)
+    assert save.best == 1e-9
+    assert not (tmp_path / "best.keras").exists()
+
+
 def test_the_learning_rate_is_not_reduced_because_of_what_was_chosen():
     model = coupled()
     fit(model, WORSE(), TargetSparsity(0.5, end=0.8), Keras.ReduceLROnPlateau("loss", patience=3, mode="min"))

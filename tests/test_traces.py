@@ -467,3 +467,29 @@ def test_what_a_layer_inside_makes_is_found_out_once_for_each_shape_and_anew_for
     part.runs = 0
     kr.analyze(model)
     assert part.runs == first
+
+
+WITH_NUMPY = {
+    "a number": lambda x: x / np.sqrt(8.0),
+    "a number first": lambda x: np.float64(1.0) - np.pi / (ops.exp(x) + 1),
+    "a table": lambda x: x + np.linspace(0.0, 1.0, 40).reshape(5, 8),
+    "a table first": lambda x: np.linspace(0.0, 1.0, 8) * x,
+    "a power": lambda x: ops.relu(x) ** np.float64(1.5),
+    "a comparison": lambda x: x * ops.cast(x > np.float64(0.1), x.dtype),
+    "a product": lambda x: x @ np.eye(8),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "mixed_float16"])
+@pytest.mark.parametrize("compute", WITH_NUMPY.values(), ids=WITH_NUMPY)
+def test_numbers_of_numpy_leave_the_type_of_tensors(compute, dtype):
+    class Computes(keras.layers.Layer):
+        def call(self, x):
+            return compute(x)
+
+    inputs = keras.Input((5, 6))
+    x = keras.layers.Dense(8, dtype=dtype)(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(2)(Computes(dtype=dtype, name="own")(x)))
+    small = kr.strip(model)
+    assert small.get_layer("own").output.dtype == ("float16" if dtype == "mixed_float16" else "float32")
+    assert not [each.name for each in small.layers if "float64" in str(each.output.dtype)]

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_rmda.platform import compat, files, replicas
+from keras_rmda.platform import compat, files, finite, replicas
 
 WEIGHTS, REST = "model.weights.h5", "rest.npz"
 
@@ -84,8 +84,12 @@ class BackupAndRestore(keras.callbacks.Callback):
         compat.begin_at_epoch(self.model, None)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Write a copy, then delete the one before; of several workers, the chief does."""
-        if not self._is_chief:
+        """Write a copy, then delete the one before; of several workers, the chief does.
+
+        What is not finite is no copy to go on from: the one before stays.
+        """
+        self._has_failed = bool(finite.nonfinite_weights(self.model))
+        if not self._is_chief or self._has_failed:
             return
         part = self._part()
         part.mkdir()
@@ -100,9 +104,9 @@ class BackupAndRestore(keras.callbacks.Callback):
             self._delete(path)
 
     def on_train_end(self, logs: dict | None = None) -> None:
-        """Delete the copy."""
+        """Delete the copy, unless the training has failed."""
         compat.begin_at_epoch(self.model, None)
-        if self.delete_checkpoint and self._is_chief:
+        if self.delete_checkpoint and self._is_chief and not getattr(self, "_has_failed", False):
             for path in self._copies():
                 self._delete(path)
             shutil.rmtree(self.backup_dir, ignore_errors=True)

@@ -14,7 +14,9 @@ UNITS = {
     "energy": {"uJ": 1.0, "nJ": 1e-3, "mJ": 1e3, "J": 1e6},
 }
 BYTES = {"B": 1.0, "KB": 1e3, "MB": 1e6, "KiB": 1024.0, "MiB": 1024.0**2}
-"""Units by their names: of times in milliseconds, of energies in microjoules, of all other metrics in bytes."""
+"""Units by their names: of times in milliseconds, of energies in microjoules, of sizes in bytes."""
+
+OF_BYTES = ("bytes", "file_bytes", "arena")
 
 
 def amount(metric: str, target: Any) -> tuple[float, bool]:
@@ -28,8 +30,10 @@ def amount(metric: str, target: Any) -> tuple[float, bool]:
     if not isinstance(target, str):
         number = checks.real("target", target, open_minimum=True)
         return number, number < 1
-    fits = UNITS.get(metric, BYTES)
+    fits = UNITS.get(metric, BYTES if metric in OF_BYTES else {})
     found = re.fullmatch(r"\s*([0-9.]+(?:e-?\d+)?)\s*([A-Za-z]+)\s*", target)
+    if not fits:
+        raise ValueError(f"A target of {metric} is a share below 1, or a number, without a unit. Received: {target!r}")
     if not found or found[2] not in fits:
         raise ValueError(
             f"A target of {metric} is a share below 1, a number, or text with one of the units {', '.join(fits)}, such "
@@ -91,4 +95,4 @@ def shown(metric: str, value: float) -> str:
     """Return a cost in words."""
     if metric in UNITS:
         return f"{value:.4g} {next(iter(UNITS[metric]))}"
-    return f"{round(value):,} bytes" if metric != "macs" else f"{value:,}"
+    return f"{round(value):,} bytes" if metric in OF_BYTES else f"{value:,}"

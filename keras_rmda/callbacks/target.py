@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import keras
 
+from keras_rmda.callbacks.best import note_thresholds
 from keras_rmda.callbacks.choice import Groups
 from keras_rmda.callbacks.choosing import Choosing
 from keras_rmda.callbacks.goals import checked_targets
@@ -142,6 +143,7 @@ class TargetSparsity(Companion):
     def before_fit(self, callbacks: list[keras.callbacks.Callback]) -> None:
         """Refuse a second target; know those that look for the best."""
         super().before_fit(callbacks)
+        note_thresholds(callbacks)
         targets = [each for each in callbacks if isinstance(each, TargetSparsity)]
         if len(targets) > 1:
             raise ValueError(

@@ -47,6 +47,8 @@ class Recurs(Rule):
     def letters(self, layer: Any) -> Mapping[str, str | Sequence[str]]:
         named = {}
         for each, (u, g) in zip(directions(layer), LETTERS):
+            if type(each) not in KNOWN or gates_of(each) is None:  # a cell of a user's own has any weights
+                continue
             cell = each.cell
             positions = ["."] * (len(cell.kernel.shape) - 2)
             named |= {cell.kernel.path: (*positions, "i", g), cell.recurrent_kernel.path: (*positions, u, g)}

@@ -107,6 +107,18 @@ class Carries(Rule):
 
 
 @dataclass(frozen=True)
+class Drops(Carries):
+    """Noise at training only."""
+
+    def config(self, site: Site, config: dict[str, Any], cut: Cut) -> dict[str, Any]:
+        shape = config.get("noise_shape")
+        if shape is None:
+            return super().config(site, config, cut)
+        # A number there is 1 or that of the input, which None stands for, too.
+        return super().config(site, config, cut) | {"noise_shape": [n if n in (1, -1) else None for n in shape]}
+
+
+@dataclass(frozen=True)
 class Mixes(Rule):
     """The same channels, each changed by all: normalization over channels, softmax.
 

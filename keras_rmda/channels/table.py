@@ -64,7 +64,7 @@ from keras_rmda.channels.positions import (
 from keras_rmda.channels.recurrent import Recurs
 from keras_rmda.channels.rule import Rule
 from keras_rmda.channels.scores import Scores
-from keras_rmda.channels.simple import Carries, Mixes
+from keras_rmda.channels.simple import Carries, Drops, Mixes
 from keras_rmda.channels.slopes import Slopes
 from keras_rmda.channels.spectra import Transforms
 from keras_rmda.channels.tensors import NotCovered
@@ -199,8 +199,8 @@ RULES: dict[type, Rule | Callable[[Any], Rule]] = {
     L.Rescaling: Carries(constant=rescaled, arrays=("scale", "offset")),
     L.Normalization: of_normalization,
     compat.LayerScale: Carries({"gamma": "c"}, {"projection_dim": "c"}, constant=scaled, ignores=has_zero_gamma),
-    **dict.fromkeys(SILENT, Carries(constant=unchanged)),
-    **dict.fromkeys(NOISY, Carries(constant=unchanged, noisy=True)),
+    **dict.fromkeys(SILENT, Drops(constant=unchanged)),
+    **dict.fromkeys(NOISY, Drops(constant=unchanged, noisy=True)),
     **dict.fromkeys(GLOBAL_POOLING, Carries(mixes_positions=True, constant=unchanged)),
     **dict.fromkeys(POOLING, Carries(mixes_positions=True, constant=pooled)),
     **dict.fromkeys(PADDING, Carries(mixes_positions=True, constant=only_zero)),
@@ -346,22 +346,6 @@ def rule_of(layer: Any) -> Rule:
     except NotCovered as reason:
         raise NotCovered(f"{type(layer).__name__} with {reason}") from None
     return rule
-
-
-def what_regularizer_wants(layer: Any) -> str:
-    """Return why what a layer gives stays: its activity regularizer takes these channels, not one less; or ""."""
-    regularizer = getattr(layer, "activity_regularizer", None)
-    nodes = getattr(layer, "_inbound_nodes", []) if regularizer is not None else []
-    for shape in {tuple(n or 1 for n in y.shape) for node in nodes for y in node.output_tensors}:
-        try:
-            regularizer(keras.ops.zeros(shape))
-        except Exception:  # whatever the user's code raises, at this batch already
-            continue
-        try:
-            regularizer(keras.ops.zeros((*shape[:-1], max(shape[-1] - 1, 1))))
-        except Exception:  # whatever the user's code raises
-            return f"read by its activity regularizer, which takes {shape[-1]} channels only"
-    return ""
 
 
 def axes_of(layer: Any) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ RUNS = 100
 def run_compress(options: argparse.Namespace) -> None:
     """`keras-rmda compress`."""
     out = files.check_target(options.out, ".keras", "OUT")
+    if options.quantization is not None:
+        files.check_target(out.with_suffix(".tflite"), ".tflite", "OUT")
     if options.target is not None:
         options.target = number_or_text(options.target)
     if options.accuracy_loss is not None:
@@ -44,8 +47,36 @@ def run_compress(options: argparse.Namespace) -> None:
         export=export_of(options), profile=profile_of(options),
         directory=options.directory, verbose=0, callbacks=() if options.quiet else [Progress(say=to_standard_error)],
     )  # fmt: skip
-    with files.replacing(out) as temporary:
-        result.model.save(temporary)
+    with tempfile.TemporaryDirectory() as folder:
+        first = kept(Path(options.model), out, folder) if options.report is not None else None
+        with files.replacing(out) as temporary:
+            result.model.save(temporary)
+        figures = figures_of(options, model, result, out, data, test, first)
+    if options.json:
+        print(json.dumps(figures))
+        return
+    shown = [(name, *map(shown_number, pair)) for name, *pair in result.rows()]
+    shown += [(key, *map(shown_number, figures[key])) for key in ("bytes", "latency_ms") if key in figures]
+    print(table((str(out), "before", "after"), shown))
+
+
+def kept(path: Path, out: Path, folder: str) -> Path:
+    """Return where the model that was given stays: in a copy if what is written takes its place."""
+    if not out.exists() or not out.samefile(path):
+        return path
+    return Path(shutil.copy2(path, Path(folder) / f"{path.stem}-before{path.suffix}"))
+
+
+def figures_of(
+    options: argparse.Namespace,
+    model: keras.Model,
+    result: Compressed,
+    out: Path,
+    data: tuple,
+    test: tuple | None,
+    first: Path | None,
+) -> dict[str, Any]:
+    """Return what the command tells, after it has written the page whose first model is `first`."""
     batch = 1 if options.metric == DeviceProfile.metric else None  # as in the files of a profile
     figures = {"path": str(out), "scored_on": "test data" if test else "training data"}
     report = result.report
@@ -64,14 +95,9 @@ def run_compress(options: argparse.Namespace) -> None:
             log = Path(folder) / "history.json"
             log.write_text(json.dumps(result.history))
             scored = test or data
-            page.write_page(options.report, [options.model, out], None if isinstance(scored[1], dict) else scored, log)
+            page.write_page(options.report, [first, out], None if isinstance(scored[1], dict) else scored, log)
         figures["report"] = options.report
-    if options.json:
-        print(json.dumps(figures))
-        return
-    shown = [(name, *map(shown_number, pair)) for name, *pair in result.rows()]
-    shown += [(key, *map(shown_number, figures[key])) for key in ("bytes", "latency_ms") if key in figures]
-    print(table((str(out), "before", "after"), shown))
+    return figures
 
 
 def number_or_text(target: str) -> float | str:

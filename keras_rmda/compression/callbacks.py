@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,8 +12,8 @@ import keras
 import numpy as np
 
 from keras_rmda.callbacks import BackupAndRestore, TargetSparsity
-from keras_rmda.callbacks.best import forget_best
-from keras_rmda.compression.rates import OF_KERAS, elements, has_any, name_of_any
+from keras_rmda.callbacks.best import KEEPERS, forget_best
+from keras_rmda.compression.rates import OF_KERAS, elements, has_any, held_by, name_of_any, stops
 from keras_rmda.platform import checks, compat
 
 Attributes = dict[str, Any]
@@ -50,16 +50,35 @@ def works_while_choosing(callback: keras.callbacks.Callback) -> bool:
     return not isinstance(callback, keras.callbacks.SwapEMAWeights)
 
 
-def remembers(callback: keras.callbacks.Callback, model: keras.Model) -> bool:
-    """Return whether a callback holds variables or layers of a model, or arrays of the shapes of its weights."""
+def remembers(callback: keras.callbacks.Callback, model: keras.Model, smaller: keras.Model | None = None) -> bool:
+    """Return whether a callback holds something of a model that a smaller one does not have; None for any.
+
+    That are variables and layers, arrays of the shapes of all weights, and any array with the shape of a weight that
+    the smaller model has no more; also in lists, dictionaries and the like inside of each other.
+    """
     parts = {id(each) for each in (*model.weights, *compat.layers_of(model)) if each is not model}
-    shapes = [[tuple(each.shape) for each in held] for held in (model.weights, model.trainable_weights)]
+    whole = [shapes_of(model.weights), shapes_of(model.trainable_weights)]
+    gone = {*whole[0]} - {*(() if smaller is None else shapes_of(smaller.weights))}
     for name, value in vars(callback).items():
         if name in OF_KERAS:
             continue
-        if has_any(parts, value) or [getattr(each, "shape", None) for each in elements(value) or [value]] in shapes:
+        held = list(held_by(value))
+        if has_any(parts, value) or gone.intersection(shapes_of(held)):
+            return True
+        if any(shapes_of(elements(each)) in whole for each in held):
             return True
     return False
+
+
+def shapes_of(arrays: Iterable[Any]) -> list[tuple | None]:
+    """Return the shapes of arrays and variables; None for all else."""
+    shapes = (getattr(each, "shape", None) for each in arrays)
+    return [None if shape is None else tuple(shape) for shape in shapes]
+
+
+def stops_by_itself(callback: keras.callbacks.Callback) -> bool:
+    """Return whether a callback of a user's own ends trainings, by what it has seen: of the larger model, too much."""
+    return not isinstance(callback, KEEPERS) and not type(callback).__module__.startswith("keras.") and stops(callback)
 
 
 class GoOn(keras.callbacks.Callback):
@@ -150,7 +169,7 @@ class OneTraining:
     """Lets callbacks see several `fit` as one training of so many epochs, which begins and ends once.
 
     A CSVLogger would empty its file at every beginning, TensorBoard begin anew. But those that look for the best forget
-    what they have seen, of another model, and those that remember weights or layers of it begin anew.
+    what they have seen, of another model; those that remember weights or layers of it, or stop trainings, begin anew.
 
     Args:
         callbacks: of a user.
@@ -163,14 +182,14 @@ class OneTraining:
         self._has_ended = False
 
     @contextlib.contextmanager
-    def part(self, last: int) -> Iterator[None]:
-        """Let the callbacks see a `fit` up to an epoch as a part."""
+    def part(self, model: keras.Model, last: int) -> Iterator[None]:
+        """Let the callbacks see a `fit` of a model up to an epoch as a part."""
         if self._before is None:
             self._before = [attributes_of(each) for each in self._callbacks]
         else:
             forget_best(self._callbacks)
             for each, before in zip(self._callbacks, self._before):
-                if each.model is not None and remembers(each, each.model):
+                if each.model is not None and (remembers(each, each.model, model) or stops_by_itself(each)):
                     begin_anew(each, before)
                 elif each.model is not None:
                     each.on_train_begin = _nothing

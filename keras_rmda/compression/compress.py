@@ -17,7 +17,7 @@ from keras_rmda.compression.callbacks import checked, warn_of_what_is_used
 from keras_rmda.compression.counterparts import proximal, stock, without_decay
 from keras_rmda.compression.data import Data
 from keras_rmda.compression.defaults import default_arguments
-from keras_rmda.compression.folder import kept_in
+from keras_rmda.compression.folder import digest, kept_in, plain_numbers
 from keras_rmda.compression.progress import chosen_verbosity
 from keras_rmda.compression.result import Compressed, compared
 from keras_rmda.compression.run import Run
@@ -129,11 +129,11 @@ def compress(
         is_of_file = set(aim) & set(checks.FILE_METRICS)
         of_file = {"targets": aim, "export": export, "profile": profile} if is_of_file else {}
     else:
-        checks.real("accuracy_loss", accuracy_loss)
+        accuracy_loss = checks.real("accuracy_loss", accuracy_loss)
         checks.one_of("metric", metric, [each for each in checks.METRICS if each not in checks.FILE_METRICS])
         of_file = {}
-    checks.whole("epochs", epochs, recipe.SHORTEST)
-    checks.whole("multiple_of", multiple_of, 1)
+    epochs = checks.whole("epochs", epochs, recipe.SHORTEST)
+    multiple_of = checks.whole("multiple_of", multiple_of, 1)
     checks.truth("shrink", shrink)
     sizes = {"batch_size": batch_size, "steps_per_epoch": steps_per_epoch}
     sizes |= {"validation_batch_size": validation_batch_size, "validation_steps": validation_steps}
@@ -157,6 +157,8 @@ def compress(
             f"another: give distillation=0. Received: distillation={distillation!r}"
         )
     check_optimizers(model)
+    if isinstance(chooser, (str, dict)):
+        chooser = keras.optimizers.get(chooser)
     proximal(chooser or own, 0.0, None)  # refuses what has no counterpart, now
     stock(own)
     fit_arguments = ({"shuffle": shuffle} if data.is_arrays else {}) | (
@@ -176,7 +178,10 @@ def compress(
         coupled_groups(whole, parts=recipe.PARTS)  # refuses a model without any
         check_steps(model, whole, next(data.batches(1)), run.compile_to_choose, run.compile_to_use)
         run.compile_to_use(whole)
-        begun, looks = {"before": scored(whole, data)}, recipe.with_and_without(whole, data)
+        begun = {"before": scored(whole, data)}
+        if not begun["before"] and not has_own_step:
+            raise ValueError("The validation data hold no sample: nothing tells how good a model is.")
+        looks = recipe.with_and_without(whole, data)
         begun["is_trained"] = recipe.is_trained(looks)
         score = score_of(whole, begun["before"], looks)
         if begun["is_trained"]:
@@ -187,6 +192,11 @@ def compress(
             "multiple_of": multiple_of,
             "targets": None if targets is None else dict(targets),
             "parameters": model.count_params(),
+            "steps": data.steps,
+            "optimizer": plain_numbers(own),
+            "chooser": None if chooser is None else plain_numbers(chooser),
+            "distillation": distillation,
+            "weights": digest(model.get_weights()) if begun["is_trained"] else "not trained",
         }
         report = analyze(whole)
         with kept_in(run.directory, settings, begun) as begun:

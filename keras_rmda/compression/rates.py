@@ -6,6 +6,7 @@ Nothing is called: a callback that is asked may write a file, or wait for somebo
 from __future__ import annotations
 
 import dis
+from collections import deque
 from collections.abc import Iterator, Sequence
 from functools import partial
 from types import CodeType, FunctionType, MethodType, ModuleType
@@ -37,6 +38,12 @@ def set_rates(callbacks: Sequence[keras.callbacks.Callback]) -> bool:
     return any(sets_rate(code, own) for each in callbacks for code, own, _ in codes_of(each))
 
 
+def stops(callback: keras.callbacks.Callback) -> bool:
+    """Return whether a callback may end a training."""
+    found = (each for code, _, _ in codes_of(callback) for each in dis.get_instructions(code))
+    return any(each.opname == "STORE_ATTR" and each.argval == "stop_training" for each in found)
+
+
 def name_of_any(parts: set[int], callback: keras.callbacks.Callback) -> str | None:
     """Return by what name a callback has one of these objects, by `id`: an attribute, or a variable of its code.
 
@@ -54,14 +61,21 @@ def name_of_any(parts: set[int], callback: keras.callbacks.Callback) -> str | No
 
 def has_any(parts: set[int], x: Any) -> bool:
     """Return whether something is one of these objects, by `id`, holds one, or is a model or layer around one."""
-    held = [x, *elements(x)]
+    held = list(held_by(x))
     held += [inside for each in held if isinstance(each, keras.Layer) for inside in compat.layers_of(each)]
     return any(id(each) in parts for each in held)
 
 
 def elements(x: Any) -> list:
-    """Return what a list, a tuple or a dictionary holds; nothing of anything else."""
-    return list(x.values()) if isinstance(x, dict) else list(x) if isinstance(x, list | tuple) else []
+    """Return what a list, a tuple, a dictionary, a set or a queue holds; nothing of anything else."""
+    return list(x.values()) if isinstance(x, dict) else list(x) if isinstance(x, list | tuple | set | deque) else []
+
+
+def held_by(x: Any, depth: int = 4) -> Iterator[Any]:
+    """Yield something and what it holds, also inside of each other."""
+    yield x
+    for each in elements(x) if depth else ():
+        yield from held_by(each, depth - 1)
 
 
 def codes_of(callback: keras.callbacks.Callback) -> Iterator[tuple[CodeType, str | None, dict[str, Any]]]:

@@ -225,7 +225,7 @@ class Run:
         kept = [] if folder is None else [BackupAndRestore(folder, delete_checkpoint=False)]
         # Keras returns the last History, which would be one of the user's, of all parts.
         listed = [*callbacks, *kept, *behind, keras.callbacks.History()]
-        with self.training.part(last), momenta(model, FOLLOWS), hooks.state_before_tracing():
+        with self.training.part(model, last), momenta(model, FOLLOWS), hooks.state_before_tracing():
             found = self.data.fit(
                 model, epochs=last, initial_epoch=first, verbose=0, callbacks=listed, **self.fit_arguments
             )

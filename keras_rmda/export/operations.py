@@ -22,12 +22,13 @@ def multiplied(operator: str, inputs: Sequence[Shape], outputs: Sequence[Shape])
         return (*outputs[0], *inputs[1][1:])
     if operator == "DEPTHWISE_CONV_2D":
         return (*outputs[0], *inputs[1][1:-1])
-    if operator == "TRANSPOSE_CONV":  # inputs: shape, kernel, x
+    if operator in ("TRANSPOSE_CONV", "CONV_3D_TRANSPOSE"):  # inputs: shape, kernel, x
         return (*inputs[2], *inputs[1][:-1])
     if operator == "CONV_3D":  # kernel: depth, height, width, input, output
         return (*outputs[0], *inputs[1][:-1])
     if operator == "BATCH_MATMUL":
-        return (*outputs[0], inputs[0][-1])
+        rows, *_, last = outputs[0][-2], *inputs[0][-2:]  # the first matrix may be transposed
+        return (*outputs[0], last if inputs[0][-2] == rows else inputs[0][-2])
     return None
 
 

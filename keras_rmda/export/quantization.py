@@ -12,7 +12,7 @@ from keras_rmda.export.carried import AVERAGES, carrier
 from keras_rmda.export.legacy import as_tf_keras
 from keras_rmda.export.prepared import output_names
 from keras_rmda.export.samples import check_numbers, first_samples
-from keras_rmda.platform import checks, finite, graphs, tfmot
+from keras_rmda.platform import checks, compat, finite, graphs, tfmot
 from keras_rmda.structure import strip
 from keras_rmda.structure.liveness import plan
 from keras_rmda.structure.trace import trace
@@ -43,7 +43,8 @@ def quantization_aware(model: keras.Model, representative_data: Any = None) -> A
 
     Returns:
         A `tf_keras.Model`: compile it with optimizers and losses of tf_keras, or with their names, and hand it to
-        `export_tflite(quantization="int8")`. Its optimizers do not know the proximal ones of this package. A weight
+        `export_tflite(quantization="int8")`. Constraints and penalties of layers are not in it, which a
+        `SparsityWarning` says. Its optimizers do not know the proximal ones of this package. A weight
         that several layers use becomes one for each, which a `SparsityWarning` says.
 
     Raises:
@@ -66,6 +67,7 @@ def quantization_aware(model: keras.Model, representative_data: Any = None) -> A
     finite.check_finite(model)
     small = strip(model)
     warn_of_constants(small)
+    warn_of_what_is_left_out(small)
     model = model if graphs.has_graph(model) else small  # a subclassed model gets inputs with names
     samples = None if representative_data is None else first_samples(model, representative_data)
     legacy = as_tf_keras(small)
@@ -97,6 +99,21 @@ def warn_of_constants(model: keras.Model) -> None:
             f"The outputs of the model {model.name!r} are constants, whatever goes in: a layer with weights of zero "
             "cuts off all layers before it, and what is returned has hardly anything left of them. If the last layer "
             "begins with zeros, train the model before.",
+            checks.SparsityWarning,
+            stacklevel=3,
+        )
+
+
+def warn_of_what_is_left_out(model: keras.Model) -> None:
+    """Warn of constraints and penalties of layers: both versions of Keras write them in different ways."""
+    found = []
+    for layer in compat.layers_of(model):
+        weights = [] if isinstance(layer, keras.Model) else layer.weights
+        if any(getattr(each, "constraint", None) or getattr(each, "regularizer", None) for each in weights):
+            found.append(layer.name)
+    if found:
+        warnings.warn(
+            f"Constraints and penalties of layers are left out of what `quantization_aware` returns. Received: {found}",
             checks.SparsityWarning,
             stacklevel=3,
         )

@@ -9,12 +9,15 @@ import keras
 import numpy as np
 
 SAMPLES = 200
-"""How many samples are used, at most."""
+"""How many samples are used, at most: of arrays and PyDatasets evenly spread, since data are often sorted."""
 
 FORMS = (
     "`representative_data` must be an array, a list or dict of arrays, one for each input; a list of samples; a "
     "tf.data.Dataset, a PyDataset, a generator or a callable that makes one, of batches or samples."
 )
+
+WHOLE, PARTS = (1,), (1, 0)
+"""How many axes may stand before those of one sample, in all samples at once, or in parts of them."""
 
 
 def representative_samples(model: keras.Model, data: Any) -> Iterator[dict[str, np.ndarray]]:
@@ -30,7 +33,7 @@ def representative_samples(model: keras.Model, data: Any) -> Iterator[dict[str, 
         lengths = sorted({len(array) for array in arrays})
         if len(lengths) > 1:
             raise ValueError(f"`representative_data` has inputs of different lengths. Received: {lengths}")
-        for k in range(lengths[0]):
+        for k in spread(lengths[0]) if axes == WHOLE else range(lengths[0]):
             count += 1
             yield {
                 t.name: array[k : k + 1].astype(keras.backend.standardize_dtype(t.dtype))
@@ -69,28 +72,37 @@ def first_samples(model: keras.Model, data: Any) -> list[dict[str, np.ndarray]]:
 
 def _items(model: keras.Model, data: Any) -> tuple[Iterable, tuple[int, ...]]:
     """Return the parts of data that hold inputs, and how many axes they may have before those of one sample."""
-    whole, parts = (1,), (1, 0)
     if isinstance(data, (Mapping, np.ndarray)):
-        return [data], whole
+        return [data], WHOLE
     if isinstance(data, (list, tuple)):
-        return (data, parts) if _are_parts(model, data) else ([data], whole)
+        return (data, PARTS) if _are_parts(model, data) else ([data], WHOLE)
     if isinstance(data, keras.utils.PyDataset):
-        return (data[k] for k in range(_length(data))), parts
+        return (data[k] for k in _batches(data)), PARTS
     if isinstance(data, Callable) and not hasattr(data, "element_spec"):
         return _items(model, data())
     if isinstance(data, Iterator) or hasattr(data, "element_spec"):
-        return data, parts
+        return data, PARTS
     if hasattr(data, "__array__"):
-        return [np.asarray(data)], whole
+        return [np.asarray(data)], WHOLE
     if isinstance(data, Iterable) and not isinstance(data, (str, bytes)):  # a loader of another library
-        return data, parts
+        return data, PARTS
     raise ValueError(f"{FORMS} Received: {type(data).__name__}")
 
 
-def _length(data: keras.utils.PyDataset) -> int:
-    """Return how many batches to ask a PyDataset for; those without an end have more than enough."""
-    batches = data.num_batches
-    return SAMPLES if batches is None else batches
+def spread(count: int) -> list[int]:
+    """Return which of so many samples are used: all, or some from everywhere."""
+    return [int(k) for k in np.linspace(0, count - 1, min(count, SAMPLES))]
+
+
+def _batches(data: keras.utils.PyDataset) -> list[int]:
+    """Return the numbers of the batches to ask a PyDataset for: first as many as are needed, from everywhere.
+
+    Those without an end have more than enough.
+    """
+    count = SAMPLES if data.num_batches is None else data.num_batches
+    needed = -(-SAMPLES // max(1, len(keras.tree.flatten(data[0])[0]))) if count else 0
+    chosen = [int(k) for k in np.linspace(0, count - 1, min(count, needed))]
+    return [*chosen, *sorted({*range(count)} - {*chosen})]
 
 
 def _are_parts(model: keras.Model, items: list | tuple) -> bool:
@@ -100,7 +112,12 @@ def _are_parts(model: keras.Model, items: list | tuple) -> bool:
         return all(are_nested) or not are_nested[0]  # else (inputs, targets)
     if len(items) == len(model.inputs) and all(_fits(np.shape(x), t, 1) for x, t in zip(items, model.inputs)):
         return False
-    return len(model.inputs) == 1 and all(any(_fits(np.shape(x), model.inputs[0], k) for k in (0, 1)) for x in items)
+    if len(model.inputs) != 1:
+        return False
+    are_as_many = isinstance(items, tuple) and len(items) in (2, 3) and len({np.shape(x)[:1] for x in items}) == 1
+    if are_as_many and _fits(np.shape(items[0]), model.inputs[0], 1):
+        return False  # (inputs, targets), which may have the same shape
+    return all(any(_fits(np.shape(x), model.inputs[0], k) for k in (0, 1)) for x in items)
 
 
 def _fits(shape: tuple, tensor: Any, axes: int) -> bool:
@@ -144,6 +161,8 @@ def _numbers(array: Any, name: str) -> np.ndarray:
         array = np.asarray(array)
     except Exception as error:  # what has no numbers raises many types
         raise ValueError(f"{FORMS} Received for the input {name!r}: {type(array).__name__}") from error
+    if array.dtype.name == "bfloat16":  # which NumPy takes for none of its own
+        array = array.astype("float32")
     if array.dtype.kind not in "fiub":
         raise ValueError(f"`representative_data` must be numbers. Received for the input {name!r}: {array.dtype}")
     if not np.isfinite(array).all():

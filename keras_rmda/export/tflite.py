@@ -135,7 +135,9 @@ def export_tflite(
     is_model = aware or (isinstance(model, keras.Model) and model.built)
     check_numbers(model)
     if is_model and strip and not aware and not graphs.has_graph(model):
+        loss = getattr(model, "loss", None)
         model, strip = stripped(model, []), False  # a subclassed model gets inputs with names
+        model.loss = loss
     if not is_model or not getattr(model, "inputs", None):
         raise ValueError(
             "`model` must be a built Keras model with known inputs; a subclassed one has them with `strip=True` only. "

@@ -26,6 +26,9 @@ class ExpectedL2:
         axis: of the channels in the kernel.
     """
 
+    is_of_gates = True
+    """Without its gate it means nothing: `strip` leaves it out."""
+
     def __init__(self, weight_decay: float, gate: L0Gate, log_alpha: Any, axis: int):
         self.weight_decay, self.gate, self.log_alpha, self.axis = weight_decay, gate, log_alpha, axis
 

@@ -54,7 +54,10 @@ def read_pairs(name: str, path: str) -> tuple[Pair, Pair | None]:
         raise ValueError(f"{name} must hold x and y, and x_test and y_test or neither. Received: {path!r}, {names!r}")
     pairs = [(found[x], found[y]) for x, y in (("x", "y"), ("x_test", "y_test")) if x in found]
     for pair in pairs:
-        counts = [len(each) for part in pair for each in (part.values() if isinstance(part, dict) else (part,))]
+        flat = [each for part in pair for each in (part.values() if isinstance(part, dict) else (part,))]
+        if any(each.ndim == 0 for each in flat):
+            raise ValueError(f"{name} must hold arrays with samples along their first axis. Received: single numbers")
+        counts = [len(each) for each in flat]
         if not min(counts) or len(set(counts)) > 1:
             received = ", ".join(map(str, counts))
             raise ValueError(f"{name} must hold equally many inputs and targets, at least one. Received: {received}")

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import secrets
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,11 +75,17 @@ def write_through(*paths: Path) -> None:
             os.close(descriptor)
 
 
+SILENCE = threading.RLock()
+
+
 @contextlib.contextmanager
 def silenced(*descriptors: int) -> Iterator[None]:
-    """Send what Python and native code print to file descriptors (1 for output, 2 for errors) nowhere."""
+    """Send what Python and native code print to file descriptors (1 for output, 2 for errors) nowhere.
+
+    One thread after the other: the descriptors are those of the whole process.
+    """
     streams = {1: contextlib.redirect_stdout, 2: contextlib.redirect_stderr}
-    with contextlib.ExitStack() as stack:
+    with SILENCE, contextlib.ExitStack() as stack:
         nowhere = stack.enter_context(open(os.devnull, "w"))
         for descriptor in descriptors:
             stack.enter_context(streams[descriptor](nowhere))

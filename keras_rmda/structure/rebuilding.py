@@ -35,6 +35,8 @@ def rebuilt_without(
         for new_weight, value in zip(new.weights, values, strict=True):
             if value.dtype == "float64" and (ops.convert_to_numpy(new_weight) != value).any():
                 exact.append((new_weight, value))
+            if getattr(getattr(new_weight, "regularizer", None), "is_of_gates", False):
+                new_weight.regularizer = None
         graphs.finalize_states(new)
     made_savable(small, original, made)
     return small, exact, made

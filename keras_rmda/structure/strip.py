@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_rmda.channels.penalties import counting
 from keras_rmda.channels.tensors import varying
 from keras_rmda.optimizers.models import warn_of_hidden_zeros
 from keras_rmda.platform import arithmetic, checks, compat, finite
@@ -67,8 +68,9 @@ def strip(
     checks.whole("round_to", round_to, minimum=1)
     checks.truth("strict", strict)
     warn_of_hidden_zeros(model)
-    small = stripped(model, tolerance, inputs, round_to, strict)[0]
+    small, made = stripped(model, tolerance, inputs, round_to, strict)
     warn_of_lost_losses(model, small)
+    warn_of_penalties(model, made)
     return small
 
 
@@ -120,6 +122,20 @@ def warn_of_lost_losses(model: keras.Model, small: keras.Model) -> None:
         warnings.warn(
             f"The code of {list(lost)} adds losses by `add_loss` that cannot be followed and are not in the smaller "
             f"model: training it further goes without them. ({reasons})",
+            checks.SparsityWarning,
+            stacklevel=3,
+        )
+
+
+def warn_of_penalties(model: keras.Model, made: dict[int, Any]) -> None:
+    """Say which penalties depend on the number of channels, so that the loss of a smaller model is another."""
+    pairs = [(layer, new) for layer in compat.layers_of(model) for new in made.get(id(layer), ())]
+    found = {layer.name: list(counting(layer, new)) for layer, new in pairs if not isinstance(layer, keras.Model)}
+    listed = "; ".join(f"{name}: {', '.join(why)}" for name, why in found.items() if why)
+    if listed:
+        warnings.warn(
+            f"Penalties of {model.name!r} depend on the number of channels, and not only on what is not zero: training "
+            f"the smaller model further has another loss. ({listed})",
             checks.SparsityWarning,
             stacklevel=3,
         )

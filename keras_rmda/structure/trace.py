@@ -11,9 +11,10 @@ import keras
 import numpy as np
 
 from keras_rmda.channels.gates import Vanishes
+from keras_rmda.channels.penalties import fixed_outputs, fixed_weights
 from keras_rmda.channels.rule import OPAQUE
 from keras_rmda.channels.sites import Block, Call, Site
-from keras_rmda.channels.table import row_of, rule_of, what_regularizer_wants
+from keras_rmda.channels.table import row_of, rule_of
 from keras_rmda.channels.tensors import Atoms, NotCovered, Shape, Tensor
 from keras_rmda.platform import graphs
 from keras_rmda.platform.copying import symbolic
@@ -179,7 +180,9 @@ class Builder:
             y.copies = copies
         if site.opaque:
             self.pin(f"opaque: {site.name}", *call.inputs, *call.outputs)
-        elif wanted := what_regularizer_wants(operation):
+        elif wanted := fixed_weights(operation):
+            self.pin(wanted, *call.inputs, *call.outputs)
+        elif wanted := fixed_outputs(operation):
             self.pin(wanted, *call.outputs)
         site.calls.append(call)
         self.trace.calls.append(call)

@@ -89,10 +89,9 @@ def page(entries: list[Entry], histories: dict[str, dict], score: str, runs: int
 def headline(entries: list[Entry], score: str) -> str:
     """Return the sentence that says what was won."""
     first, last = entries[0], entries[-1]
-    timed = [entry for entry in entries if entry.latency]
     parts = [times(first.bytes / last.bytes, "smaller", "larger")] if len(entries) > 1 else []
-    if len(timed) > 1:
-        parts.append(times(timed[0].latency / timed[-1].latency, "faster", "slower"))
+    if len(entries) > 1 and first.latency and last.latency:
+        parts.append(times(first.latency / last.latency, "faster", "slower"))
     if len(entries) > 1 and first.score is not None:
         parts.append(f"{score} <strong>{shown(last.score, score)}</strong> after {shown(first.score, score)}")
     return f'<p class="headline">{html.escape(last.name)}: {", ".join(parts)}.</p>' if parts else ""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ SHARES = (
     *("removable_macs", "removable_parameters", "macs_left", "open_gates"),
 )
 """What is drawn of a log beside accuracy: all of them are shares."""
+
+MISSING = ("NA", "")
+"""What CSVLogger writes where an epoch has no number, as without validation."""
 
 
 def read_log(path: str | Path) -> dict[str, dict[str, list[float]]]:
@@ -26,7 +30,7 @@ def read_log(path: str | Path) -> dict[str, dict[str, list[float]]]:
         text = Path(path).read_text(encoding="utf-8")
         if Path(path).suffix == ".csv":
             rows = list(csv.DictReader(io.StringIO(text)))
-            content: Any = {key: [float(row[key]) for row in rows] for key in (rows[0] if rows else {})}
+            content: Any = {key: numbers_of(row[key] for row in rows) for key in (rows[0] if rows else {})}
         else:
             content = json.loads(text)
         runs = any(isinstance(each, Mapping) for each in content.values())
@@ -40,6 +44,15 @@ def read_log(path: str | Path) -> dict[str, dict[str, list[float]]]:
     if not any(curves(each) for each in histories.values()):
         raise ValueError(f"The log has no accuracy and no share of zeros. Received: {str(path)!r}")
     return histories
+
+
+def numbers_of(words: Iterable[str]) -> list[float] | None:
+    """Return the numbers of a column, NaN where there was none; None where there are none at all, or other words."""
+    try:
+        found = [float("nan" if word in MISSING else word) for word in words]
+    except ValueError:
+        return None
+    return None if all(map(math.isnan, found)) else found
 
 
 def are_numbers(values: Any) -> bool:

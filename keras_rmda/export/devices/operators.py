@@ -67,7 +67,13 @@ def described(model: Any, operator: Any) -> tuple[str, str, tuple[str, ...]]:
     words = ", ".join(f"{key}={value}" for key, value in sorted(options.items()) if np.ndim(value) == 0)
     tensors = model.subgraphs[0].tensors
     used = [tensors[int(k)] for k in (*operator.inputs, *operator.outputs) if k >= 0]
-    return name, words, tuple(types[each.type] + (STORED if each.buffer else "") for each in used)
+    return name, words, tuple(types[each.type] + (STORED if is_stored(model, each) else "") for each in used)
+
+
+def is_stored(model: Any, tensor: Any) -> bool:
+    """Return whether a file has the numbers of a tensor: TensorFlow's converter gives a buffer to every tensor."""
+    buffer = model.buffers[tensor.buffer]
+    return (buffer.data is not None and len(buffer.data) > 0) or getattr(buffer, "offset", 0) > 1
 
 
 def shapes_of(model: Any, operator: Any) -> list[tuple[int, ...]]:

@@ -50,6 +50,11 @@ def options_of(export: Mapping[str, Any] | None) -> dict[str, Any]:
     checks.one_of("quantization", given.get("quantization"), checks.QUANTIZATIONS)
     for name in ("int8_io", "micro"):
         checks.truth(name, given.get(name, False))
+    if isinstance(given.get("representative_data"), Iterator):
+        raise ValueError(
+            "`representative_data` in `export` is read for several files: give an array, a dataset or a callable that "
+            "makes a generator. Received: a generator, which ends."
+        )
     if given.get("int8_io") and given.get("quantization") != "int8":
         raise ValueError(f'`int8_io` goes with quantization="int8". Received: {given.get("quantization")!r}')
     return given
@@ -164,7 +169,7 @@ def converted(model: keras.Model, names: list[str], export: Mapping[str, Any]) -
     made = prepared(model, names, *how, shapes if micro else None)
     if made.may_crash and quantization in CALIBRATED and shapes and not micro:
         made = prepared(model, names, *how, shapes)
-    return convert(made, quantization, samples[:SAMPLES], int8_io=export.get("int8_io", False))
+    return convert(made, quantization, samples[:SAMPLES], int8_io=export.get("int8_io", False), micro=micro)
 
 
 def made_names(model: Any) -> list[str]:

@@ -115,7 +115,7 @@ class DeviceProfile:
         checks.whole("threads", threads, 1, 1024)
         check_folder(folder)
         write_files(model, folder, quantizations, say, known)
-        command = [sys.executable, str(folder / SCRIPT.name), "--threads", str(threads)]
+        command = [sys.executable, "-u", str(folder / SCRIPT.name), "--threads", str(threads)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         with subprocess.Popen(command, text=True, errors="replace", **pipes) as process:
             for line in process.stdout:

@@ -16,6 +16,7 @@ from keras_rmda.platform.hidden import carry
 from keras_rmda.platform.tolerant import tolerant_symbols
 from keras_rmda.platform.tracing.given import arrays_as_tensors, as_tensor
 from keras_rmda.platform.tracing.noise import symbolic_draws
+from keras_rmda.platform.tracing.operands import operands_of_numpy
 from keras_rmda.platform.tracing.programs import Program, Untraceable, is_array, program, settings
 from keras_rmda.platform.tracing.ranges import symbolic_ranges
 from keras_rmda.platform.tracing.sizes import OPEN, Sizes
@@ -54,6 +55,7 @@ def _run(layer: keras.Layer, given: tuple, sizes: Sizes, training: bool | None) 
     with contextlib.ExitStack() as stack:
         weights = stack.enter_context(weights_as_inputs(layer))
         stack.enter_context(tolerant_symbols(_refuse_read, losses, depth))
+        stack.enter_context(operands_of_numpy())
         stack.enter_context(symbolic_ranges())
         stack.enter_context(tensorflow_as_operations())
         stack.enter_context(symbolic_draws(anchor, sizes.batch, depth))

@@ -7,6 +7,7 @@ from typing import Any
 import keras
 from keras import layers as L
 
+from keras_rmda.platform import graphs
 from keras_rmda.platform.graphs import Functional
 from keras_rmda.platform.tracing.leaves import SamplesAsSteps, StepsAsSamples
 from keras_rmda.platform.tracing.programs import Untraceable
@@ -41,13 +42,51 @@ def graph_of(layer: keras.Layer, arguments: tuple, keyword_arguments: dict) -> F
 
 
 def distributed(layer: L.TimeDistributed, x: Any) -> Any:
-    """Return what a layer makes of every step: the steps of all samples are samples of its own."""
+    """Return what a layer makes of every step: the steps of all samples are samples of its own.
+
+    What keeps statistics of batches, such as batch normalization, sees one step of all samples after the other.
+    """
     if None in x.shape[2:]:
         raise Untraceable("what is inside gets open axes")
-    y = layer.layer(StepsAsSamples(name="steps")(x))
+    y = StepsAsSamples(name="steps")(x)
+    y = _step_by_step(layer.layer, [y], x) if keeps_statistics(layer.layer) else layer.layer(y)
     if not isinstance(y, keras.KerasTensor) or None in y.shape[1:]:
         raise Untraceable("the layer inside returns more than one tensor, or open axes")
     return SamplesAsSteps(name="samples")([y, x])
+
+
+def keeps_statistics(layer: Any) -> bool:
+    """Return whether training changes variables of a layer, by the batch that it gets, or adds losses of the batch."""
+    inside = layer._flatten_layers() if isinstance(layer, keras.Layer) else ()
+    return any(isinstance(each, L.BatchNormalization) or _has_statistics(each) for each in inside)
+
+
+def _has_statistics(layer: keras.Layer) -> bool:
+    variables = layer._non_trainable_variables
+    return getattr(layer, "activity_regularizer", None) is not None or (layer.trainable and bool(variables))
+
+
+def _step_by_step(model: Any, inputs: list, steps: Any) -> Any:
+    """Return what a model makes of samples that are the steps of others, which it sees one after the other."""
+    if not graphs.has_graph(model):
+        raise Untraceable("what is inside keeps statistics of each step, or has losses")
+    around: dict[int, keras.Layer] = {}
+
+    def call(node: Any, arguments: tuple, keyword_arguments: dict) -> Any:
+        operation = node.operation
+        if not keeps_statistics(operation) or keyword_arguments.get("training") is False:
+            return operation(*arguments, **keyword_arguments)
+        given = [x for x in keras.tree.flatten((arguments, keyword_arguments)) if isinstance(x, keras.KerasTensor)]
+        if isinstance(operation, keras.Model):
+            return _step_by_step(operation, given, steps)
+        is_told = any(x is not None for x in keyword_arguments.values())
+        if len(given) != 1 or is_told or getattr(operation, "activity_regularizer", None) is not None:
+            raise Untraceable(f"{operation.name!r} inside keeps statistics of each step, or has losses")
+        layer = around.setdefault(id(operation), L.TimeDistributed(operation, name=f"{operation.name}_at_steps"))
+        y = layer(SamplesAsSteps(name=f"{operation.name}_samples")([*given, steps]))
+        return StepsAsSamples(name=f"{operation.name}_steps")(y)
+
+    return graphs.replayed(model, inputs, call)
 
 
 def stacked(layer: L.RNN, x: Any) -> Any:

@@ -18,6 +18,7 @@ import keras
 
 from keras_rmda.platform.tracing.leaves import Numbers
 from keras_rmda.platform.tracing.numbers import Size
+from keras_rmda.platform.tracing.operands import as_type_of
 from keras_rmda.platform.tracing.tensorflow.arguments import as_tensor
 from keras_rmda.platform.tracing.tensorflow.attributes import ShapeTensor, attributes_of_tensorflow
 from keras_rmda.platform.tracing.tensorflow.table import FUNCTIONS, OF_SIZES, TAKE_LISTS
@@ -98,8 +99,12 @@ def tensorflow_as_operations() -> Iterator[None]:
         @functools.wraps(function)
         def called(*arguments: Any, **keyword_arguments: Any) -> Any:
             given = keras.tree.map_structure(plain, (arguments, keyword_arguments))
-            if inside or not any(isinstance(x, kinds) for x in keras.tree.flatten(given)):
+            flat = keras.tree.flatten(given)
+            if inside or not any(isinstance(x, kinds) for x in flat):
                 return function(*arguments, **keyword_arguments)
+            first = next((x for x in flat if isinstance(x, keras.KerasTensor)), None)
+            if first is not None:  # TensorFlow takes NumPy's numbers in the type of its tensors
+                given = keras.tree.map_structure(lambda x: as_type_of(first, x), given)
             arguments, keyword_arguments = given
             if arguments and not takes_lists:
                 arguments = (as_tensor(arguments[0]), *arguments[1:])
