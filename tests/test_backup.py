@@ -173,6 +173,19 @@ def test_copies_stay_if_that_is_wanted(tmp_path):
     assert [path.name for path in (tmp_path / "b").iterdir()] == ["epoch-000003"]
 
 
+@pytest.mark.filterwarnings("ignore::keras_rmda.SparsityWarning")
+def test_what_is_not_finite_is_no_copy(tmp_path):
+    def spoil(epoch, logs):
+        if epoch == 2:
+            model.layers[-1].kernel.assign(np.nan * number(model.layers[-1].kernel))
+
+    model = residual()
+    model.compile(kr.ProxSGD(0.05), "mse")
+    callbacks = [keras.callbacks.LambdaCallback(on_epoch_end=spoil), kr.callbacks.BackupAndRestore(tmp_path / "b")]
+    model.fit(X, Y, epochs=3, verbose=0, callbacks=callbacks)
+    assert [path.name for path in (tmp_path / "b").iterdir()] == ["epoch-000002"]
+
+
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="asks the system for the names of open files")
 def test_a_copy_is_on_the_disk_before_it_counts_and_before_another_is_deleted(tmp_path, monkeypatch):
     calls, sync, rename = [], os.fsync, os.rename

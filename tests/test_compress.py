@@ -711,6 +711,8 @@ def test_a_run_that_was_killed_goes_on(tmp_path, epoch):
     found = kr.compress(network(seed=1), X, Y, callbacks=[counts, log], **call)
     assert (counts.seen[0], counts.seen[-1]) == ("begin", "end")
     assert [each for each in counts.seen if isinstance(each, int)] == list(range(epoch, 4))
+    assert found.history["phase"] == ["choose"] * 2 + ["tune"] * 2
+    assert len(found.history["loss"]) == 4
     assert found.report.macs_after < 0.55 * found.report.macs
     assert not (tmp_path / "run").exists()
 
@@ -787,10 +789,16 @@ def test_a_model_that_does_not_hold_is_tuned_before_its_size_is_given_up():
         (0.5, 0, 2),
         (0.25, 2, 4),
         ("stage-2-more", 4, 8),
-        (0.125, 8, 10),
-        ("stage-3-more", 10, 11),
-        ("last", 11, 12),
+        (0.175, 8, 12),  # a small step, with all epochs that are left
     ]
+
+
+def test_sizes_that_hold_at_once_are_halved_and_one_that_does_not_is_tuned_first():
+    model, score = network(), Score("accuracy", True)
+    run = Scripted(search.whole_of(model, "macs"), lambda share: 1 if share > 0.2 else 99)
+    small = search.smallest_that_holds(run, model, search.Limit(run, score, {"accuracy": 1.0}, 0.01))
+    assert run.tuned[id(small)][0] == pytest.approx(0.25)
+    assert run.done == [(0.5, 0, 2), (0.25, 2, 4), (0.125, 4, 6), ("stage-3-more", 6, 9), (0.177, 9, 12)]
 
 
 @pytest.mark.filterwarnings("ignore::keras_rmda.SparsityWarning")
@@ -956,3 +964,31 @@ def test_mixed_precision_and_loss_scaling():
     finally:
         keras.config.set_dtype_policy("float32")
     assert isinstance(found.model.optimizer, keras.optimizers.LossScaleOptimizer)
+
+
+class Normalized(keras.layers.Wrapper):
+    """A convolution whose kernel has a learned norm, so that what its weights cannot make zero, its readers can."""
+
+    def build(self, shape):
+        self.layer.build(shape)
+        self.norm = self.add_weight(shape=(self.layer.filters,), initializer="ones", name="norm")
+
+    def call(self, x):
+        kernel = self.layer.kernel
+        kernel = kernel * self.norm / ops.sqrt(ops.sum(ops.square(kernel), axis=(0, 1)) + 1e-12)
+        return ops.conv(x, kernel, padding="same") + self.layer.bias
+
+
+@only_tensorflow
+def test_where_only_readers_can_be_zero_they_are_chosen():
+    x = inputs = keras.Input((8, 3))
+    for _ in range(2):
+        y = keras.layers.ReLU()(Normalized(keras.layers.Conv1D(8, 3))(x))
+        y = keras.layers.ReLU()(Normalized(keras.layers.Conv1D(8, 3))(y))
+        x = keras.layers.ReLU()(y + (x if x.shape[-1] == 8 else keras.layers.Conv1D(8, 1)(x)))
+    model = keras.Model(inputs, keras.layers.Dense(2, "softmax")(x[:, -1]))
+    with pytest.raises(ValueError, match="No channel"):
+        kr.coupled_groups(model, parts="all")
+    data = RANDOM.normal(size=(64, 8, 3)).astype("float32")
+    found = kr.compress(model, data, Y[:64], target=0.7, **CALL)
+    assert found.report.macs_after < 0.75 * found.report.macs

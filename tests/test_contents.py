@@ -15,6 +15,7 @@ from keras import layers as L
 import keras_rmda as kr
 from keras_rmda.export.contents import read_contents
 from keras_rmda.export.micro import Buffer, buffers, planned
+from keras_rmda.export.operations import multiply_accumulates
 from keras_rmda.export.types import TYPES
 
 QUANTIZED = ("int8", None)
@@ -185,17 +186,24 @@ def test_the_arena_is_what_tflm_records(files, name, quantization):
         L.Conv2D(6, 3, groups=2),
         L.Dense(7),
         L.Conv3D(5, 2),
+        L.Conv3DTranspose(5, 2),
     ],
     ids=lambda layer: f"{type(layer).__name__}{getattr(layer, 'groups', '')}",
 )
 def test_files_count_multiply_accumulates_as_models_do(tmp_path, layer):
-    shape = (8, 8, 8, 4) if isinstance(layer, L.Conv3D) else (8, 8, 4)
+    shape = (8, 8, 8, 4) if isinstance(layer, L.Conv3D | L.Conv3DTranspose) else (8, 8, 4)
     inputs = keras.Input(shape, 1)
     model = keras.Model(inputs, type(layer).from_config(layer.get_config())(inputs))
     kr.export_tflite(model, tmp_path / "model.tflite")
     found = read_contents(tmp_path / "model.tflite")
     assert found.macs == kr.analyze(model).macs > 0
     assert found.macs == sum(row["macs"] for row in found.to_dict()["operators"])
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_products_of_matrices_count_what_is_summed(transposed):
+    first = (1, 12, 5) if transposed else (1, 5, 12)
+    assert multiply_accumulates("BATCH_MATMUL", [first, (1, 12, 7)], [(1, 5, 7)]) == 5 * 12 * 7
 
 
 def test_attention_counts_its_products(tmp_path):

@@ -471,6 +471,9 @@ def test_targets_have_units(metric, target, expected):
         ({"targets": {"macs": 0.5}}, "needs one of"),
         ({"targets": {"size": 0.5}}, "must be one of"),
         ({"target": 0.5, "metric": "file_bytes", "export": {"int8_io": True}}, "goes with quantization"),
+        ({"target": "40 KB", "metric": "macs"}, "must be a number"),
+        ({"targets": {"arena": 0.5, "macs": "40 KB"}}, "without a unit"),
+        ({"target": 0.5, "metric": "arena", "export": {"representative_data": iter([1])}}, "a generator, which ends"),
     ],
 )
 def test_bad_targets_are_refused_at_once(arguments, message):

@@ -7,7 +7,7 @@ from keras import layers as L
 
 import keras_rmda as kr
 from keras_rmda.export.comparison import spread
-from keras_rmda.export.differences import compared_output, differs
+from keras_rmda.export.differences import compared_output, differs, losses_of
 
 DATA = np.random.default_rng(0).normal(size=(100, 8)).astype("float32")
 
@@ -169,3 +169,12 @@ def test_what_litert_does_not_run_is_one_sentence(tmp_path):
         kr.export_tflite(model, tmp_path / "m.tflite", "int8", **arguments)
     assert "\n" not in str(error.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_losses_of_outputs_by_name_are_in_the_order_of_the_outputs():
+    inputs = keras.Input((3,))
+    outputs = {"z": keras.layers.Dense(4, name="first")(inputs), "a": keras.layers.Dense(1, name="second")(inputs)}
+    model = keras.Model(inputs, outputs)
+    model.compile(loss={"z": "sparse_categorical_crossentropy", "a": "mse"})
+    assert [x.shape[-1] for x in model.outputs] == [1, 4]
+    assert losses_of(model, 2) == [False, True]

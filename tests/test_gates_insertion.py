@@ -483,7 +483,18 @@ def test_the_callback_freezes_at_its_epoch():
     plain = chain()
     plain.compile("adam", "mse")
     with pytest.raises(ValueError, match="no gates"):
-        plain.fit(x, np.ones((64, 4)), verbose=0, callbacks=[kr.callbacks.FreezeGates(0)])
+        plain.fit(x, np.ones((64, 4)), verbose=0, callbacks=[kr.callbacks.FreezeGates(9)])
+
+
+def test_the_callback_freezes_also_where_training_begins_later_and_says_where_it_cannot():
+    gated = kr.gates.insert(chain(), "l0", 1e-2, seed=0)
+    gated.compile(keras.optimizers.Adam(0.3), "mse")
+    x = images(gated, 32)
+    with pytest.warns(kr.SparsityWarning, match="fixes nothing"):
+        gated.fit(x, np.ones((32, 4)), epochs=2, verbose=0, callbacks=[kr.callbacks.FreezeGates(2)])
+    gated.fit(x, np.ones((32, 4)), epochs=4, initial_epoch=3, verbose=0, callbacks=[kr.callbacks.FreezeGates(2)])
+    layers = [layer for layer in gated.layers if isinstance(layer, kr.layers.L0Gate)]
+    assert all((number(layer.frozen) >= 0).all() for layer in layers)
 
 
 def test_layers_without_open_gates_are_named_once():

@@ -182,7 +182,7 @@ LEVELS = [
     ["callbacks", "datasets", "datasets.digits"],
     ["distribute"],
     ["compression.counterparts", "compression.data", "compression.distillation"],
-    ["compression.folder", "compression.progress", "compression.rates", "compression.steps"],
+    ["compression.folder", "compression.history", "compression.progress", "compression.rates", "compression.steps"],
     ["compression.callbacks", "compression.scores", "compression.statistics"],
     ["compression.cutting", "compression.recipe", "compression.result"],
     ["compression.defaults", "compression.run"],

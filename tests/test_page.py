@@ -81,6 +81,17 @@ def written(folder, out, *more):
     return Reader(out.read_text(encoding="utf-8"))
 
 
+@pytest.mark.parametrize("column", ["NA,NA", "0.25,NA"])
+def test_logs_of_keras_have_epochs_without_validation(tmp_path, column):
+    first, second = column.split(",")
+    text = f"epoch,accuracy,val_accuracy,phase\n0,0.5,{first},choose\n1,0.75,{second},tune\n"
+    (tmp_path / "log.csv").write_text(text)
+    [found] = read_log(tmp_path / "log.csv").values()
+    assert found["accuracy"] == [0.5, 0.75]
+    np.testing.assert_array_equal(found.get("val_accuracy", []), [] if first == "NA" else [0.25, np.nan])
+    assert "phase" not in found
+
+
 def test_everything_is_on_the_page(folder, tmp_path, capsys):
     found = written(
         folder, tmp_path / "page.html", "--data", str(folder / "data.npz"), "--log", str(folder / "log.json")

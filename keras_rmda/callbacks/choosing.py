@@ -107,8 +107,8 @@ class Choosing:
             self._go_on((epoch + 1) / self._params["epochs"])
         else:
             warnings.warn(
-                f"No step was made in epoch {epoch + 1}, so TargetSparsity chose nothing: the data had no batches, or "
-                "all gradients were skipped.",
+                f"No step was made in epoch {epoch + 1}, so TargetSparsity chose nothing: the data had no batches, "
+                "all gradients were skipped, or they are accumulated over more steps than an epoch has.",
                 checks.SparsityWarning,
                 stacklevel=3,
             )

@@ -95,4 +95,4 @@ def shown(metric: str, value: float) -> str:
     """Return a cost in words."""
     if metric in UNITS:
         return f"{value:.4g} {next(iter(UNITS[metric]))}"
-    return f"{round(value):,} bytes" if metric in OF_BYTES else f"{value:,}"
+    return f"{round(value):,} bytes" if metric in OF_BYTES else f"{round(value):,}"

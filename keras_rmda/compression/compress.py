@@ -27,7 +27,6 @@ from keras_rmda.compression.steps import check_optimizers, check_steps, copy_of,
 from keras_rmda.export.devices import DeviceProfile, EnergyTable
 from keras_rmda.platform import checks, fitting, graphs
 from keras_rmda.structure import analyze, copied
-from keras_rmda.structure.coupling import coupled_groups
 
 KEPT_SAMPLES = 200
 """Inputs that are kept for quantization: as many as `export_tflite` uses."""
@@ -175,7 +174,7 @@ def compress(
             data, arguments, own, chooser, model, distillation or 0.0, metric, multiple_of, epochs, listed, how,
             None if directory is None else Path(directory), fit_arguments, shrink, without_decay(own, model), of_file,
         )  # fmt: skip
-        coupled_groups(whole, parts=recipe.PARTS)  # refuses a model without any
+        recipe.groups(whole)  # refuses a model without any
         check_steps(model, whole, next(data.batches(1)), run.compile_to_choose, run.compile_to_use)
         run.compile_to_use(whole)
         begun = {"before": scored(whole, data)}

@@ -27,7 +27,10 @@ def digest(weights: Sequence[np.ndarray]) -> str:
 
 def plain_numbers(optimizer: Any) -> dict[str, Any]:
     """Return the type of an optimizer and those of its settings that are numbers or words, but for its name."""
-    settings = optimizer.get_config().items()
+    try:
+        settings = optimizer.get_config().items()
+    except NotImplementedError:  # a schedule without a configuration
+        settings = ()
     kept = {name: value for name, value in settings if isinstance(value, (bool, int, float, str)) and name != "name"}
     return {"type": type(optimizer).__name__} | kept
 

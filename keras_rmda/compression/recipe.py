@@ -10,6 +10,8 @@ from keras_rmda.compression.distillation import kinds_of_outputs, squares
 from keras_rmda.compression.scores import Scores
 from keras_rmda.compression.statistics import recalibrate
 from keras_rmda.platform import fitting
+from keras_rmda.regularizers import CoupledGroups
+from keras_rmda.structure.coupling import NoGroupsError, coupled_groups
 
 CHOOSING = 0.45
 """The share of the epochs in which groups are chosen."""
@@ -21,9 +23,6 @@ STRENGTH = 1e-6
 """Of the group lasso while groups are chosen, times `OPEN` of callbacks.choice for groups that are not: what is chosen
 is kept at zero by the proximal map, and nothing else is penalized, so that steps do not depend on norms of groups.
 Scores do not tell a factor of 1 from this one."""
-
-PARTS = "all"
-"""Which weights of channels form a group: those that make them, and those that read them."""
 
 DISTILLATION = 0.5
 """The share of the loss that is the difference from a trained classifier's outputs, unless the user says another."""
@@ -38,6 +37,17 @@ LOOK, ENOUGH = 8, 256
 
 SHORTEST = 2
 """Epochs of the shortest training: one to choose, one to tune."""
+
+
+def groups(model: keras.Model) -> CoupledGroups:
+    """Return the groups that are chosen from: all weights of channels, those that make them and those that read them.
+
+    Where none can go so, as behind a normalization of weights that makes something of zeros, those that read them.
+    """
+    try:
+        return coupled_groups(model, parts="all")
+    except NoGroupsError:
+        return coupled_groups(model)
 
 
 def choosing_epochs(epochs: int) -> int:

@@ -28,6 +28,7 @@ from keras_rmda.compression.counterparts import (
 from keras_rmda.compression.cutting import Cuts
 from keras_rmda.compression.data import Data
 from keras_rmda.compression.distillation import distilled
+from keras_rmda.compression.history import History, Notes
 from keras_rmda.compression.progress import Progress
 from keras_rmda.compression.rates import set_rates
 from keras_rmda.compression.scores import Scores
@@ -36,7 +37,6 @@ from keras_rmda.compression.steps import own_step, smaller
 from keras_rmda.optimizers.assignment import own_regularizer
 from keras_rmda.platform import files, finite, fitting, hooks, replicas
 from keras_rmda.regularizers import GroupLasso
-from keras_rmda.structure.coupling import coupled_groups
 
 
 @dataclass
@@ -58,7 +58,6 @@ class Run:
         shrink: whether the model is cut while groups are chosen.
         without_decay: the paths of weights that the user's optimizer does not decay.
         of_file: `targets`, `export` and `profile` of TargetSparsity where a file is to cost so much; else empty.
-        history: what was logged.
     """
 
     data: Data
@@ -77,11 +76,16 @@ class Run:
     shrink: bool = True
     without_decay: frozenset[str] = frozenset()
     of_file: Mapping[str, Any] = field(default_factory=dict)
-    history: dict[str, list[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Let the callbacks see one training."""
+        """Let the callbacks see one training, and keep one history."""
         self.training = OneTraining(self.callbacks, self.epochs)
+        self._history = History(self.directory)
+
+    @property
+    def history(self) -> dict[str, list[Any]]:
+        """What was logged, by name."""
+        return self._history.columns
 
     def say(self, text: str) -> None:
         """Print a line, unless everything is silent."""
@@ -175,7 +179,7 @@ class Run:
         """Compile a model with the optimizer that makes zeros, and return that."""
         optimizer = self.chooser or self.optimizer
         rate = largest(learning_rate(optimizer), self.epochs * self.data.steps)
-        psi = GroupLasso(recipe.STRENGTH, groups=coupled_groups(model, parts=recipe.PARTS))
+        psi = GroupLasso(recipe.STRENGTH, groups=recipe.groups(model))
         chooser = proximal(optimizer, rate, psi)
         self.compile(model, chooser)
         own = [each for each in model.trainable_variables if own_regularizer(each) is not None]
@@ -223,31 +227,14 @@ class Run:
     ) -> None:
         folder = self._folder(name)
         kept = [] if folder is None else [BackupAndRestore(folder, delete_checkpoint=False)]
-        # Keras returns the last History, which would be one of the user's, of all parts.
-        listed = [*callbacks, *kept, *behind, keras.callbacks.History()]
+        listed = [*callbacks, *kept, *behind, Notes(self._history, phase)]
         with self.training.part(model, last), momenta(model, FOLLOWS), hooks.state_before_tracing():
-            found = self.data.fit(
-                model, epochs=last, initial_epoch=first, verbose=0, callbacks=listed, **self.fit_arguments
-            )
+            self.data.fit(model, epochs=last, initial_epoch=first, verbose=0, callbacks=listed, **self.fit_arguments)
         if failed := finite.nonfinite_weights(model):
             raise RuntimeError(
                 f"The training ended with weights that are not finite, first {failed[0]!r}: try a smaller learning "
                 "rate, unless numbers of the data are not finite."
             )
-        self._note(found, phase)
-
-    def _note(self, found: keras.callbacks.History, phase: str) -> None:
-        """Append the history of a phase; what it does not log is None."""
-        before = len(self.history.get("phase", []))
-        for key in dict.fromkeys([*self.history, *found.history]):
-            if key == "phase":
-                continue
-            column = self.history.setdefault(key, [None] * before)
-            column += found.history.get(key, [None] * len(found.epoch))
-            if key.endswith("_left"):  # what is left stays
-                known = [each for each in column if each is not None]
-                column[:] = [known[-1] if each is None and known else each for each in column]
-        self.history.setdefault("phase", []).extend([phase] * len(found.epoch))
 
     def _path(self, name: str) -> Path:
         return self.directory / f"{name}.npz"

@@ -15,7 +15,6 @@ from keras_rmda.compression.scores import Score, Scores
 from keras_rmda.compression.steps import copy_of
 from keras_rmda.platform import checks
 from keras_rmda.structure.amounts import amounts, everything
-from keras_rmda.structure.coupling import coupled_groups
 from keras_rmda.structure.liveness import plan
 from keras_rmda.structure.strip import meaningless
 from keras_rmda.structure.trace import as_graph, trace
@@ -26,8 +25,11 @@ STAGES = 5
 PATIENCE = 0.5
 """The share of the epochs left in which a model that does not hold is tuned on, before its target is given up."""
 
-STEP = 0.5
-"""What is left at a target, as a share of what was left at the one before."""
+STEP, CAREFUL = 0.5, 0.7
+"""What is left at a target, as a share of what is left now: of a model that held at once, and after more tuning."""
+
+LONG = 3
+"""Behind a model that did not hold at once, the next one has all epochs that are left, if these are fewer stages."""
 
 CLOSE = 1.25
 """Where the smallest that holds and the largest that does not differ by less than this factor, the search ends."""
@@ -63,18 +65,20 @@ class Limit:
 
 
 def smallest_that_holds(run: Run, model: keras.Model, limit: Limit) -> keras.Model:
-    """Halve what is left until the score breaks, then look in between, within the epochs of the run.
+    """Halve what is left until the score breaks, then take smaller steps, within the epochs of the run.
 
     Returns:
         The last model that held; a copy of `model`, with a warning, if none did.
     """
     whole = whole_of(model, run.metric)
-    held, share, broken, first, number = model, 1.0, 0.0, 0, 0
+    held, share, broken, first, number, is_easy = model, 1.0, 0.0, 0, 0, True
     limit.scores = dict(limit.before)
     each = max(recipe.SHORTEST, run.epochs // STAGES)
     while run.epochs - first >= recipe.SHORTEST and not (broken and share < CLOSE * broken):
-        last = first + each if run.epochs - first >= each + recipe.SHORTEST else run.epochs
-        target, number = math.sqrt(share * broken) if broken else share * STEP, number + 1
+        room = each + recipe.SHORTEST if is_easy else LONG * each
+        last = first + each if run.epochs - first >= room else run.epochs
+        step = STEP if is_easy else CAREFUL
+        target, number = math.sqrt(share * broken) if broken else share * step, number + 1
         try:
             small = run.stage(copy_of(held), max(target * whole, 1.0), first, last, f"stage-{number}")
         except ImpossibleTargetError as error:
@@ -82,6 +86,7 @@ def smallest_that_holds(run: Run, model: keras.Model, limit: Limit) -> keras.Mod
             broken = target
             continue
         first, holds = last, limit.holds(small, target)
+        is_easy = holds
         if not holds and (more := math.ceil(PATIENCE * (run.epochs - first))):
             run.tune(small, first, first + more, f"stage-{number}-more")
             first, holds = first + more, limit.holds(small, target)
@@ -107,7 +112,7 @@ def smallest_that_holds(run: Run, model: keras.Model, limit: Limit) -> keras.Mod
 def whole_of(model: keras.Model, metric: str) -> float:
     """Return how much of a metric a model has."""
     if metric == "groups":
-        return len(coupled_groups(model, parts=recipe.PARTS))
+        return len(recipe.groups(model))
     with as_graph(model) as graph:
         decided = plan(trace(graph), meaningless)
         return amounts(decided, everything(decided))[metric]

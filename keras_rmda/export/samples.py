@@ -66,7 +66,7 @@ def check_batches(model: Any) -> None:
 
 
 def first_samples(model: keras.Model, data: Any) -> list[dict[str, np.ndarray]]:
-    """Return the first 200 samples at most."""
+    """Return 200 samples at most."""
     return [sample for _, sample in zip(range(SAMPLES), representative_samples(model, data))]
 
 

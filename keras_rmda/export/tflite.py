@@ -98,8 +98,8 @@ def export_tflite(
         representative_data: inputs, required for "int8" and "int16x8" unless the model is of `quantization_aware`, and
             used for the check: an array, or a list or dict of arrays, with samples first; a list of samples; or a
             `tf.data.Dataset`, a `keras.utils.PyDataset`, a generator, or a callable that makes one, of batches or
-            samples of inputs or (inputs, targets). Dictionaries may hold more than the inputs. At most 200 samples are
-            used.
+            samples of inputs or (inputs, targets). Dictionaries may hold more than the inputs. 200 samples at most are
+            used: of arrays and PyDatasets from everywhere, of others the first.
         strip: whether to leave out first what `keras_rmda.strip` leaves out: channels that cannot matter, gates.
         sparse: whether to store the places of nonzero weights instead of zeros, where most are zero. That makes files
             smaller and not faster.
