@@ -23,7 +23,7 @@ from keras_rmda.compression.distillation import distilled, kind_of, kinds_of_out
 from keras_rmda.compression.rates import set_rates
 from keras_rmda.compression.scores import Score, score_of
 from keras_rmda.compression.statistics import recalibrate
-from keras_rmda.platform import endings
+from keras_rmda.platform import ends
 
 RANDOM = np.random.default_rng(0)
 X = RANDOM.normal(size=(128, 8)).astype("float32")
@@ -398,7 +398,7 @@ def test_every_output_has_the_loss_of_its_targets(how, y):
 )
 def test_what_a_model_ends_with(end, function):
     inputs = keras.Input((8,))
-    assert endings.last_functions(keras.Model(inputs, end(inputs))) == [function]
+    assert ends.last_functions(keras.Model(inputs, end(inputs))) == [function]
 
 
 def test_statistics_that_do_not_fit_are_said(trained):

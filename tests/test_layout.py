@@ -28,7 +28,7 @@ LEVELS = [
     ],
     ["cli.arguments", "platform.tolerant", "platform.versions"],
     [
-        "platform.endings",
+        "platform.ends",
         "platform.fitting",
         "platform.graphs",
         "platform.hooks",

@@ -203,3 +203,10 @@ def test_targets_of_the_shape_of_inputs_are_targets():
 
 def test_samples_of_bfloat16():
     assert first_samples(FOUR, slices(tf.cast(ROWS[:8], "bfloat16")))[0]["x"].dtype == "float32"
+
+
+def test_inputs_are_known_by_the_keys_of_the_model():
+    model = keras.Model({"b": left, "a": right}, L.Concatenate()([left, right]))
+    found = first_samples(model, {"b": LEFT, "a": RIGHT, "id": np.arange(10)})
+    np.testing.assert_allclose(found[3]["left"][0], LEFT[3], rtol=1e-6)
+    np.testing.assert_allclose(found[3]["right"][0], RIGHT[3], rtol=1e-6)

@@ -58,7 +58,7 @@ def remembers(callback: keras.callbacks.Callback, model: keras.Model, smaller: k
     """
     parts = {id(each) for each in (*model.weights, *compat.layers_of(model)) if each is not model}
     whole = [shapes_of(model.weights), shapes_of(model.trainable_weights)]
-    gone = {*whole[0]} - {*(() if smaller is None else shapes_of(smaller.weights))}
+    gone = {*filter(None, whole[0])} - {*(() if smaller is None else shapes_of(smaller.weights))}
     for name, value in vars(callback).items():
         if name in OF_KERAS:
             continue

@@ -10,20 +10,20 @@ import numpy as np
 
 from keras_rmda.compression.data import Data
 from keras_rmda.compression.recipe import LOOK
-from keras_rmda.platform import endings
+from keras_rmda.platform import ends
 
 
 def default_arguments(model: keras.Model, data: Data) -> dict[str, Any]:
     """Return `loss` and `metrics` of `compile`, for several outputs structured as their targets are."""
     batches = [batch[1] if len(batch) > 1 else [] for batch in data.batches(LOOK)]
-    targets = [endings.by_output(model, y) for y in batches]
+    targets = [ends.by_output(model, y) for y in batches]
     if any(len(each) != len(model.outputs) or any(y is None for y in each) for each in targets):
         return {"loss": "mse", "metrics": []}
-    ends = endings.last_functions(model)
-    losses = [default_loss(*each) for each in zip(model.outputs, ends, zip(*targets))]
+    last = ends.last_functions(model)
+    losses = [default_loss(*each) for each in zip(model.outputs, last, zip(*targets))]
     found = {"loss": losses, "metrics": [default_metrics(*each) for each in zip(losses, model.outputs)]}
     if isinstance(batches[0], dict):
-        names = endings.names_of_outputs(model)
+        names = ends.names_of_outputs(model)
         return {key: dict(zip(names, values)) for key, values in found.items()}
     return found if len(losses) > 1 else {key: values[0] for key, values in found.items()}
 
@@ -42,7 +42,7 @@ def default_loss(output: keras.KerasTensor, last: str | None, batches: Sequence[
 
     Args:
         output: the symbolic one.
-        last: the function that it comes out of, as of `endings.last_functions`.
+        last: the function that it comes out of, as of `ends.last_functions`.
         batches: of its targets.
     """
     ys = [np.asarray(each) for each in batches]

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_rmda.platform import endings
+from keras_rmda.platform import ends
 
 EPSILON = 1e-7
 
@@ -58,7 +58,7 @@ def kinds_of_outputs(model: keras.Model) -> list[Any]:
     count = len(keras.tree.flatten(model.outputs))
     loss = model.loss
     if isinstance(loss, dict):
-        loss = endings.by_output(model, loss)
+        loss = ends.by_output(model, loss)
     losses = list(loss) if isinstance(loss, (list, tuple)) else [loss] * count
     return [kind_of(each) for each in losses[:count]] + [squares] * (count - len(losses))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_rmda.platform import checks, endings
+from keras_rmda.platform import checks, ends
 from keras_rmda.structure.verification import difference
 
 ROUNDING = 1e-5
@@ -107,7 +107,7 @@ def losses_of(model: Any, count: int) -> list[bool]:
     """Return for each output of a model whether it was compiled with a loss for classes."""
     loss = getattr(model, "loss", None)
     if isinstance(loss, dict):
-        loss = endings.by_output(model, loss)
+        loss = ends.by_output(model, loss)
     losses = loss if isinstance(loss, (list, tuple)) else [loss]
     named = [each if isinstance(each, str) else getattr(each, "name", getattr(each, "__name__", "")) for each in losses]
     found = [CLASS_LOSSES in str(name) for name in named]

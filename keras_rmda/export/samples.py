@@ -8,6 +8,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_rmda.platform import ends
+
 SAMPLES = 200
 """How many samples are used, at most: of arrays and PyDatasets evenly spread, since data are often sorted."""
 
@@ -142,6 +144,8 @@ def _in_order(model: keras.Model, item: Any) -> list[np.ndarray]:
     ):
         item = item[0]  # (inputs, targets) or (inputs, targets, weights of samples)
     if isinstance(item, Mapping):
+        own = ends.names_of_inputs(model)
+        names = own if own is not None and all(name in item for name in own) else names
         missing = [name for name in names if name not in item]
         if missing:
             raise ValueError(

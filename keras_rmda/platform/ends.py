@@ -1,4 +1,4 @@
-"""What the outputs of a model are: probabilities or not. Keras has no public way from a tensor to what made it.
+"""What inputs and outputs of a model are called, and which are probabilities. Keras has no public way to tell.
 
 Checked with Keras 3.8 and 3.15.
 """
@@ -39,6 +39,12 @@ def names_of_outputs(model: keras.Model) -> list[str]:
     """Return by which keys `compile` and `fit` know the outputs of a model, in the order of its outputs."""
     structure = getattr(model, "_outputs_struct", None)
     return sorted(structure) if isinstance(structure, dict) else list(model.output_names)
+
+
+def names_of_inputs(model: keras.Model) -> list[str] | None:
+    """Return the keys of the inputs of a model that takes a dictionary, in the order of its inputs; else None."""
+    structure = getattr(model, "_inputs_struct", None)
+    return sorted(structure) if isinstance(structure, dict) else None
 
 
 def by_output(model: keras.Model, found: Any) -> list:
