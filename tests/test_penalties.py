@@ -17,6 +17,16 @@ class Weighed(keras.regularizers.Regularizer):
         return ops.sum(ops.abs(w) * FIXED)
 
 
+class Mean(keras.regularizers.Regularizer):
+    def __call__(self, w):
+        return ops.mean(ops.square(w))
+
+
+class Sum(keras.regularizers.Regularizer):
+    def __call__(self, w):
+        return ops.sum(ops.square(w))
+
+
 class Masked(keras.constraints.Constraint):
     def __call__(self, w):
         return w * (FIXED > 1)
@@ -57,8 +67,8 @@ def test_what_takes_one_shape_only_keeps_it(arguments, reason):
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
-        ({"kernel_regularizer": lambda w: ops.mean(ops.square(w))}, "first: the regularizer of kernel"),
-        ({"activity_regularizer": lambda y: ops.mean(ops.square(y))}, "first: its activity regularizer"),
+        ({"kernel_regularizer": Mean()}, "first: the regularizer of kernel"),
+        ({"activity_regularizer": Mean()}, "first: its activity regularizer"),
     ],
 )
 def test_penalties_that_count_channels_are_named(arguments, named):
@@ -68,7 +78,7 @@ def test_penalties_that_count_channels_are_named(arguments, named):
 
 
 def test_penalties_that_add_nothing_for_zeros_are_silent():
-    both = {"kernel_regularizer": lambda w: ops.sum(ops.square(w)), "activity_regularizer": "l2"}
+    both = {"kernel_regularizer": Sum(), "activity_regularizer": "l2"}
     model = with_zeros(**both)
     small = kr.strip(model)
     assert small.get_layer("first").units == 6
