@@ -15,7 +15,7 @@ import keras_rmda.compression.recipe as recipe
 from keras_rmda.callbacks import TargetSparsity
 from keras_rmda.compression.callbacks import checked, warn_of_what_is_used
 from keras_rmda.compression.counterparts import proximal, stock, without_decay
-from keras_rmda.compression.data import Data
+from keras_rmda.compression.data import NO_SAMPLE, Data
 from keras_rmda.compression.defaults import default_arguments
 from keras_rmda.compression.folder import digest, kept_in, plain_numbers
 from keras_rmda.compression.progress import chosen_verbosity
@@ -179,7 +179,7 @@ def compress(
         run.compile_to_use(whole)
         begun = {"before": scored(whole, data)}
         if not begun["before"] and not has_own_step:
-            raise ValueError("The validation data hold no sample: nothing tells how good a model is.")
+            raise ValueError(NO_SAMPLE)
         looks = recipe.with_and_without(whole, data)
         begun["is_trained"] = recipe.is_trained(looks)
         score = score_of(whole, begun["before"], looks)

@@ -13,6 +13,8 @@ import numpy as np
 
 from keras_rmda.platform import checks, fitting
 
+NO_SAMPLE = "The validation data hold no sample: nothing tells how good a model is."
+
 MANY = 100_000
 """Counted batches after which a user is told what is going on."""
 
@@ -67,6 +69,9 @@ class Data:
                 "The validation data have no end that is known: give `validation_steps`. "
                 f"Received: validation_data of type {type(validation_data).__name__}"
             )
+        arrays = keras.tree.flatten(validation_data[0]) if isinstance(validation_data, (tuple, list)) else []
+        if any(getattr(each, "shape", ())[:1] == (0,) for each in arrays):
+            raise ValueError(NO_SAMPLE)
         self._x, self._y, self._weight = x, y, sample_weight
         self._batch_size = batch_size
         self._given_steps = steps_per_epoch
