@@ -12,6 +12,7 @@ import keras
 import numpy as np
 
 from keras_rmda.platform import checks, fitting
+from keras_rmda.platform.arrays import spread
 
 NO_SAMPLE = "The validation data hold no sample: nothing tells how good a model is."
 
@@ -140,7 +141,7 @@ class Data:
         """Return inputs in the structure of the model's: of arrays from everywhere, since they are often sorted."""
         flat = keras.tree.flatten(self._x)
         if flat and all(isinstance(each, np.ndarray) and each.ndim for each in flat):
-            rows = np.linspace(0, len(flat[0]) - 1, min(limit, len(flat[0]))).astype(int)
+            rows = spread(range(len(flat[0])), limit)
             return keras.tree.map_structure(lambda each: each[rows], self._x)
         parts = [x for x, *_ in self.first(limit)]
         return keras.tree.map_structure(lambda *parts: np.concatenate(parts)[:limit], *parts)

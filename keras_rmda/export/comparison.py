@@ -18,6 +18,7 @@ from keras_rmda.export.expected import TOLERANCE, alike, depends_on_batch, expec
 from keras_rmda.export.interpreter import Interpreter
 from keras_rmda.export.prepared import Prepared, takes
 from keras_rmda.platform import arithmetic, checks
+from keras_rmda.platform.arrays import spread
 from keras_rmda.structure.inputs import random_inputs
 
 CHECKED = 16
@@ -159,15 +160,6 @@ def compared(
     }
     result = Comparison(outputs, len(samples))
     return asked_tflm(model, content, found, spread(samples, runs(found)), made, result)
-
-
-def spread(samples: list, count: int) -> list:
-    """Return so many of the samples, from the first to the last: data are often sorted."""
-    return (
-        [samples[k] for k in sorted({round(k) for k in np.linspace(0, len(samples) - 1, count)})]
-        if count and samples
-        else []
-    )
 
 
 def are_classes(model: Any, found: Contents) -> list[bool]:

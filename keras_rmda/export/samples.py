@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_rmda.platform import ends
+from keras_rmda.platform.arrays import spread
 
 SAMPLES = 200
 """How many samples are used, at most: of arrays and PyDatasets evenly spread, since data are often sorted."""
@@ -35,7 +36,7 @@ def representative_samples(model: keras.Model, data: Any) -> Iterator[dict[str, 
         lengths = sorted({len(array) for array in arrays})
         if len(lengths) > 1:
             raise ValueError(f"`representative_data` has inputs of different lengths. Received: {lengths}")
-        for k in spread(lengths[0]) if axes == WHOLE else range(lengths[0]):
+        for k in spread(range(lengths[0]), SAMPLES) if axes == WHOLE else range(lengths[0]):
             count += 1
             yield {
                 t.name: array[k : k + 1].astype(keras.backend.standardize_dtype(t.dtype))
@@ -91,11 +92,6 @@ def _items(model: keras.Model, data: Any) -> tuple[Iterable, tuple[int, ...]]:
     raise ValueError(f"{FORMS} Received: {type(data).__name__}")
 
 
-def spread(count: int) -> list[int]:
-    """Return which of so many samples are used: all, or some from everywhere."""
-    return [int(k) for k in np.linspace(0, count - 1, min(count, SAMPLES))]
-
-
 def _batches(data: keras.utils.PyDataset) -> list[int]:
     """Return the numbers of the batches to ask a PyDataset for: first as many as are needed, from everywhere.
 
@@ -103,7 +99,7 @@ def _batches(data: keras.utils.PyDataset) -> list[int]:
     """
     count = SAMPLES if data.num_batches is None else data.num_batches
     needed = -(-SAMPLES // max(1, len(keras.tree.flatten(data[0])[0]))) if count else 0
-    chosen = [int(k) for k in np.linspace(0, count - 1, min(count, needed))]
+    chosen = spread(range(count), needed)
     return [*chosen, *sorted({*range(count)} - {*chosen})]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -67,3 +68,10 @@ def read_pairs(name: str, path: str) -> tuple[Pair, Pair | None]:
 def has_classes(y: Any) -> bool:
     """Return whether targets are classes."""
     return isinstance(y, np.ndarray) and np.issubdtype(y.dtype, np.integer)
+
+
+def spread(samples: Sequence[Any], count: int) -> list[Any]:
+    """Return so many of the samples, from the first to the last: data are often sorted."""
+    if not count or not len(samples):
+        return []
+    return [samples[k] for k in sorted({round(k) for k in np.linspace(0, len(samples) - 1, count)})]

@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-PROBABILITIES = {"softmax": "softmax", "sigmoid": "sigmoid"}
+PROBABILITIES = ("softmax", "sigmoid")
 MOVES = ("Reshape", "Flatten", "Permute", "Identity", "Squeeze", "ExpandDims", "Transpose", "Cast")
 """Layers and operations that hand on the numbers that they get."""
 
@@ -32,7 +32,9 @@ def _last_function(tensor: Any) -> str | None:
     hands_on = type(operation).__name__ in MOVES or (
         isinstance(operation, keras.layers.Activation) and name == "linear"
     )
-    return _last_function(inputs[0]) if hands_on and inputs else PROBABILITIES.get(name)
+    if hands_on and inputs:
+        return _last_function(inputs[0])
+    return name if name in PROBABILITIES else None
 
 
 def names_of_outputs(model: keras.Model) -> list[str]:
